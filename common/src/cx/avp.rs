@@ -1,0 +1,1 @@
+//! The AVP table (TS 29.229 §6.3). To be written.

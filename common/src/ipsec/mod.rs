@@ -1,0 +1,5 @@
+//! IPsec on Gm (TS 33.203, RFC 3329): agreeing on algorithms, sets of four associations, ESP itself.
+
+pub mod agree;
+pub mod esp;
+pub mod sa;

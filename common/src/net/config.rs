@@ -1,0 +1,1 @@
+//! Layered TOML and environment. To be written.

@@ -1,0 +1,19 @@
+//! SIP: messages, transactions and the endpoint. No IMS policy lives here.
+//!
+//! Reading order: [`message`], [`header`], [`uri`], [`address`], [`via`], then [`endpoint`] with
+//! [`server`] and [`client`], then [`proxy`] and [`locate`].
+
+pub mod address;
+pub mod auth;
+pub mod client;
+pub mod endpoint;
+pub mod framer;
+pub mod header;
+pub mod locate;
+pub mod message;
+pub mod p_headers;
+pub mod proxy;
+pub mod security;
+pub mod server;
+pub mod uri;
+pub mod via;
