@@ -2,7 +2,10 @@
 
 use std::fmt;
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// IP Multimedia Private Identity: a NAI, `user@realm`, without a scheme (TS 23.003 §13.3).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -48,6 +51,16 @@ impl fmt::Display for Impu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// An identity as it appears in logs: in full where the operator wants that, else `#` and eight hex
+/// digits that stay the same for the same identity.
+pub fn logged(identity: &str, in_full: bool) -> Cow<'_, str> {
+    if in_full {
+        return Cow::Borrowed(identity);
+    }
+    let hash = Sha256::digest(identity.as_bytes());
+    Cow::Owned(format!("#{}", hex::encode(&hash[..4])))
 }
 
 /// What a UE without an ISIM registers with, derived from its IMSI (TS 23.003 §13.2, §13.3, §13.4B).

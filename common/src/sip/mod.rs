@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod framer;
 pub mod header;
 pub mod locate;
+pub mod locator;
 pub mod message;
 pub mod p_headers;
 pub mod proxy;
