@@ -1,0 +1,272 @@
+//! Proxy-CSCF (TS 24.229 §5.2): the phone's first contact with the IMS.
+//!
+//! | on | clause | function |
+//! |---|---|---|
+//! | REGISTER of a UE | TS 24.229 §5.2.2.1 | [`Pcscf::register`] |
+//! |   place of the entry point | TS 24.229 §5.2.2.1 | [`Pcscf::register_located`] |
+//! |   answer of the home network | TS 24.229 §5.2.2.2, §5.2.2.3 | [`Pcscf::register_answered`] |
+//! |   associations installed | TS 24.229 §5.2.2.2 | [`Pcscf::register_secured`] |
+//! | any other request | TS 24.229 §5.2.6 | [`Pcscf::session`] |
+//! | end of a set's life | TS 33.203 §7.4 | [`Pcscf::set_ended`] |
+//!
+//! [`security`] holds the sets of security associations and decides which one may speak for whom;
+//! [`registrations`] what is known of a registered UE.
+
+pub mod config;
+#[cfg(feature = "daemon")]
+mod daemon;
+pub mod identity_headers;
+pub mod refusal;
+pub mod register;
+pub mod registrations;
+pub mod sec_agree;
+pub mod security;
+pub mod session;
+
+use std::net::IpAddr;
+
+use common::identity::Impi;
+use common::ipsec::sa::SetId;
+use common::node::{Flow, Input, Node, Now, Output, Transport};
+use common::questions::Questions;
+use common::random::Random;
+use common::sip::endpoint::{Endpoint, Event, Incoming, Segment};
+use common::sip::header::Name;
+use common::sip::locate::{AddressFamilies, Preference};
+use common::sip::locator::{Located, Locator};
+use common::sip::message::{Method, Response};
+use common::sip::uri::{Host, HostPort};
+use common::stats::Samples;
+use common::timers::Timers;
+
+use crate::config::Config;
+use crate::refusal::Counters;
+use crate::registrations::Registrations;
+use crate::security::Security;
+
+/// The core of a P-CSCF.
+pub struct Pcscf {
+    config: Config,
+    sip: Endpoint<OnReply>,
+    locator: Locator<OnPlace>,
+    kernel: Questions<OnInstalled>,
+    security: Security,
+    registrations: Registrations,
+    timers: Timers<Timer>,
+    random: Random,
+    counters: Counters,
+    is_draining: bool,
+}
+
+/// Variant `RegisterAnswered` is delivered to `register_answered`, and so on.
+#[derive(Debug)]
+enum OnReply {
+    RegisterAnswered(register::Forwarded),
+}
+
+#[derive(Debug)]
+enum OnPlace {
+    RegisterLocated(register::Locating),
+}
+
+#[derive(Debug)]
+enum OnInstalled {
+    RegisterSecured(Box<register::Installing>),
+}
+
+/// What happens when a timer fires.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Timer {
+    /// The SIP-level life of a set is over: it leaves the kernel at once (ipsec.md L-11).
+    SetEnds(SetId),
+    /// The registration and its 30 s of grace are over (registration.md D-09).
+    RegistrationEnds(Impi, IpAddr),
+}
+
+/// Which side of the P-CSCF a flow belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Side {
+    /// The unprotected port.
+    Gm,
+    /// A protected port.
+    GmProtected,
+    Mw,
+}
+
+impl Pcscf {
+    /// Fails with what contradicts itself in `config`.
+    pub fn new(config: Config, mut random: Random) -> Result<Pcscf, String> {
+        if let Some(problem) = config.problems().into_iter().next() {
+            return Err(problem);
+        }
+        let has = |v4: bool| config.mw.listen.iter().any(|listen| listen.is_ipv4() == v4);
+        let families = match (has(true), has(false)) {
+            (true, true) => AddressFamilies::Both,
+            (false, true) => AddressFamilies::V6,
+            _ => AddressFamilies::V4,
+        };
+        let preference = Preference { families, transports: vec![Transport::Udp, Transport::Tcp] };
+        Ok(Pcscf {
+            sip: Endpoint::new(random.fork(), &config.limits),
+            locator: Locator::new(preference, random.fork(), config.limits.sip_transactions),
+            kernel: Questions::new(),
+            security: Security::new(&config, random.fork()),
+            registrations: Registrations::new(config.limits.registrations),
+            timers: Timers::new(),
+            counters: Counters::default(),
+            is_draining: false,
+            random,
+            config,
+        })
+    }
+
+    fn on_sip(&mut self, now: Now, event: Event<OnReply>, out: &mut Vec<Output>) {
+        match event {
+            Event::Request(incoming) => self.on_request(now, incoming, out),
+            Event::Ack { .. } => {}
+            // REGISTER has no provisional answers that a phone could use.
+            Event::Provisional(branch, _) => self.sip.keep(branch),
+            Event::Reply(branch, result) => match branch.wait {
+                OnReply::RegisterAnswered(_) => self.register_answered(now, branch, result, out),
+            },
+        }
+    }
+
+    fn on_request(&mut self, now: Now, mut incoming: Incoming, out: &mut Vec<Output>) {
+        let side = self.side(&incoming.flow());
+        if side == Side::GmProtected {
+            self.answer_inside_ipsec(now, &mut incoming);
+        }
+        if self.is_draining {
+            let mut response = incoming.request().response(503, "Shutting Down");
+            response.headers_mut().set(Name::RetryAfter, "10");
+            self.sip.respond(now, incoming, response, out);
+            return;
+        }
+        match incoming.request().method() {
+            Method::Register if side != Side::Mw => self.register(now, incoming, out),
+            _ => self.session(now, incoming, side, out),
+        }
+    }
+
+    fn on_place(&mut self, now: Now, wait: OnPlace, place: Located, out: &mut Vec<Output>) {
+        match wait {
+            OnPlace::RegisterLocated(locating) => self.register_located(now, locating, place, out),
+        }
+    }
+
+    fn on_timer(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
+        match timer {
+            Timer::SetEnds(set) => self.set_ended(now, set, out),
+            Timer::RegistrationEnds(impi, ue) => {
+                self.registrations.remove(&impi, ue);
+            }
+        }
+    }
+
+    fn side(&self, flow: &Flow) -> Side {
+        let gm = &self.config.gm;
+        if !gm.addresses.contains(&flow.local.ip()) {
+            return Side::Mw;
+        }
+        let port = flow.local.port();
+        if port == gm.port {
+            Side::Gm
+        } else if port == gm.protected_server_port || gm.protected_client_ports.contains(&port) {
+            Side::GmProtected
+        } else {
+            Side::Mw
+        }
+    }
+
+    fn segment(&self, flow: &Flow) -> Segment {
+        match self.side(flow) {
+            Side::Mw => Segment::Core,
+            Side::Gm | Side::GmProtected => Segment::Gm,
+        }
+    }
+
+    /// How we name ourselves towards the home network: name, and the port where it is not the default.
+    fn mw_name(&self) -> HostPort {
+        let port = self.config.mw.listen.first().map(|listen| listen.port());
+        HostPort {
+            host: Host::Name(self.config.name.to_ascii_lowercase()),
+            port: port.filter(|port| *port != 5060),
+        }
+    }
+
+    fn respond(&mut self, now: Now, incoming: Incoming, response: Response, out: &mut Vec<Output>) {
+        self.sip.respond(now, incoming, response, out);
+    }
+}
+
+impl Node for Pcscf {
+    fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Sip { flow, bytes } => {
+                let segment = self.segment(&flow);
+                if let Some(event) = self.sip.receive(now, flow, bytes, segment, out) {
+                    self.on_sip(now, event, out);
+                }
+            }
+            Input::Unreachable { flow } => {
+                while let Some(event) = self.sip.unreachable(now, flow, out) {
+                    self.on_sip(now, event, out);
+                }
+            }
+            Input::Resolved { id, answer } => {
+                for (wait, place) in self.locator.resolved(now, id, answer, out) {
+                    self.on_place(now, wait, place, out);
+                }
+            }
+            Input::SasInstalled { id, result } => match self.kernel.answer(id) {
+                Some(OnInstalled::RegisterSecured(installing)) => {
+                    self.register_secured(now, *installing, result, out);
+                }
+                None => tracing::debug!("an answer of the kernel that nobody waits for"),
+            },
+            Input::Admin { id, command } => {
+                let text = self.admin(now, &command);
+                out.push(Output::Reply { id, text });
+            }
+            Input::Drain => self.is_draining = true,
+            Input::Timeout => {
+                while let Some(event) = self.sip.expire(now, out) {
+                    self.on_sip(now, event, out);
+                }
+                while let Some(timer) = self.timers.expired(now) {
+                    self.on_timer(now, timer, out);
+                }
+            }
+            Input::Start { .. }
+            | Input::Diameter { .. }
+            | Input::Opened { .. }
+            | Input::ConnectFailed { .. }
+            | Input::Closed { .. } => {}
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Now> {
+        [self.sip.next_timeout(), self.timers.next()].into_iter().flatten().min()
+    }
+
+    fn samples(&self, samples: &mut Samples) {
+        self.sip.samples(samples);
+        self.security.samples(samples);
+        self.counters.samples(samples);
+        samples.gauge(
+            "tessera_pcscf_registrations",
+            "UEs registered through this P-CSCF",
+            &[],
+            self.registrations.len() as f64,
+        );
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.is_draining { Err("draining".into()) } else { Ok(()) }
+    }
+
+    fn owed(&self) -> usize {
+        self.sip.owed() + self.locator.owed() + self.kernel.len()
+    }
+}

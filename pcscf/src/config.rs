@@ -1,0 +1,219 @@
+//! The P-CSCF's settings. This file is their reference manual; `deploy/pcscf.toml` shows them in use.
+//!
+//! Environment variables override the file: `PCSCF__IPSEC__POLICY=preferred`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use common::ipsec::agree::AlgorithmPair;
+use common::ipsec::sa::{Encryption, Integrity};
+use common::limits::Limits;
+use serde::Deserialize;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Host name of this P-CSCF, as it stands in Via and Path; the home network's S-CSCFs must be
+    /// able to resolve it. Example: `pcscf1.visited.example`.
+    pub name: String,
+    /// P-Visited-Network-ID, agreed with the home networks. Example: `visited.example`.
+    pub visited_network: String,
+    /// orig-ioi in P-Charging-Vector. Default: `Type 1` followed by `visited_network`.
+    #[serde(default)]
+    pub orig_ioi: Option<String>,
+    /// Logs identities in full; otherwise as a short hash.
+    #[serde(default)]
+    pub log_identities: bool,
+    /// SQLite file with what must survive a restart. Absent: nothing does.
+    #[serde(default)]
+    pub store: Option<PathBuf>,
+    pub gm: Gm,
+    pub mw: Mw,
+    #[serde(default)]
+    pub ipsec: Ipsec,
+    #[cfg(feature = "daemon")]
+    #[serde(default)]
+    pub dns: common::net::DnsConfig,
+    #[cfg(feature = "daemon")]
+    #[serde(default)]
+    pub http: common::net::HttpConfig,
+    #[cfg(feature = "daemon")]
+    #[serde(default)]
+    pub log: common::net::LogConfig,
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// `[gm]`: towards the phones.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gm {
+    /// Addresses the phones know, at most one of each family. No wildcards: security associations
+    /// need the address itself.
+    pub addresses: Vec<IpAddr>,
+    /// Unprotected port.
+    #[serde(default = "default_gm_port")]
+    pub port: u16,
+    /// Protected server port (port-s), the same for all phones.
+    #[serde(default = "default_protected_server_port")]
+    pub protected_server_port: u16,
+    /// Protected client ports (port-c): each set of associations takes one that its phone does not
+    /// use yet, so four of them serve any number of phones.
+    #[serde(default = "default_protected_client_ports")]
+    pub protected_client_ports: Vec<u16>,
+}
+
+/// `[mw]`: towards the home networks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mw {
+    /// Addresses and ports, UDP and TCP each, at most one of each family.
+    pub listen: Vec<SocketAddr>,
+    /// Where every REGISTER goes (an IBCF, or an I-CSCF by address). Absent: found in the DNS by
+    /// the domain of the Request-URI (RFC 3263).
+    #[serde(default)]
+    pub entry_point: Option<String>,
+    /// How long one entry point may take to answer a REGISTER before the next one is tried.
+    #[serde(default = "default_attempt_seconds")]
+    pub attempt_seconds: u64,
+    /// How long all attempts for one REGISTER may take together; less than the 128 s of the phone.
+    #[serde(default = "default_register_seconds")]
+    pub register_seconds: u64,
+}
+
+/// Whether a phone must speak IPsec.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// A REGISTER without a usable offer gets 421 or 494.
+    #[default]
+    Required,
+    /// Phones that do not ask for it register in clear.
+    Preferred,
+    /// Offers are taken off and not used.
+    Off,
+}
+
+/// What Security-Server says beside a challenge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum SecurityAnswer {
+    /// All our algorithms with falling q, as RFC 3329 wants; the UE takes the first it knows.
+    #[default]
+    List,
+    /// The one that was chosen, for phones that pick by an order of their own.
+    Chosen,
+}
+
+/// `[ipsec]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ipsec {
+    pub policy: Policy,
+    /// What carries ESP: `auto`, `xfrm` or `userspace`.
+    #[cfg(feature = "daemon")]
+    pub plane: common::net::PlaneChoice,
+    /// Algorithm pairs in order of preference.
+    pub algorithms: Vec<AlgorithmPair>,
+    pub answer: SecurityAnswer,
+    /// Retry-After of the 503 that a phone gets when no port or SPI is left for it.
+    pub retry_after_seconds: u32,
+}
+
+impl Default for Ipsec {
+    fn default() -> Self {
+        Ipsec {
+            policy: Policy::default(),
+            #[cfg(feature = "daemon")]
+            plane: common::net::PlaneChoice::default(),
+            algorithms: vec![
+                AlgorithmPair { alg: Integrity::Null, ealg: Encryption::AesGcm },
+                AlgorithmPair { alg: Integrity::HmacSha1_96, ealg: Encryption::AesCbc },
+                AlgorithmPair { alg: Integrity::AesGmac, ealg: Encryption::Null },
+                AlgorithmPair { alg: Integrity::HmacSha1_96, ealg: Encryption::Null },
+                AlgorithmPair { alg: Integrity::HmacSha1_96, ealg: Encryption::DesEde3Cbc },
+                AlgorithmPair { alg: Integrity::HmacMd5_96, ealg: Encryption::AesCbc },
+                AlgorithmPair { alg: Integrity::HmacMd5_96, ealg: Encryption::Null },
+                AlgorithmPair { alg: Integrity::HmacMd5_96, ealg: Encryption::DesEde3Cbc },
+            ],
+            answer: SecurityAnswer::default(),
+            retry_after_seconds: 30,
+        }
+    }
+}
+
+fn default_gm_port() -> u16 {
+    5060
+}
+
+fn default_protected_server_port() -> u16 {
+    5064
+}
+
+fn default_protected_client_ports() -> Vec<u16> {
+    (5100..5108).collect()
+}
+
+fn default_attempt_seconds() -> u64 {
+    32
+}
+
+fn default_register_seconds() -> u64 {
+    100
+}
+
+impl Config {
+    /// What contradicts itself; empty when nothing does.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut say = |problem: String| problems.push(problem);
+        if self.gm.addresses.is_empty() {
+            say("gm.addresses: at least one address is needed".into());
+        }
+        for address in &self.gm.addresses {
+            if address.is_unspecified() {
+                say(format!("gm.addresses: {address} is a wildcard; associations need an address"));
+            }
+        }
+        for family in [true, false] {
+            if self.gm.addresses.iter().filter(|address| address.is_ipv4() == family).count() > 1 {
+                say("gm.addresses: more than one address of a family".into());
+            }
+        }
+        if self.mw.listen.is_empty() {
+            say("mw.listen: at least one address is needed".into());
+        }
+        for port in self.gm.protected_client_ports.iter().chain([&self.gm.protected_server_port]) {
+            if [5060, 5061, 0, self.gm.port].contains(port) {
+                say(format!("gm: {port} cannot be a protected port (TS 33.203 §7.1)"));
+            }
+        }
+        if self.gm.protected_client_ports.len() < 4 {
+            say("gm.protected_client_ports: at least four are needed (old, new, temporary)".into());
+        }
+        if self.gm.protected_client_ports.contains(&self.gm.protected_server_port) {
+            say("gm.protected_client_ports: holds the protected server port".into());
+        }
+        if self.ipsec.policy != Policy::Off && self.ipsec.algorithms.is_empty() {
+            say("ipsec.algorithms: none".into());
+        }
+        for pair in &self.ipsec.algorithms {
+            let ok = match pair.ealg {
+                Encryption::AesGcm => pair.alg == Integrity::Null,
+                Encryption::Null => pair.alg != Integrity::Null,
+                _ => matches!(pair.alg, Integrity::HmacMd5_96 | Integrity::HmacSha1_96),
+            };
+            if !ok {
+                say(format!(
+                    "ipsec.algorithms: alg {} does not go with ealg {}",
+                    pair.alg.name(),
+                    pair.ealg.name()
+                ));
+            }
+        }
+        if self.mw.register_seconds >= 128 {
+            say("mw.register_seconds: must stay below the phone's 128 s".into());
+        }
+        problems
+    }
+}

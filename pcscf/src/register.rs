@@ -1,0 +1,603 @@
+//! Registration at the P-CSCF (TS 24.229 §5.2.2), re-registration and deregistration included:
+//! they take the same path.
+//!
+//! 1. `register`           who speaks over which association; sec-agree; the request for home
+//! 2. `register_located`   the entry point is known: forward
+//! 3. `register_answered`  401: a temporary set; 2xx: an established one; silence: the next entry point
+//! 4. `register_secured`   the associations are in the kernel: let the 401 go
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use common::identity::{Impi, Impu, logged};
+use common::ipsec::agree::{self, Offer};
+use common::ipsec::sa::SetId;
+use common::node::{Flow, Now, Output, Transport};
+use common::sip::address::{Address, Contact};
+use common::sip::auth::{DigestParameters, credentials_for};
+use common::sip::endpoint::{Branch, Incoming, NoReply, Segment, Target};
+use common::sip::header::Name;
+use common::sip::locate::Hop;
+use common::sip::locator::Located;
+use common::sip::message::{Headers, Request, Response};
+use common::sip::p_headers::ChargingVector;
+use common::sip::security::Mechanism;
+use common::sip::uri::{Host, Uri};
+use common::sip::via::Via;
+
+use crate::config::SecurityAnswer;
+use crate::identity_headers::{strip_from_ue, strip_towards_ue};
+use crate::refusal::Refusal;
+use crate::registrations::{IdentitySet, Registration};
+use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
+use crate::security::{Agreed, BEYOND_REGISTRATION, OLD_SET_LIFE, Security, State};
+use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer};
+
+/// What is known of a REGISTER in progress.
+#[derive(Debug)]
+pub struct Attempt {
+    began: Now,
+    impi: Impi,
+    public_identity: Impu,
+    ue: IpAddr,
+    pcscf: IpAddr,
+    /// The set it came in on; `None`: in clear.
+    set: Option<SetId>,
+    /// What to build associations from, should the home network challenge.
+    offer: Option<Offer>,
+    security_client: Vec<Mechanism>,
+    /// Every contact has expires 0.
+    is_deregistration: bool,
+    /// The REGISTER as the home network gets it.
+    request: Request,
+    deadline: Now,
+}
+
+/// Waits for the place of the entry point.
+#[derive(Debug)]
+pub struct Locating {
+    incoming: Incoming,
+    attempt: Attempt,
+}
+
+/// Waits for the answer of an entry point.
+#[derive(Debug)]
+pub struct Forwarded {
+    attempt: Attempt,
+    hop: Hop,
+    untried: VecDeque<Hop>,
+}
+
+/// Waits for the kernel to hold the temporary set.
+#[derive(Debug)]
+pub struct Installing {
+    incoming: Incoming,
+    attempt: Attempt,
+    challenge: Response,
+    set: SetId,
+}
+
+impl Pcscf {
+    /// TS 24.229 §5.2.2.1: a REGISTER from a UE.
+    pub(crate) fn register(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
+        let icid = format!("{}{}", self.random.token(), self.random.token());
+        let attempt = match self.attempt(now, &incoming, icid) {
+            Ok(attempt) => attempt,
+            Err(refusal) => return self.refuse(now, incoming, refusal, out),
+        };
+        let entry_point = match &self.config.mw.entry_point {
+            Some(entry_point) => entry_point.clone(),
+            None => attempt.request.uri().to_owned(),
+        };
+        let wait = OnPlace::RegisterLocated(Locating { incoming, attempt });
+        if let Some((wait, place)) = self.locator.locate(now, &entry_point, wait, out) {
+            self.on_place(now, wait, place, out);
+        }
+    }
+
+    /// Everything that is decided before the home network hears of it.
+    fn attempt(&self, now: Now, incoming: &Incoming, icid: String) -> Result<Attempt, Refusal> {
+        let request = incoming.request();
+        let flow = incoming.flow();
+        let set = self.security.set_of(&flow);
+        if self.side(&flow) == Side::GmProtected && set.is_none() {
+            return Err(Refusal::NoAssociation);
+        }
+        check_proxy_require(request.headers())?;
+        let uri = Uri::parse(request.uri()).map_err(|_| Refusal::Malformed)?;
+        let home = uri.host_port.as_ref().ok_or(Refusal::Malformed)?.host.to_string();
+        let credentials =
+            credentials_for(request.headers(), &home).map_err(|_| Refusal::Malformed)?;
+        let public_identity = public_identity(request).ok_or(Refusal::Malformed)?;
+        let impi = private_identity(credentials.as_ref(), &public_identity);
+        if let Some(set) = set {
+            if impi != set.impi {
+                return Err(Refusal::ForeignIdentity);
+            }
+            check_via(request.headers(), set.ue)?;
+        }
+        let agreed = match set.map(|set| (set.state, set)) {
+            None => self.agree_in_clear(request.headers())?,
+            Some((State::Temporary, set)) => agree_on_temporary(request.headers(), set)?,
+            Some((_, set)) => self.agree_on_established(request.headers(), set)?,
+        };
+        let is_deregistration = is_deregistration(request.headers())?;
+        let is_full = !self.registrations.has_room(&impi, flow.remote.ip());
+        if is_full && !is_deregistration {
+            return Err(Refusal::Exhausted);
+        }
+        let integrity_protected = is_integrity_protected(set.map(|set| set.state), &credentials);
+        Ok(Attempt {
+            began: now,
+            public_identity,
+            ue: flow.remote.ip(),
+            pcscf: flow.local.ip(),
+            set: set.map(|set| set.id),
+            offer: agreed.offer,
+            security_client: agreed.security_client,
+            is_deregistration,
+            request: self.to_home_network(request, credentials, integrity_protected, icid),
+            deadline: now + Duration::from_secs(self.config.mw.register_seconds),
+            impi,
+        })
+    }
+
+    /// TS 24.229 §5.2.2.1: the REGISTER as the home network gets it.
+    fn to_home_network(
+        &self,
+        request: &Request,
+        credentials: Option<DigestParameters>,
+        integrity_protected: &str,
+        icid: String,
+    ) -> Request {
+        let mut request = request.clone();
+        let headers = request.headers_mut();
+        strip_from_ue(headers);
+        // Ours and nobody else's: a UE sends no Route in REGISTER (rows.md S-16).
+        headers.remove(Name::Route);
+        headers.remove(Name::SecurityClient);
+        headers.remove(Name::SecurityVerify);
+        headers.remove_token(Name::Require, "sec-agree");
+        headers.remove_token(Name::ProxyRequire, "sec-agree");
+        if let Some(mut credentials) = credentials {
+            credentials.set("integrity-protected", integrity_protected);
+            headers.remove(Name::Authorization);
+            headers.append(Name::Authorization, &credentials.to_credentials());
+        }
+        headers.append(Name::Path, &format!("<sip:term@{};lr>", self.mw_name()));
+        if !headers.has_token(Name::Require, "path") {
+            headers.append(Name::Require, "path");
+        }
+        headers.append(Name::PVisitedNetworkId, &format!("\"{}\"", self.config.visited_network));
+        let orig_ioi = match &self.config.orig_ioi {
+            Some(orig_ioi) => orig_ioi.clone(),
+            None => format!("Type 1{}", self.config.visited_network),
+        };
+        let vector = ChargingVector {
+            icid_value: icid,
+            orig_ioi: Some(orig_ioi),
+            term_ioi: None,
+            others: Vec::new(),
+        };
+        headers.append(Name::PChargingVector, &vector.to_string());
+        request
+    }
+
+    /// TS 24.229 §5.2.2.1: to the entry point, over IPv4 or IPv6 as it is reached.
+    pub(crate) fn register_located(
+        &mut self,
+        now: Now,
+        wait: Locating,
+        place: Located,
+        out: &mut Vec<Output>,
+    ) {
+        let Locating { incoming, attempt } = wait;
+        match place {
+            Ok(hops) => self.register_forward(now, incoming, attempt, hops, out),
+            Err(reason) => {
+                tracing::warn!(uri = attempt.request.uri(), reason, "no entry point found");
+                self.refuse(now, incoming, Refusal::NoEntryPoint, out);
+            }
+        }
+    }
+
+    /// To the next entry point that we can reach, while there is time.
+    fn register_forward(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        attempt: Attempt,
+        mut untried: VecDeque<Hop>,
+        out: &mut Vec<Output>,
+    ) {
+        let remaining = attempt.deadline.since(now);
+        while let Some(hop) = untried.pop_front() {
+            let Some(local) = self.mw_address(hop.address) else { continue };
+            if remaining.is_zero() {
+                break;
+            }
+            let target = Target {
+                flow: Flow { transport: hop.transport, local, remote: hop.address },
+                tcp_local_port: 0,
+                sent_by: self.mw_name(),
+                segment: Segment::Core,
+            };
+            let limit = remaining.min(Duration::from_secs(self.config.mw.attempt_seconds));
+            let request = attempt.request.clone();
+            let wait = OnReply::RegisterAnswered(Forwarded { attempt, hop, untried });
+            self.sip.forward(now, incoming, request, target, wait, limit, out);
+            return;
+        }
+        self.refuse(now, incoming, Refusal::EntryPointSilent, out);
+    }
+
+    /// TS 24.229 §5.2.2.2 (401), §5.2.2.3 (2xx), §5.2.2.1 (another entry point).
+    pub(crate) fn register_answered(
+        &mut self,
+        now: Now,
+        branch: Branch<OnReply>,
+        result: Result<Response, NoReply>,
+        out: &mut Vec<Output>,
+    ) {
+        let Branch { incoming: Some(incoming), wait: OnReply::RegisterAnswered(wait), .. } = branch
+        else {
+            return;
+        };
+        let Forwarded { attempt, hop, untried } = wait;
+        let is_unusable = |response: &Response| {
+            matches!(response.status(), 300..=399 | 503) || response.status() == 480
+        };
+        match result {
+            Err(failure) => {
+                tracing::warn!(entry_point = %hop.address, ?failure, "entry point does not answer");
+                self.locator.failed(now, hop);
+                self.register_forward(now, incoming, attempt, untried, out);
+            }
+            Ok(response) if is_unusable(&response) && !untried.is_empty() => {
+                self.register_forward(now, incoming, attempt, untried, out);
+            }
+            Ok(response) if (300..400).contains(&response.status()) => {
+                self.refuse(now, incoming, Refusal::EntryPointSilent, out);
+            }
+            Ok(response) if response.status() == 401 => {
+                self.register_challenged(now, incoming, attempt, response, out);
+            }
+            Ok(response) if response.is_success() => {
+                self.register_accepted(now, incoming, attempt, response, out);
+            }
+            Ok(response) => self.register_failed(now, incoming, attempt, response, out),
+        }
+    }
+
+    /// TS 24.229 §5.2.2.2: keep CK and IK, make a temporary set, install it before the 401 leaves.
+    fn register_challenged(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        attempt: Attempt,
+        mut challenge: Response,
+        out: &mut Vec<Output>,
+    ) {
+        let keys = match take_keys(challenge.headers_mut()) {
+            Ok(keys) => keys,
+            Err(refusal) => return self.refuse(now, incoming, refusal, out),
+        };
+        let Some(offer) = attempt.offer.clone() else {
+            if attempt.set.is_some() {
+                return self.refuse(now, incoming, Refusal::NothingToSecure, out);
+            }
+            return self.register_relay(now, incoming, &attempt, challenge, out);
+        };
+        let Some(keys) = keys else {
+            return self.refuse(now, incoming, Refusal::NoKeys, out);
+        };
+        for displaced in self.security.displaced_by(&attempt.impi, attempt.ue, &offer) {
+            self.drop_set(displaced, out);
+        }
+        let created = self.security.create(now, &attempt.impi, attempt.ue, attempt.pcscf, &offer);
+        let Ok(set) = created else {
+            return self.refuse(now, incoming, Refusal::Exhausted, out);
+        };
+        let pairs = match self.config.ipsec.answer {
+            SecurityAnswer::List => self.config.ipsec.algorithms.as_slice(),
+            SecurityAnswer::Chosen => std::slice::from_ref(&offer.pair),
+        };
+        let security_server =
+            agree::security_server(pairs, set.spis.pc, set.spis.ps, set.ports.pc, set.ports.ps);
+        set_security_server(challenge.headers_mut(), &security_server);
+        set.agreed = Some(Box::new(Agreed {
+            security_client: attempt.security_client.clone(),
+            security_server,
+            challenged_over: attempt.set,
+        }));
+        let (id, ends) = (set.id, set.expires_at);
+        let associations = Security::with_keys(set, keys);
+        self.timers.set(Timer::SetEnds(id), ends);
+        let installing = Installing { incoming, attempt, challenge, set: id };
+        let question = self.kernel.ask(OnInstalled::RegisterSecured(Box::new(installing)));
+        out.push(Output::InstallSas { id: question, set: Box::new(associations) });
+    }
+
+    /// TS 24.229 §5.2.2.2: the set is in the kernel, so the 401 may go.
+    pub(crate) fn register_secured(
+        &mut self,
+        now: Now,
+        wait: Installing,
+        result: Result<(), String>,
+        out: &mut Vec<Output>,
+    ) {
+        let Installing { incoming, attempt, challenge, set } = wait;
+        match result {
+            Ok(()) => {
+                self.security.installed += 1;
+                self.register_relay(now, incoming, &attempt, challenge, out);
+            }
+            Err(reason) => {
+                self.security.refused_by_kernel += 1;
+                tracing::error!(reason, "security associations not installed");
+                self.drop_set(set, out);
+                self.refuse(now, incoming, Refusal::KernelRefused, out);
+            }
+        }
+    }
+
+    /// TS 24.229 §5.2.2.3: registered, refreshed or deregistered.
+    fn register_accepted(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        attempt: Attempt,
+        response: Response,
+        out: &mut Vec<Output>,
+    ) {
+        match granted(incoming.request().headers(), response.headers()) {
+            _ if attempt.is_deregistration => self.deregistered(now, &attempt),
+            Some((contact_uri, seconds)) => {
+                let expires_at = now + Duration::from_secs(u64::from(seconds));
+                self.registered(now, &attempt, contact_uri, &response, expires_at, out);
+            }
+            // A query of bindings changes nothing; a temporary set it was asked over ends by itself.
+            None => {}
+        }
+        self.register_relay(now, incoming, &attempt, response, out);
+    }
+
+    fn registered(
+        &mut self,
+        now: Now,
+        attempt: &Attempt,
+        contact_uri: String,
+        response: &Response,
+        expires_at: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let headers = response.headers();
+        let values = |name| headers.values(name).map(str::to_owned).collect::<Vec<_>>();
+        let term_ioi = headers
+            .get(Name::PChargingVector)
+            .and_then(ChargingVector::parse)
+            .and_then(|vector| vector.term_ioi);
+        let known = self.registrations.remove(&attempt.impi, attempt.ue);
+        let mut identities = known.map(|known| known.identities).unwrap_or_default();
+        identities.retain(|set| set.to != attempt.public_identity);
+        identities.push(IdentitySet {
+            to: attempt.public_identity.clone(),
+            associated_uris: values(Name::PAssociatedUri),
+        });
+        let registration = Registration {
+            contact_uri,
+            service_route: values(Name::ServiceRoute),
+            identities,
+            term_ioi,
+            expires_at,
+        };
+        self.registrations.insert(attempt.impi.clone(), attempt.ue, registration);
+        let ends = expires_at + BEYOND_REGISTRATION;
+        let owner = (attempt.impi.clone(), attempt.ue);
+        self.timers.set(Timer::RegistrationEnds(owner.0, owner.1), ends);
+        let Some(set) = attempt.set.and_then(|id| self.security.get(id)) else { return };
+        if set.is_established() {
+            let (id, ends) = (set.id, ends.max(set.expires_at));
+            self.set_life(id, ends);
+        } else {
+            let id = set.id;
+            self.establish(now, id, ends, out);
+        }
+    }
+
+    /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
+    /// after the 200 and its retransmissions have passed (ipsec.md L-12).
+    fn deregistered(&mut self, now: Now, attempt: &Attempt) {
+        if let Some(mut known) = self.registrations.remove(&attempt.impi, attempt.ue) {
+            known.identities.retain(|set| !set.holds(&attempt.public_identity));
+            if !known.identities.is_empty() {
+                self.registrations.insert(attempt.impi.clone(), attempt.ue, known);
+                return;
+            }
+        }
+        self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
+        for id in self.security.sets_of(&attempt.impi, attempt.ue) {
+            let Some(set) = self.security.get(id) else { continue };
+            let ends = set.expires_at.min(now + OLD_SET_LIFE);
+            self.set_life(id, ends);
+        }
+    }
+
+    /// TS 24.229 §5.2.2.4, ipsec.md L-09: a failed answer to a challenge ends its temporary set;
+    /// the answer goes out on the older established set where there is one.
+    fn register_failed(
+        &mut self,
+        now: Now,
+        mut incoming: Incoming,
+        attempt: Attempt,
+        response: Response,
+        out: &mut Vec<Output>,
+    ) {
+        let set = attempt.set.and_then(|id| self.security.get(id));
+        if let Some(set) = set.filter(|set| !set.is_established()) {
+            let (id, ends) = (set.id, set.expires_at.min(now + OLD_SET_LIFE));
+            let older = self.security.set_to_use(&attempt.impi, attempt.ue);
+            if let (Transport::Udp, Some(older)) = (incoming.flow().transport, older) {
+                incoming.set_reply_flow(older.flow_to_ue());
+            }
+            self.set_life(id, ends);
+        }
+        self.register_relay(now, incoming, &attempt, response, out);
+    }
+
+    /// The answer as the UE may see it, and the one line that says how it ended.
+    fn register_relay(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        attempt: &Attempt,
+        mut response: Response,
+        out: &mut Vec<Output>,
+    ) {
+        strip_towards_ue(response.headers_mut());
+        response.headers_mut().pop_value(Name::Via);
+        let took = now.since(attempt.began);
+        self.counters.took.observe(took);
+        self.counters.count_status(response.status());
+        tracing::info!(
+            procedure = "register",
+            identity = %logged(attempt.impi.as_str(), self.config.log_identities),
+            ue = %attempt.ue,
+            protected = attempt.set.is_some(),
+            deregistration = attempt.is_deregistration,
+            status = response.status(),
+            milliseconds = took.as_millis() as u64,
+        );
+        self.respond(now, incoming, response, out);
+    }
+
+    /// The one exit for refusals.
+    fn refuse(&mut self, now: Now, incoming: Incoming, refusal: Refusal, out: &mut Vec<Output>) {
+        let (status, reason) = refusal.status();
+        self.counters.count_refusal(refusal);
+        self.counters.count_status(status);
+        tracing::info!(
+            procedure = "register",
+            from = %incoming.flow().remote,
+            status,
+            cause = refusal.label(),
+        );
+        let mut response = incoming.request().response(status, reason);
+        let headers = response.headers_mut();
+        match refusal {
+            Refusal::BadExtension => {
+                for tag in incoming.request().headers().values(Name::ProxyRequire) {
+                    if !tag.eq_ignore_ascii_case("sec-agree") {
+                        headers.append(Name::Unsupported, tag);
+                    }
+                }
+            }
+            Refusal::SecAgreeRequired
+            | Refusal::NoCommonAlgorithm
+            | Refusal::SecurityVerifyMismatch
+            | Refusal::SecurityClientChanged
+            | Refusal::OfferCollides => {
+                headers.append(Name::Require, "sec-agree");
+                let list = self.security_server_for(&incoming);
+                set_security_server(headers, &list);
+            }
+            Refusal::Exhausted => {
+                let seconds = self.config.ipsec.retry_after_seconds.to_string();
+                headers.append(Name::RetryAfter, &seconds);
+            }
+            _ => {}
+        }
+        self.respond(now, incoming, response, out);
+    }
+
+    /// Our Mw address of the same family.
+    fn mw_address(&self, remote: SocketAddr) -> Option<SocketAddr> {
+        self.config.mw.listen.iter().copied().find(|local| local.is_ipv4() == remote.is_ipv4())
+    }
+}
+
+/// RFC 3261 §16.3 item 5: of Proxy-Require we know sec-agree only.
+fn check_proxy_require(headers: &Headers) -> Result<(), Refusal> {
+    let knows = |tag: &str| tag.eq_ignore_ascii_case("sec-agree");
+    if headers.values(Name::ProxyRequire).all(knows) { Ok(()) } else { Err(Refusal::BadExtension) }
+}
+
+/// The public identity that is being registered: To (TS 24.229 §5.1.1.2.1).
+fn public_identity(request: &Request) -> Option<Impu> {
+    let to = Address::parse(request.headers().get(Name::To)?).ok()?;
+    Some(to.uri.public_identity())
+}
+
+/// The private identity: username, or what stands in To without its scheme where no credentials
+/// came (registration.md I-02).
+fn private_identity(credentials: Option<&DigestParameters>, public_identity: &Impu) -> Impi {
+    match credentials.and_then(|credentials| credentials.get("username")) {
+        Some(username) if !username.is_empty() => Impi::new(username),
+        _ => {
+            let text = public_identity.as_str();
+            Impi::new(text.split_once(':').map_or(text, |(_, rest)| rest))
+        }
+    }
+}
+
+/// TS 24.229 §5.2.2.1: the only Via of a protected REGISTER names the UE of the association. A
+/// sent-by that is a name says nothing.
+fn check_via(headers: &Headers, ue: IpAddr) -> Result<(), Refusal> {
+    let mut vias = headers.values(Name::Via);
+    let via = vias.next().and_then(|via| Via::parse(via).ok()).ok_or(Refusal::Malformed)?;
+    match via.sent_by.host {
+        Host::Address(address) if address != ue => Err(Refusal::ForeignAddress),
+        _ if vias.next().is_some() => Err(Refusal::ForeignAddress),
+        _ => Ok(()),
+    }
+}
+
+/// TS 24.229 §5.2.2.1, registration.md P-08: set from facts, never from what the UE says.
+fn is_integrity_protected(
+    set: Option<State>,
+    credentials: &Option<DigestParameters>,
+) -> &'static str {
+    let has_response = credentials
+        .as_ref()
+        .and_then(|credentials| credentials.get("response"))
+        .is_some_and(|response| !response.is_empty());
+    match set {
+        None => "no",
+        Some(State::Temporary) if !has_response => "no",
+        Some(_) => "yes",
+    }
+}
+
+/// Every binding that it names is to end: `Contact: *`, or all contacts with expires 0
+/// (RFC 3261 §10.2.2).
+fn is_deregistration(headers: &Headers) -> Result<bool, Refusal> {
+    let default: Option<u32> =
+        headers.get(Name::Expires).and_then(|value| value.trim().parse().ok());
+    let mut contacts = 0;
+    let mut ending = 0;
+    for value in headers.values(Name::Contact) {
+        contacts += 1;
+        let expires = match Contact::parse(value).map_err(|_| Refusal::Malformed)? {
+            Contact::Star => default,
+            Contact::Address(address) => address.expires_seconds().or(default),
+        };
+        ending += usize::from(expires == Some(0));
+    }
+    Ok(contacts > 0 && contacts == ending)
+}
+
+/// What the registrar granted to the contact of this REGISTER: its URI and seconds.
+fn granted(request: &Headers, response: &Headers) -> Option<(String, u32)> {
+    let asked = request.values(Name::Contact).find_map(|value| match Contact::parse(value) {
+        Ok(Contact::Address(address)) if address.expires_seconds() != Some(0) => Some(address),
+        _ => None,
+    })?;
+    let default = response.get(Name::Expires).and_then(|value| value.trim().parse().ok());
+    let bound = response.values(Name::Contact).find_map(|value| match Contact::parse(value) {
+        Ok(Contact::Address(address)) if address.uri.is_equivalent(&asked.uri) => Some(address),
+        _ => None,
+    })?;
+    let seconds = bound.expires_seconds().or(default).unwrap_or(3_600);
+    (seconds > 0).then_some((asked.uri_text, seconds))
+}

@@ -1,0 +1,443 @@
+//! Sets of security associations: temporary, established, old; and which one may speak for whom
+//! (TS 33.203 §7, TS 24.229 §5.2.2).
+//!
+//! A set is keyed by what identifies its packets: UE address, UE port and own port. Ports and SPIs
+//! of a set never serve two sets at a time. Keys are not kept here: they go to the kernel with the
+//! set and nowhere else.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use common::identity::Impi;
+use common::ipsec::agree::{AlgorithmPair, Offer};
+use common::ipsec::sa::{Keys, Ports, SaSet, SetId, Side, Spis};
+use common::node::{Flow, Now, Output, Transport};
+use common::random::Random;
+use common::sip::endpoint::Incoming;
+use common::sip::security::Mechanism;
+use common::stats::Samples;
+
+use crate::config::Config;
+use crate::{Pcscf, Timer};
+
+/// reg-await-auth: life of a temporary set (TS 24.229 §7.8).
+pub const REG_AWAIT_AUTH: Duration = Duration::from_secs(240);
+
+/// 64 × T1 on Gm: what an old set has left once the new one is in use (TS 24.229 §5.2.2.1).
+pub const OLD_SET_LIFE: Duration = Duration::from_secs(128);
+
+/// How much longer a set lives than the registration it carries (TS 24.229 §5.2.2.3).
+pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
+
+/// SPIs start here, so that peers which read the grammar's ten digits literally are content.
+const LOWEST_SPI: u32 = 1_000_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum State {
+    /// Challenged; the answer has not come.
+    Temporary,
+    /// Established by a re-authentication, and the UE has not used it yet.
+    New,
+    /// The one requests to the UE go out on.
+    InUse,
+    /// Replaced; packets still under way are accepted.
+    Old,
+}
+
+impl State {
+    const ALL: [(State, &'static str); 4] = [
+        (State::Temporary, "temporary"),
+        (State::New, "new"),
+        (State::InUse, "in_use"),
+        (State::Old, "old"),
+    ];
+
+    fn name(self) -> &'static str {
+        State::ALL.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
+    }
+}
+
+/// What was agreed while a challenge runs; the protected REGISTER is checked against it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Agreed {
+    pub security_client: Vec<Mechanism>,
+    pub security_server: Vec<Mechanism>,
+    /// The established set that protected the challenged REGISTER; `None` when it came in clear.
+    pub challenged_over: Option<SetId>,
+}
+
+#[derive(Debug)]
+pub struct Set {
+    pub id: SetId,
+    pub impi: Impi,
+    pub ue: IpAddr,
+    pub pcscf: IpAddr,
+    pub ports: Ports,
+    pub spis: Spis,
+    pub pair: AlgorithmPair,
+    pub state: State,
+    pub expires_at: Now,
+    /// While temporary.
+    pub agreed: Option<Box<Agreed>>,
+}
+
+impl Set {
+    pub fn is_established(&self) -> bool {
+        self.state != State::Temporary
+    }
+
+    /// Where UDP responses and requests to the UE go: from port_pc to port_us (ipsec.md section 3).
+    pub fn flow_to_ue(&self) -> Flow {
+        Flow {
+            transport: Transport::Udp,
+            local: SocketAddr::new(self.pcscf, self.ports.pc),
+            remote: SocketAddr::new(self.ue, self.ports.us),
+        }
+    }
+}
+
+/// No port or SPI is left, or too many sets exist.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Exhausted;
+
+#[derive(Debug)]
+pub struct Security {
+    sets: BTreeMap<SetId, Set>,
+    /// (UE address, port_uc): packets to port_ps.
+    by_client_port: HashMap<(IpAddr, u16), SetId>,
+    /// (UE address, port_us, port_pc): packets to port_pc.
+    by_server_port: HashMap<(IpAddr, u16, u16), SetId>,
+    by_ue: HashMap<IpAddr, BTreeSet<SetId>>,
+    spis: BTreeSet<u32>,
+    next_id: u64,
+    protected_server_port: u16,
+    protected_client_ports: Vec<u16>,
+    limit: usize,
+    random: Random,
+    pub installed: u64,
+    pub refused_by_kernel: u64,
+    pub exhausted: u64,
+}
+
+impl Security {
+    pub fn new(config: &Config, random: Random) -> Security {
+        Security {
+            sets: BTreeMap::new(),
+            by_client_port: HashMap::new(),
+            by_server_port: HashMap::new(),
+            by_ue: HashMap::new(),
+            spis: BTreeSet::new(),
+            next_id: 1,
+            protected_server_port: config.gm.protected_server_port,
+            protected_client_ports: config.gm.protected_client_ports.clone(),
+            limit: config.limits.registrations.saturating_mul(2),
+            random,
+            installed: 0,
+            refused_by_kernel: 0,
+            exhausted: 0,
+        }
+    }
+
+    /// TS 33.203 §7.1: the set a message came in on, by the sockets it arrived between; never by
+    /// what a header says.
+    pub fn set_of(&self, flow: &Flow) -> Option<&Set> {
+        let (ue, ue_port) = (flow.remote.ip(), flow.remote.port());
+        let id = if flow.local.port() == self.protected_server_port {
+            self.by_client_port.get(&(ue, ue_port))
+        } else {
+            self.by_server_port.get(&(ue, ue_port, flow.local.port()))
+        }?;
+        let set = self.sets.get(id)?;
+        (set.pcscf == flow.local.ip()).then_some(set)
+    }
+
+    pub fn get(&self, id: SetId) -> Option<&Set> {
+        self.sets.get(&id)
+    }
+
+    /// All sets of a UE: same private identity at the same address, oldest first.
+    pub fn sets_of(&self, impi: &Impi, ue: IpAddr) -> Vec<SetId> {
+        let Some(ids) = self.by_ue.get(&ue) else { return Vec::new() };
+        ids.iter().copied().filter(|id| self.sets[id].impi == *impi).collect()
+    }
+
+    /// The set to send on: in use, else new.
+    pub fn set_to_use(&self, impi: &Impi, ue: IpAddr) -> Option<&Set> {
+        let sets = self.sets_of(impi, ue);
+        let in_state =
+            |state| sets.iter().rev().map(|id| &self.sets[id]).find(move |set| set.state == state);
+        in_state(State::InUse).or_else(|| in_state(State::New))
+    }
+
+    /// Sets that cannot live beside a new one with this offer: the earlier temporary ones of this
+    /// UE (ipsec.md L-01), and whatever at this address has the same client port or SPIs, since a
+    /// phone that offers them again has restarted (A-05).
+    pub fn displaced_by(&self, impi: &Impi, ue: IpAddr, offer: &Offer) -> Vec<SetId> {
+        let Some(ids) = self.by_ue.get(&ue) else { return Vec::new() };
+        let is_displaced = |set: &Set| {
+            let has_spi = |spi| set.spis.uc == spi || set.spis.us == spi;
+            (set.impi == *impi && set.state == State::Temporary)
+                || set.ports.uc == offer.port_c
+                || has_spi(offer.spi_c)
+                || has_spi(offer.spi_s)
+        };
+        ids.iter().copied().filter(|id| is_displaced(&self.sets[id])).collect()
+    }
+
+    /// TS 33.203 §7.1: a temporary set with ports and SPIs of our own that nobody else uses.
+    pub fn create(
+        &mut self,
+        now: Now,
+        impi: &Impi,
+        ue: IpAddr,
+        pcscf: IpAddr,
+        offer: &Offer,
+    ) -> Result<&mut Set, Exhausted> {
+        if self.sets.len() >= self.limit {
+            self.exhausted += 1;
+            return Err(Exhausted);
+        }
+        let Some(pc) = self.free_client_port(ue, offer.port_s) else {
+            self.exhausted += 1;
+            return Err(Exhausted);
+        };
+        let ports =
+            Ports { uc: offer.port_c, us: offer.port_s, pc, ps: self.protected_server_port };
+        let spi_pc = self.free_spi(offer);
+        let spi_ps = self.free_spi(offer);
+        let spis = Spis { uc: offer.spi_c, us: offer.spi_s, pc: spi_pc, ps: spi_ps };
+        let id = SetId(self.next_id);
+        self.next_id += 1;
+        self.by_client_port.insert((ue, ports.uc), id);
+        self.by_server_port.insert((ue, ports.us, ports.pc), id);
+        self.by_ue.entry(ue).or_default().insert(id);
+        let set = Set {
+            id,
+            impi: impi.clone(),
+            ue,
+            pcscf,
+            ports,
+            spis,
+            pair: offer.pair,
+            state: State::Temporary,
+            expires_at: now + REG_AWAIT_AUTH,
+            agreed: None,
+        };
+        Ok(self.sets.entry(id).or_insert(set))
+    }
+
+    /// Forgets a set; its ports and SPIs are free again.
+    pub fn remove(&mut self, id: SetId) -> Option<Set> {
+        let set = self.sets.remove(&id)?;
+        self.by_client_port.remove(&(set.ue, set.ports.uc));
+        self.by_server_port.remove(&(set.ue, set.ports.us, set.ports.pc));
+        if let Some(ids) = self.by_ue.get_mut(&set.ue) {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_ue.remove(&set.ue);
+            }
+        }
+        self.spis.remove(&set.spis.pc);
+        self.spis.remove(&set.spis.ps);
+        Some(set)
+    }
+
+    /// What the kernel gets: the set with its keys.
+    pub fn with_keys(set: &Set, keys: Keys) -> SaSet {
+        SaSet {
+            id: set.id,
+            side: Side::Pcscf,
+            ue: set.ue,
+            pcscf: set.pcscf,
+            ports: set.ports,
+            spis: set.spis,
+            integrity: set.pair.alg,
+            encryption: set.pair.ealg,
+            keys,
+        }
+    }
+
+    fn free_client_port(&mut self, ue: IpAddr, port_us: u16) -> Option<u16> {
+        let count = self.protected_client_ports.len();
+        let start = self.random.below(count as u64) as usize;
+        (0..count)
+            .map(|step| self.protected_client_ports[(start + step) % count])
+            .find(|port| !self.by_server_port.contains_key(&(ue, port_us, *port)))
+    }
+
+    /// Drawn by chance: a wrapping counter would reuse living ones, and a guessable one helps
+    /// whoever wants to disturb. The set limit keeps the space nearly empty, so this ends soon.
+    fn free_spi(&mut self, offer: &Offer) -> u32 {
+        loop {
+            let span = u64::from(u32::MAX - LOWEST_SPI);
+            let spi = LOWEST_SPI + self.random.below(span) as u32;
+            if spi != offer.spi_c && spi != offer.spi_s && self.spis.insert(spi) {
+                return spi;
+            }
+        }
+    }
+
+    /// The operator's view: one line for each set, no keys.
+    pub fn list(&self, now: Now) -> String {
+        let mut text = String::new();
+        for set in self.sets.values() {
+            let _ = writeln!(
+                text,
+                "set {} {} {} ue {} uc {} us {} pc {} ps {} spi_uc {} spi_us {} spi_pc {} spi_ps {} \
+                 alg {} ealg {} for {} s",
+                set.id.0,
+                set.impi,
+                set.state.name(),
+                set.ue,
+                set.ports.uc,
+                set.ports.us,
+                set.ports.pc,
+                set.ports.ps,
+                set.spis.uc,
+                set.spis.us,
+                set.spis.pc,
+                set.spis.ps,
+                set.pair.alg.name(),
+                set.pair.ealg.name(),
+                set.expires_at.since(now).as_secs(),
+            );
+        }
+        text
+    }
+
+    pub fn samples(&self, samples: &mut Samples) {
+        for (state, name) in State::ALL {
+            let count = self.sets.values().filter(|set| set.state == state).count();
+            samples.gauge(
+                "tessera_pcscf_security_association_sets",
+                "Sets of four security associations",
+                &[("state", name)],
+                count as f64,
+            );
+        }
+        for (result, value) in [
+            ("installed", self.installed),
+            ("refused_by_kernel", self.refused_by_kernel),
+            ("exhausted", self.exhausted),
+        ] {
+            samples.counter(
+                "tessera_pcscf_set_requests_total",
+                "Sets asked for, by what became of them",
+                &[("result", result)],
+                value,
+            );
+        }
+    }
+}
+
+impl Pcscf {
+    /// TS 33.203 §7.1: responses to what came by UDP inside IPsec go from port_pc to port_us,
+    /// whatever port the request came from. A request on an old set is answered on the one in use
+    /// (ipsec.md F-09). Over TCP the connection decides.
+    ///
+    /// Also notes that the UE speaks on this set, which ends the old ones (ipsec.md L-06).
+    pub(crate) fn answer_inside_ipsec(&mut self, now: Now, incoming: &mut Incoming) {
+        let flow = incoming.flow();
+        let Some(set) = self.security.set_of(&flow) else { return };
+        let (id, impi, ue) = (set.id, set.impi.clone(), set.ue);
+        self.heard(now, id);
+        let answer_on = match self.security.get(id) {
+            Some(set) if set.state == State::Old => self.security.set_to_use(&impi, ue),
+            other => other,
+        };
+        if let (Transport::Udp, Some(set)) = (flow.transport, answer_on) {
+            incoming.set_reply_flow(set.flow_to_ue());
+        }
+    }
+
+    /// TS 24.229 §5.2.2.1: the first protected message on the new set puts it into use and leaves
+    /// the old ones 64 × T1 at most.
+    fn heard(&mut self, now: Now, id: SetId) {
+        if self.security.get(id).is_none_or(|set| set.state != State::New) {
+            return;
+        }
+        self.put_into_use(now, id);
+    }
+
+    /// Makes a set the one in use; the other established ones of its UE become old.
+    pub(crate) fn put_into_use(&mut self, now: Now, id: SetId) {
+        let Some(set) = self.security.sets.get_mut(&id) else { return };
+        set.state = State::InUse;
+        let (impi, ue) = (set.impi.clone(), set.ue);
+        for other in self.security.sets_of(&impi, ue) {
+            let Some(set) = self.security.sets.get_mut(&other) else { continue };
+            if other != id && set.is_established() {
+                set.state = State::Old;
+                let ends = set.expires_at.min(now + OLD_SET_LIFE);
+                self.set_life(other, ends);
+            }
+        }
+    }
+
+    /// Sets when a set ends.
+    pub(crate) fn set_life(&mut self, id: SetId, ends: Now) {
+        if let Some(set) = self.security.sets.get_mut(&id) {
+            set.expires_at = ends;
+            self.timers.set(Timer::SetEnds(id), ends);
+        }
+    }
+
+    /// TS 33.203 §7.4: a set whose life is over leaves the kernel at once.
+    pub(crate) fn set_ended(&mut self, now: Now, id: SetId, out: &mut Vec<Output>) {
+        let Some(set) = self.security.get(id) else { return };
+        let (impi, ue, was) = (set.impi.clone(), set.ue, set.state);
+        self.drop_set(id, out);
+        // Old about to end and new still unused: the new one is the one to use (ipsec.md L-07).
+        if was == State::InUse
+            && let Some(next) = self.security.set_to_use(&impi, ue).map(|set| set.id)
+        {
+            self.put_into_use(now, next);
+        }
+        let is_left = self
+            .security
+            .sets_of(&impi, ue)
+            .iter()
+            .any(|id| self.security.get(*id).is_some_and(Set::is_established));
+        if was != State::Temporary && !is_left {
+            // The S-CSCF ended the registration 30 s ago (registration.md D-09).
+            self.registrations.remove(&impi, ue);
+        }
+    }
+
+    pub(crate) fn drop_set(&mut self, id: SetId, out: &mut Vec<Output>) {
+        if self.security.remove(id).is_some() {
+            self.timers.stop(&Timer::SetEnds(id));
+            out.push(Output::RemoveSas { set: id });
+        }
+    }
+
+    /// Promotes the temporary set of a successful challenge.
+    pub(crate) fn establish(&mut self, now: Now, id: SetId, ends: Now, out: &mut Vec<Output>) {
+        let Some(set) = self.security.sets.get_mut(&id) else { return };
+        let challenged_over = set.agreed.take().and_then(|agreed| agreed.challenged_over);
+        let (impi, ue) = (set.impi.clone(), set.ue);
+        set.state = State::New;
+        let others = self.security.sets_of(&impi, ue).into_iter().filter(|other| *other != id);
+        match challenged_over.filter(|old| self.security.get(*old).is_some()) {
+            // Re-authentication: the set that protected the challenged REGISTER stays in use until
+            // the UE speaks on the new one (TS 24.229 §5.2.2.3; ipsec.md L-05).
+            Some(old) => {
+                let longest = self.security.get(old).map_or(ends, |set| set.expires_at.max(ends));
+                self.set_life(id, longest);
+                for other in others.filter(|other| *other != old).collect::<Vec<_>>() {
+                    self.drop_set(other, out);
+                }
+            }
+            // Initial authentication: all others go now (ipsec.md L-04).
+            None => {
+                for other in others.collect::<Vec<_>>() {
+                    self.drop_set(other, out);
+                }
+                self.set_life(id, ends);
+                self.put_into_use(now, id);
+            }
+        }
+    }
+}
