@@ -1,0 +1,252 @@
+//! The checks of the tree. Each failure names file and reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use tidy::{SEED_ROWS, Source, clauses, root, rows_for_later, seed_rows, sources};
+
+#[test]
+fn every_file_says_what_is_in_it() {
+    let bare: Vec<_> = sources()
+        .into_iter()
+        .filter(|source| !source.text.starts_with("//!"))
+        .map(|source| source.path)
+        .collect();
+    assert!(bare.is_empty(), "files that do not start with `//!`: {bare:?}");
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let markers = [
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+    ];
+    let mut left = Vec::new();
+    for source in sources() {
+        for (number, line) in source.text.lines().enumerate() {
+            if markers.iter().any(|marker| line.contains(marker)) {
+                left.push(format!("{}:{}", source.path.display(), number + 1));
+            }
+        }
+    }
+    assert!(left.is_empty(), "unfinished: {left:?}");
+}
+
+/// Who may not use whom: folder, and what must not stand in a `use` line or path there.
+const LAYERS: &[(&str, &[&str])] = &[
+    (
+        "common/src/sip",
+        &["crate::cx", "crate::diameter", "crate::aka", "crate::ipsec", "crate::net"],
+    ),
+    (
+        "common/src/diameter",
+        &["crate::sip", "crate::cx", "crate::aka", "crate::ipsec", "crate::net"],
+    ),
+    ("common/src/cx", &["crate::sip", "crate::ipsec", "crate::net"]),
+    ("common/src/aka", &["crate::cx", "crate::diameter", "crate::ipsec", "crate::net"]),
+    ("common/src/ipsec", &["crate::cx", "crate::diameter", "crate::aka", "crate::net"]),
+    ("pcscf/src", &["icscf::", "scscf::", "hss::", "common::cx", "common::diameter::message"]),
+    ("icscf/src", &["pcscf::", "scscf::", "hss::", "common::ipsec"]),
+    ("scscf/src", &["pcscf::", "icscf::", "hss::", "common::ipsec"]),
+    ("hss/src", &["pcscf::", "icscf::", "scscf::", "common::sip", "common::ipsec"]),
+];
+
+#[test]
+fn layers_keep_to_themselves() {
+    let mut crossed = Vec::new();
+    for source in sources() {
+        for (folder, forbidden) in LAYERS {
+            if !source.path.starts_with(folder) {
+                continue;
+            }
+            for (number, line) in source.product_text().lines().enumerate() {
+                let code = line.split("//").next().unwrap_or("");
+                for name in *forbidden {
+                    let at = code.find(name);
+                    let is_whole = |at: usize| {
+                        !code[..at]
+                            .chars()
+                            .next_back()
+                            .is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+                    };
+                    if at.is_some_and(is_whole) {
+                        crossed.push(format!("{}:{}: {name}", source.path.display(), number + 1));
+                    }
+                }
+            }
+        }
+    }
+    assert!(crossed.is_empty(), "{crossed:#?}");
+}
+
+/// The cores read no clock and start nothing.
+#[test]
+fn cores_are_pure() {
+    let forbidden = [
+        "Instant::now",
+        "SystemTime",
+        "thread::spawn",
+        "tokio::",
+        "println!",
+        "eprintln!",
+        "std::fs::",
+        "std::env::",
+        "Mutex<",
+        "RwLock<",
+    ];
+    let mut found = Vec::new();
+    for source in sources() {
+        let path = source.path.to_string_lossy().into_owned();
+        let is_program = path.ends_with("main.rs")
+            || path.ends_with("daemon.rs")
+            || path.contains("/program/")
+            || path.starts_with("hss/src/command");
+        let is_core = ["common/src", "pcscf/src", "icscf/src", "scscf/src", "hss/src"]
+            .iter()
+            .any(|folder| source.path.starts_with(folder))
+            && !source.path.starts_with("common/src/net")
+            && !is_program;
+        if !is_core {
+            continue;
+        }
+        for (number, line) in source.product_text().lines().enumerate() {
+            let code = line.split("//").next().unwrap_or("");
+            for name in forbidden {
+                if code.contains(name) {
+                    found.push(format!("{path}:{}: {name}", number + 1));
+                }
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+/// Without their program around them, the three CSCFs pull in no runtime and no sockets.
+#[test]
+fn cores_depend_on_no_runtime() {
+    for package in ["common", "pcscf", "icscf", "scscf"] {
+        let output = Command::new(env!("CARGO"))
+            .current_dir(root())
+            .args([
+                "tree",
+                "--offline",
+                "--edges",
+                "normal",
+                "--prefix",
+                "none",
+                "--no-default-features",
+                "-p",
+                package,
+            ])
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let tree = String::from_utf8_lossy(&output.stdout);
+        let names: BTreeSet<&str> =
+            tree.lines().filter_map(|line| line.split(' ').next()).collect();
+        for forbidden in [
+            "tokio",
+            "nix",
+            "mio",
+            "socket2",
+            "netlink-sys",
+            "rusqlite",
+            "hickory-resolver",
+            "axum",
+        ] {
+            assert!(
+                !names.contains(forbidden),
+                "{package} without its program depends on {forbidden}"
+            );
+        }
+    }
+}
+
+/// Each seed row is cited by a test, or named in later.tsv with what will bring it; never both.
+#[test]
+fn every_seed_row_has_a_test_or_a_reason() {
+    let tested: BTreeSet<u32> =
+        sources().iter().flat_map(|source| seed_rows(source.test_text())).collect();
+    let later = rows_for_later();
+    let missing: Vec<u32> =
+        (1..=SEED_ROWS).filter(|row| !tested.contains(row) && !later.contains_key(row)).collect();
+    let both: Vec<u32> = later.keys().copied().filter(|row| tested.contains(row)).collect();
+    assert!(missing.is_empty(), "rows neither tested nor in later.tsv: {missing:?}");
+    assert!(both.is_empty(), "rows tested, so take them out of later.tsv: {both:?}");
+}
+
+/// A specification is written in one way, so that a search finds every place.
+#[test]
+fn clauses_are_cited_in_one_way() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        for (number, line) in source.text.lines().enumerate() {
+            let comment = line.trim_start();
+            if !comment.starts_with("//") {
+                continue;
+            }
+            let spelt =
+                ["3GPP TS", "TS24", "TS29", "TS33", "TS-24", "RFC3261", "rfc 3", " clause 5."];
+            if spelt.iter().any(|bad| comment.contains(bad)) {
+                wrong.push(format!("{}:{}: {comment}", source.path.display(), number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "write `TS 24.229 §5.2.2.1`, `RFC 3261 §17.2`: {wrong:#?}");
+}
+
+/// Prints the index: clause, where it is implemented, where it is tested; then the seed rows.
+#[test]
+fn index() {
+    let all = sources();
+    let mut code: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut tests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut rows: BTreeMap<u32, BTreeSet<String>> = BTreeMap::new();
+    let mut declined = Vec::new();
+    for source in &all {
+        let path = source.path.display().to_string();
+        for clause in clauses(code_text(source)) {
+            code.entry(clause).or_default().insert(path.clone());
+        }
+        for clause in clauses(source.test_text()) {
+            tests.entry(clause).or_default().insert(path.clone());
+        }
+        for row in seed_rows(source.test_text()) {
+            rows.entry(row).or_default().insert(path.clone());
+        }
+        for line in source
+            .text
+            .lines()
+            .filter(|line| line.contains("NOT DONE:") || line.contains("DEVIATES:"))
+        {
+            declined.push(format!("{path}: {}", line.trim_start_matches(['/', '!', ' '])));
+        }
+    }
+    println!("# Clauses");
+    for (clause, files) in &code {
+        let tested = tests.get(clause).map_or("no test cites it".into(), join);
+        println!("{clause}: {} | {tested}", join(files));
+    }
+    println!("# Declined and deviating");
+    for line in declined {
+        println!("{line}");
+    }
+    println!("# Seed rows");
+    let later = rows_for_later();
+    for row in 1..=SEED_ROWS {
+        let place = rows.get(&row).map(join);
+        let place = place.or_else(|| later.get(&row).map(|why| format!("later: {why}")));
+        println!("S-{row:02}: {}", place.unwrap_or_default());
+    }
+    assert!(!code.is_empty());
+}
+
+fn code_text(source: &Source) -> &str {
+    if source.test_text().len() == source.text.len() { "" } else { source.product_text() }
+}
+
+fn join(files: &BTreeSet<String>) -> String {
+    files.iter().cloned().collect::<Vec<_>>().join(" ")
+}
