@@ -1,29 +1,315 @@
 //! ESP in transport mode (RFC 4303): encrypt, ICV, replay window. Used by the user-space data plane
 //! and by simulated UEs. Packets are whole IP packets (IPv4 or IPv6 without extension headers).
 
-use crate::ipsec::sa::SaSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::ipsec::sa::{Association, SaSet};
+use crate::ipsec::transform::{HEADER_OCTETS, Transform};
+use crate::random::Random;
+
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
+const PROTOCOL_ESP: u8 = 50;
 
 /// ESP state of the four associations of one set.
-#[derive(Debug)]
-pub struct EspSet {}
+pub struct EspSet {
+    set: SaSet,
+    transform: Transform,
+    random: Random,
+    associations: [State; 4],
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum OpenError { UnknownSpi, TooShort, BadIcv, Replayed, /** inner ports or addresses are not the association's */ SelectorMismatch, BadPadding }
+pub enum OpenError {
+    UnknownSpi,
+    TooShort,
+    BadIcv,
+    Replayed,
+    /// inner ports or addresses are not the association's
+    SelectorMismatch,
+    BadPadding,
+}
 
-/// Counters of one association.
+/// Counters of one association: packets accepted, octets of the clear IP packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct EspCounters { pub packets: u64, pub bytes: u64 }
+pub struct EspCounters {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// One association at work.
+#[derive(Debug)]
+struct State {
+    association: Association,
+    /// Outbound: the last number sent.
+    sequence: u32,
+    /// Outbound: where the IVs of this association start.
+    iv_start: u64,
+    /// Inbound.
+    window: Window,
+    counters: EspCounters,
+}
 
 impl EspSet {
-    pub fn new(set: &SaSet, iv_seed: [u8; 32]) -> EspSet { let _ = (set, iv_seed); todo!() }
-    pub fn set(&self) -> &SaSet { todo!() }
-    /// The ESP packet for a clear IP packet whose addresses and ports match an outbound association; `None` when none does.
-    pub fn seal(&mut self, packet: &[u8]) -> Option<Vec<u8>> { let _ = packet; todo!() }
-    /// The clear IP packet inside an ESP packet of an inbound association.
-    pub fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>, OpenError> { let _ = packet; todo!() }
+    /// `iv_seed` must differ between sets: IVs come from it.
+    pub fn new(set: &SaSet, iv_seed: [u8; 32]) -> EspSet {
+        let mut random = Random::from_seed(iv_seed);
+        let associations = set.associations().map(|association| State {
+            association,
+            sequence: 0,
+            iv_start: random.u64(),
+            window: Window::default(),
+            counters: EspCounters::default(),
+        });
+        EspSet { set: set.clone(), transform: Transform::new(set), random, associations }
+    }
+
+    pub fn set(&self) -> &SaSet {
+        &self.set
+    }
+
+    /// The ESP packet for a clear IP packet whose addresses and ports match an outbound
+    /// association; `None` when none does (RFC 4303 §3.3).
+    ///
+    /// An empty packet means that this packet must not be sent at all: the association has used up
+    /// its sequence numbers (RFC 4303 §3.3.3), or the packet would become longer than IP allows.
+    pub fn seal(&mut self, packet: &[u8]) -> Option<Vec<u8>> {
+        let ip = Ip::parse(packet)?;
+        let (source, destination) = ip.sockets(packet)?;
+        let state = self.associations.iter_mut().find(|state| {
+            let Association { source: from, destination: to, is_inbound, .. } = state.association;
+            !is_inbound && from == source && to == destination
+        })?;
+        let payload = &packet[ip.header_octets..ip.total_octets];
+        let transform = &self.transform;
+        let padding = padding_octets(payload.len(), transform.block_octets());
+        let esp_octets = HEADER_OCTETS
+            + transform.iv_octets()
+            + payload.len()
+            + padding
+            + 2
+            + transform.icv_octets();
+        let Some(sequence) = state.sequence.checked_add(1) else { return Some(Vec::new()) };
+        if ip.header_octets + esp_octets > usize::from(u16::MAX) {
+            return Some(Vec::new());
+        }
+        state.sequence = sequence;
+        state.counters.count(ip.total_octets);
+
+        let mut sealed = Vec::with_capacity(ip.header_octets + esp_octets);
+        sealed.extend_from_slice(&packet[..ip.header_octets]);
+        fix_ip_header(&mut sealed, PROTOCOL_ESP, esp_octets);
+        sealed.extend_from_slice(&state.association.spi.to_be_bytes());
+        sealed.extend_from_slice(&sequence.to_be_bytes());
+        if transform.wants_random_iv() {
+            let iv: [u8; 16] = self.random.bytes();
+            sealed.extend_from_slice(&iv[..transform.iv_octets()]);
+        } else {
+            // One key serves both directions and four associations, so each counts from a random
+            // place of its own: two of them never meet.
+            let iv = state.iv_start.wrapping_add(u64::from(sequence));
+            sealed.extend_from_slice(&iv.to_be_bytes());
+        }
+        sealed.extend_from_slice(payload);
+        sealed.extend((1..=padding).map(|octet| octet as u8));
+        sealed.push(padding as u8);
+        sealed.push(ip.protocol);
+        transform.protect(&mut sealed, ip.header_octets);
+        Some(sealed)
+    }
+
+    /// The clear IP packet inside an ESP packet of an inbound association (RFC 4303 §3.4).
+    ///
+    /// The ICV is checked before anything that could tell two packets apart; then the replay
+    /// window, the padding, and the selector (TS 33.203 §7.1).
+    pub fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let ip = Ip::parse(packet).ok_or(OpenError::TooShort)?;
+        let spi = spi_of(packet).ok_or(OpenError::TooShort)?;
+        let state = self
+            .associations
+            .iter_mut()
+            .find(|state| state.association.is_inbound && state.association.spi == spi)
+            .ok_or(OpenError::UnknownSpi)?;
+        let mut esp = packet[ip.header_octets..ip.total_octets].to_vec();
+        let clear = self.transform.open(&mut esp)?;
+        let sequence = u32::from_be_bytes([esp[4], esp[5], esp[6], esp[7]]);
+        if !state.window.accept(sequence) {
+            return Err(OpenError::Replayed);
+        }
+        let (payload, protocol) = without_trailer(&esp[clear]).ok_or(OpenError::BadPadding)?;
+
+        let mut opened = Vec::with_capacity(ip.header_octets + payload.len());
+        opened.extend_from_slice(&packet[..ip.header_octets]);
+        fix_ip_header(&mut opened, protocol, payload.len());
+        opened.extend_from_slice(payload);
+        let sockets = Ip::parse(&opened).and_then(|inner| inner.sockets(&opened));
+        if sockets != Some((state.association.source, state.association.destination)) {
+            return Err(OpenError::SelectorMismatch);
+        }
+        state.counters.count(opened.len());
+        Ok(opened)
+    }
+
     /// By SPI, inbound and outbound.
-    pub fn counters(&self) -> Vec<(u32, EspCounters)> { todo!() }
+    pub fn counters(&self) -> Vec<(u32, EspCounters)> {
+        self.associations.iter().map(|state| (state.association.spi, state.counters)).collect()
+    }
 }
 
 /// SPI of a whole IP packet that carries ESP.
-pub fn spi_of(packet: &[u8]) -> Option<u32> { let _ = packet; todo!() }
+pub fn spi_of(packet: &[u8]) -> Option<u32> {
+    let ip = Ip::parse(packet)?;
+    let payload = &packet[ip.header_octets..ip.total_octets];
+    if ip.protocol != PROTOCOL_ESP || payload.len() < HEADER_OCTETS {
+        return None;
+    }
+    Some(u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]]))
+}
+
+impl fmt::Debug for EspSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EspSet")
+            .field("set", &self.set)
+            .field("associations", &self.associations)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EspCounters {
+    fn count(&mut self, octets: usize) {
+        self.packets += 1;
+        self.bytes += octets as u64;
+    }
+}
+
+/// Which of the last 64 sequence numbers have arrived (RFC 4303 §3.4.3).
+#[derive(Debug, Default)]
+struct Window {
+    highest: u32,
+    /// Bit 0 is `highest`.
+    seen: u64,
+}
+
+impl Window {
+    /// True for a number that is new, which is then marked; zero is never sent.
+    fn accept(&mut self, sequence: u32) -> bool {
+        if sequence > self.highest {
+            let step = sequence - self.highest;
+            self.seen = if step < 64 { self.seen << step | 1 } else { 1 };
+            self.highest = sequence;
+            return true;
+        }
+        let age = self.highest - sequence;
+        if sequence == 0 || age >= 64 || self.seen >> age & 1 == 1 {
+            return false;
+        }
+        self.seen |= 1 << age;
+        true
+    }
+}
+
+/// What ESP needs to know of an IP header.
+struct Ip {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    header_octets: usize,
+    total_octets: usize,
+}
+
+impl Ip {
+    /// `None` for what is not a whole IP packet; a fragment has no ports and is none either.
+    fn parse(packet: &[u8]) -> Option<Ip> {
+        match packet.first()? >> 4 {
+            4 => Ip::parse_v4(packet),
+            6 => Ip::parse_v6(packet),
+            _ => None,
+        }
+    }
+
+    fn parse_v4(packet: &[u8]) -> Option<Ip> {
+        let header = packet.first_chunk::<20>()?;
+        let header_octets = usize::from(header[0] & 15) * 4;
+        let total_octets = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3FFF != 0;
+        let is_whole =
+            header_octets >= 20 && total_octets >= header_octets && packet.len() >= total_octets;
+        if is_fragment || !is_whole {
+            return None;
+        }
+        let address =
+            |at: usize| Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(|i| header[at + i]));
+        Some(Ip {
+            source: address(12).into(),
+            destination: address(16).into(),
+            protocol: header[9],
+            header_octets,
+            total_octets,
+        })
+    }
+
+    fn parse_v6(packet: &[u8]) -> Option<Ip> {
+        let header = packet.first_chunk::<40>()?;
+        let total_octets = 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
+        if packet.len() < total_octets {
+            return None;
+        }
+        let address =
+            |at: usize| Ipv6Addr::from(std::array::from_fn::<u8, 16, _>(|i| header[at + i]));
+        Some(Ip {
+            source: address(8).into(),
+            destination: address(24).into(),
+            protocol: header[6],
+            header_octets: 40,
+            total_octets,
+        })
+    }
+
+    /// Source and destination of a UDP or TCP packet.
+    fn sockets(&self, packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
+        if !matches!(self.protocol, PROTOCOL_UDP | PROTOCOL_TCP) {
+            return None;
+        }
+        let ports = packet[self.header_octets..self.total_octets].first_chunk::<4>()?;
+        let source = u16::from_be_bytes([ports[0], ports[1]]);
+        let destination = u16::from_be_bytes([ports[2], ports[3]]);
+        Some((SocketAddr::new(self.source, source), SocketAddr::new(self.destination, destination)))
+    }
+}
+
+/// Sets protocol and length for another payload, and the checksum of IPv4 anew.
+fn fix_ip_header(header: &mut [u8], protocol: u8, payload_octets: usize) {
+    if header[0] >> 4 == 6 {
+        header[4..6].copy_from_slice(&(payload_octets as u16).to_be_bytes());
+        header[6] = protocol;
+        return;
+    }
+    let total_octets = (header.len() + payload_octets) as u16;
+    header[2..4].copy_from_slice(&total_octets.to_be_bytes());
+    header[9] = protocol;
+    header[10..12].fill(0);
+    let mut sum: u32 = 0;
+    for pair in header.chunks_exact(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair[1]]));
+    }
+    while sum > 0xFFFF {
+        sum = (sum & 0xFFFF) + (sum >> 16);
+    }
+    header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+}
+
+/// Pad octets in front of the two of the trailer (RFC 4303 §2.4).
+fn padding_octets(payload_octets: usize, block_octets: usize) -> usize {
+    (payload_octets + 2).next_multiple_of(block_octets) - payload_octets - 2
+}
+
+/// Payload and next header, when the padding counts 1, 2, 3 as it must (RFC 4303 §2.4).
+fn without_trailer(clear: &[u8]) -> Option<(&[u8], u8)> {
+    let (rest, trailer) = clear.split_last_chunk::<2>()?;
+    let padding = usize::from(trailer[0]);
+    let payload_octets = rest.len().checked_sub(padding)?;
+    let (payload, pad) = rest.split_at(payload_octets);
+    let is_counting = pad.iter().enumerate().all(|(i, octet)| usize::from(*octet) == i + 1);
+    is_counting.then_some((payload, trailer[1]))
+}

@@ -3,3 +3,4 @@
 pub mod agree;
 pub mod esp;
 pub mod sa;
+mod transform;

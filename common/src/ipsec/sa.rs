@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+use zeroize::Zeroize;
 
 use crate::secret::Secret;
 
@@ -13,36 +16,60 @@ pub struct SetId(pub u64);
 /// `alg` (TS 33.203 Annex H). `Null` only together with `aes-gcm`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Integrity {
-    #[serde(rename = "hmac-md5-96")] HmacMd5_96,
-    #[serde(rename = "hmac-sha-1-96")] HmacSha1_96,
-    #[serde(rename = "aes-gmac")] AesGmac,
-    #[serde(rename = "null")] Null,
+    #[serde(rename = "hmac-md5-96")]
+    HmacMd5_96,
+    #[serde(rename = "hmac-sha-1-96")]
+    HmacSha1_96,
+    #[serde(rename = "aes-gmac")]
+    AesGmac,
+    #[serde(rename = "null")]
+    Null,
 }
 
 /// `ealg` (TS 33.203 Annex H).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Encryption {
-    #[serde(rename = "null")] Null,
-    #[serde(rename = "des-ede3-cbc")] DesEde3Cbc,
-    #[serde(rename = "aes-cbc")] AesCbc,
-    #[serde(rename = "aes-gcm")] AesGcm,
+    #[serde(rename = "null")]
+    Null,
+    #[serde(rename = "des-ede3-cbc")]
+    DesEde3Cbc,
+    #[serde(rename = "aes-cbc")]
+    AesCbc,
+    #[serde(rename = "aes-gcm")]
+    AesGcm,
 }
 
 /// Protected ports: `uc`, `us` the UE's client and server port, `pc`, `ps` the P-CSCF's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct Ports { pub uc: u16, pub us: u16, pub pc: u16, pub ps: u16 }
+pub struct Ports {
+    pub uc: u16,
+    pub us: u16,
+    pub pc: u16,
+    pub ps: u16,
+}
 
 /// SPIs, each chosen by the receiver of its association for the port at which packets arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct Spis { pub uc: u32, pub us: u32, pub pc: u32, pub ps: u32 }
+pub struct Spis {
+    pub uc: u32,
+    pub us: u32,
+    pub pc: u32,
+    pub ps: u32,
+}
 
 /// CK and IK of the AKA run; expanded per algorithm by the accessors of [`SaSet`].
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Keys { pub ck: Secret<[u8; 16]>, pub ik: Secret<[u8; 16]> }
+pub struct Keys {
+    pub ck: Secret<[u8; 16]>,
+    pub ik: Secret<[u8; 16]>,
+}
 
 /// Whose view: decides which associations are inbound.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Side { Pcscf, Ue }
+pub enum Side {
+    Pcscf,
+    Ue,
+}
 
 /// Four associations of one authentication.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,18 +87,222 @@ pub struct SaSet {
 
 /// One unidirectional association of a set (ipsec.md section 3: SA1 to SA4).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Association { pub source: SocketAddr, pub destination: SocketAddr, pub spi: u32, pub is_inbound: bool }
-
-impl SaSet {
-    /// SA1 uc to ps (spi_ps), SA2 ps to uc (spi_uc), SA3 pc to us (spi_us), SA4 us to pc (spi_pc).
-    pub fn associations(&self) -> [Association; 4] { todo!() }
-    /// Authentication key as the kernel wants it: IK, padded for SHA-1; `None` for Null.
-    pub fn integrity_key(&self) -> Option<Secret<Vec<u8>>> { todo!() }
-    /// Encryption key: CK, CK1‖CK2‖CK1 for 3DES; `None` for Null.
-    pub fn encryption_key(&self) -> Option<Secret<Vec<u8>>> { todo!() }
-    /// Salt of GCM or GMAC (TS 33.203 Annex I), `None` for others.
-    pub fn salt(&self) -> Option<[u8; 4]> { todo!() }
+pub struct Association {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub spi: u32,
+    pub is_inbound: bool,
 }
 
-impl Integrity { pub fn name(self) -> &'static str { todo!() } pub fn from_name(name: &str) -> Option<Integrity> { let _ = name; todo!() } }
-impl Encryption { pub fn name(self) -> &'static str { todo!() } pub fn from_name(name: &str) -> Option<Encryption> { let _ = name; todo!() } }
+impl SaSet {
+    /// SA1 uc to ps (spi_ps), SA2 ps to uc (spi_uc), SA3 pc to us (spi_us), SA4 us to pc (spi_pc)
+    /// (TS 33.203 §7.1).
+    pub fn associations(&self) -> [Association; 4] {
+        let Ports { uc, us, pc, ps } = self.ports;
+        [
+            self.from_ue(uc, ps, self.spis.ps),
+            self.to_ue(ps, uc, self.spis.uc),
+            self.to_ue(pc, us, self.spis.us),
+            self.from_ue(us, pc, self.spis.pc),
+        ]
+    }
+
+    /// Authentication key as the kernel wants it: IK, padded for SHA-1; `None` for Null
+    /// (TS 33.203 Annex I).
+    pub fn integrity_key(&self) -> Option<Secret<Vec<u8>>> {
+        let mut key = self.keys.ik.expose().to_vec();
+        match self.integrity {
+            Integrity::Null => return None,
+            Integrity::HmacSha1_96 => key.resize(20, 0),
+            Integrity::HmacMd5_96 | Integrity::AesGmac => {}
+        }
+        Some(Secret::new(key))
+    }
+
+    /// Encryption key: CK, CK1‖CK2‖CK1 for 3DES; `None` for Null (TS 33.203 Annex I).
+    pub fn encryption_key(&self) -> Option<Secret<Vec<u8>>> {
+        let ck = self.keys.ck.expose();
+        let mut key = ck.to_vec();
+        match self.encryption {
+            Encryption::Null => return None,
+            Encryption::DesEde3Cbc => key.extend_from_slice(&ck[..8]),
+            Encryption::AesCbc | Encryption::AesGcm => {}
+        }
+        Some(Secret::new(key))
+    }
+
+    /// Salt of GCM or GMAC (TS 33.203 Annex I), `None` for others.
+    pub fn salt(&self) -> Option<[u8; 4]> {
+        match (self.encryption, self.integrity) {
+            (Encryption::AesGcm, _) => Some(self.derived_salt(0x59, b"AES_GCM_SALT")),
+            (_, Integrity::AesGmac) => Some(self.derived_salt(0x58, b"AES_GMAC_SALT")),
+            _ => None,
+        }
+    }
+
+    fn from_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
+        Association {
+            source: SocketAddr::new(self.ue, source),
+            destination: SocketAddr::new(self.pcscf, destination),
+            spi,
+            is_inbound: self.side == Side::Pcscf,
+        }
+    }
+
+    fn to_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
+        Association {
+            source: SocketAddr::new(self.pcscf, source),
+            destination: SocketAddr::new(self.ue, destination),
+            spi,
+            is_inbound: self.side == Side::Ue,
+        }
+    }
+
+    /// The last four octets of KDF(CK‖IK, FC ‖ P0 ‖ L0) (TS 33.203 Annex I, TS 33.220 Annex B).
+    fn derived_salt(&self, fc: u8, p0: &[u8]) -> [u8; 4] {
+        let output = self.kdf(fc, p0);
+        [output[28], output[29], output[30], output[31]]
+    }
+
+    fn kdf(&self, fc: u8, p0: &[u8]) -> [u8; 32] {
+        let mut key = [0u8; 32];
+        key[..16].copy_from_slice(self.keys.ck.expose());
+        key[16..].copy_from_slice(self.keys.ik.expose());
+        let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
+        key.zeroize();
+        mac.update(&[fc]);
+        mac.update(p0);
+        mac.update(&(p0.len() as u16).to_be_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+impl Integrity {
+    /// The token of `alg` (TS 33.203 Annex H).
+    pub fn name(self) -> &'static str {
+        match self {
+            Integrity::HmacMd5_96 => "hmac-md5-96",
+            Integrity::HmacSha1_96 => "hmac-sha-1-96",
+            Integrity::AesGmac => "aes-gmac",
+            Integrity::Null => "null",
+        }
+    }
+
+    /// In any case.
+    pub fn from_name(name: &str) -> Option<Integrity> {
+        [Self::HmacMd5_96, Self::HmacSha1_96, Self::AesGmac, Self::Null]
+            .into_iter()
+            .find(|known| known.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl Encryption {
+    /// The token of `ealg` (TS 33.203 Annex H).
+    pub fn name(self) -> &'static str {
+        match self {
+            Encryption::Null => "null",
+            Encryption::DesEde3Cbc => "des-ede3-cbc",
+            Encryption::AesCbc => "aes-cbc",
+            Encryption::AesGcm => "aes-gcm",
+        }
+    }
+
+    /// In any case.
+    pub fn from_name(name: &str) -> Option<Encryption> {
+        [Self::Null, Self::DesEde3Cbc, Self::AesCbc, Self::AesGcm]
+            .into_iter()
+            .find(|known| known.name().eq_ignore_ascii_case(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(integrity: Integrity, encryption: Encryption) -> SaSet {
+        let key = |text| Secret::new(hex::decode(text).unwrap().try_into().unwrap());
+        SaSet {
+            id: SetId(1),
+            side: Side::Ue,
+            ue: "10.133.202.46".parse().unwrap(),
+            pcscf: "192.0.2.10".parse().unwrap(),
+            ports: Ports { uc: 5062, us: 5064, pc: 5100, ps: 5101 },
+            spis: Spis {
+                uc: 1_111_111_111,
+                us: 1_111_111_112,
+                pc: 2_222_222_221,
+                ps: 2_222_222_222,
+            },
+            integrity,
+            encryption,
+            keys: Keys {
+                ck: key("b40ba9a3c58b2a05bbf0d987b21bf8cb"),
+                ik: key("f769bcd751044604127672711c6d3441"),
+            },
+        }
+    }
+
+    /// TS 33.203 Annex I: S-76, the check vector of MILENAGE set 1.
+    #[test]
+    fn key_expansion() {
+        let shown = |key: Option<Secret<Vec<u8>>>| key.map(|key| hex::encode(key.expose()));
+        let cbc = set(Integrity::HmacSha1_96, Encryption::AesCbc);
+        let sha1 = "f769bcd751044604127672711c6d344100000000";
+        assert_eq!(shown(cbc.integrity_key()).as_deref(), Some(sha1));
+        assert_eq!(
+            shown(cbc.encryption_key()).as_deref(),
+            Some("b40ba9a3c58b2a05bbf0d987b21bf8cb")
+        );
+        assert_eq!(cbc.salt(), None);
+        let des = set(Integrity::HmacMd5_96, Encryption::DesEde3Cbc);
+        assert_eq!(shown(des.integrity_key()).as_deref(), Some("f769bcd751044604127672711c6d3441"));
+        let ede3 = "b40ba9a3c58b2a05bbf0d987b21bf8cbb40ba9a3c58b2a05";
+        assert_eq!(shown(des.encryption_key()).as_deref(), Some(ede3));
+        let gmac = set(Integrity::AesGmac, Encryption::Null);
+        assert_eq!(shown(gmac.encryption_key()), None);
+        assert_eq!(gmac.salt().map(hex::encode).as_deref(), Some("dbc2b1c2"));
+        assert_eq!(
+            hex::encode(gmac.kdf(0x58, b"AES_GMAC_SALT")),
+            "de2d8fa4a81e8872bed63550622ea1e4b741f4e0ef633fa3ecbf4e12dbc2b1c2"
+        );
+        let gcm = set(Integrity::Null, Encryption::AesGcm);
+        assert_eq!(shown(gcm.integrity_key()), None);
+        assert_eq!(gcm.salt().map(hex::encode).as_deref(), Some("89273db6"));
+        assert_eq!(
+            hex::encode(gcm.kdf(0x59, b"AES_GCM_SALT")),
+            "990208b8e98def9647b3267bbc4fb85ba56472b9fe616bae6ed8e3d589273db6"
+        );
+    }
+
+    /// TS 33.203 §7.1: S-71, S-72, S-73, S-74, S-75, four associations and whose SPI each has.
+    #[test]
+    fn four_associations_of_a_set() {
+        let mut set = set(Integrity::HmacSha1_96, Encryption::Null);
+        let listed = |set: &SaSet| {
+            set.associations().map(|sa| (sa.source.port(), sa.destination.port(), sa.spi))
+        };
+        let expected = [
+            (5062, 5101, 2_222_222_222),
+            (5101, 5062, 1_111_111_111),
+            (5100, 5064, 1_111_111_112),
+            (5064, 5100, 2_222_222_221),
+        ];
+        assert_eq!(listed(&set), expected);
+        let inbound = set.associations().map(|sa| sa.is_inbound);
+        assert_eq!(inbound, [false, true, true, false]);
+        assert_eq!(set.associations()[0].source.ip(), set.ue);
+        assert_eq!(set.associations()[2].source.ip(), set.pcscf);
+        set.side = Side::Pcscf;
+        assert_eq!(listed(&set), expected);
+        assert_eq!(set.associations().map(|sa| sa.is_inbound), [true, false, false, true]);
+    }
+
+    /// TS 33.203 Annex H
+    #[test]
+    fn algorithm_names() {
+        assert_eq!(Integrity::from_name("HMAC-SHA-1-96"), Some(Integrity::HmacSha1_96));
+        assert_eq!(Integrity::from_name("aes-cbc"), None);
+        assert_eq!(Encryption::from_name("aes-cbc"), Some(Encryption::AesCbc));
+        assert_eq!(Encryption::from_name("rot13"), None);
+    }
+}
