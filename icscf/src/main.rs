@@ -1,1 +1,7 @@
-fn main() {}
+//! `icscf --config FILE [--check]`
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    common::net::main::<icscf::Icscf>()
+}
