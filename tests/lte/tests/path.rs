@@ -1,0 +1,365 @@
+//! UE to SGi and back through eNodeB, S-GW and P-GW as values: what goes in comes out, and what must
+//! not pass does not.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use common::random::Random;
+use etherparse::PacketBuilder;
+use lte::attach::{Attached, IpVersion};
+use lte::config::Config;
+use lte::endpoint::Datagram;
+use lte::gtpu::{self, MessageType, Teid};
+use lte::radio::{self, Direction, Message, Record};
+use lte::transport::{Connection, Output, Transport};
+
+const CONFIG: &str = r#"
+    [radio]
+    socket = "unused"
+    capture = "unused"
+    [enodeb]
+    address = "10.11.0.1"
+    [sgw]
+    s1u_address = "10.11.0.2"
+    s5u_address = "10.12.0.1"
+    [pgw]
+    address = "10.12.0.2"
+    pool_v4 = "10.45.0.0/29"
+    pool_v6 = "fd00:45::/62"
+    pcscf_v4 = "10.20.0.10"
+    pcscf_v6 = "fd00:20::10"
+"#;
+
+const NOW: Duration = Duration::from_secs(1);
+const CONNECTION: Connection = Connection(1);
+
+/// The transport with the wires between its nodes: every GTP-U datagram is delivered at once.
+struct Wired {
+    transport: Transport,
+    /// Each datagram that crossed a wire, in order.
+    hops: Vec<Datagram>,
+    to_ue: Vec<(u32, Vec<u8>)>,
+    to_sgi: Vec<Vec<u8>>,
+    detached: Vec<u32>,
+    captured: Vec<(Direction, Vec<u8>)>,
+}
+
+impl Wired {
+    fn new(config: &str) -> Wired {
+        let config = Config::parse(config).unwrap();
+        Wired {
+            transport: Transport::new(&config, Random::from_seed([1; 32])),
+            hops: Vec::new(),
+            to_ue: Vec::new(),
+            to_sgi: Vec::new(),
+            detached: Vec::new(),
+            captured: Vec::new(),
+        }
+    }
+
+    fn attach(&mut self, reference: u32, version: IpVersion) -> Result<Attached, String> {
+        let imsi = "001010000000001";
+        let mut out = Vec::new();
+        let record = Record { reference, message: Message::Attach { version, imsi } }.encode();
+        self.transport.on_radio(NOW, CONNECTION, &record, &mut out);
+        let [Output::Radio(CONNECTION, answer)] = &out[..] else { panic!("{out:?}") };
+        match radio::decode(answer).unwrap() {
+            Record { message: Message::Attached(attached), .. } => Ok(attached),
+            Record { message: Message::Refused { reason }, .. } => Err(reason.to_owned()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send(&mut self, reference: u32, message: Message<'_>) {
+        let mut out = Vec::new();
+        let record = Record { reference, message }.encode();
+        self.transport.on_radio(NOW, CONNECTION, &record, &mut out);
+        self.carry_out(out);
+    }
+
+    fn sgi(&mut self, packet: &[u8]) {
+        let mut out = Vec::new();
+        self.transport.on_sgi(packet, &mut out);
+        self.carry_out(out);
+    }
+
+    fn gtpu(&mut self, datagram: Datagram) {
+        let from = SocketAddr::new(datagram.from, gtpu::PORT);
+        let mut out = Vec::new();
+        self.transport.on_gtpu(NOW, datagram.to.ip(), from, &datagram.bytes, &mut out);
+        self.carry_out(out);
+    }
+
+    fn carry_out(&mut self, out: Vec<Output>) {
+        for output in out {
+            match output {
+                Output::Gtpu(datagram) => {
+                    assert_eq!(datagram.to.port(), gtpu::PORT);
+                    self.hops.push(datagram.clone());
+                    self.gtpu(datagram);
+                }
+                Output::Sgi(packet) => self.to_sgi.push(packet),
+                Output::Radio(_, record) => match radio::decode(&record).unwrap() {
+                    Record { reference, message: Message::Data(packet) } => {
+                        self.to_ue.push((reference, packet.to_vec()));
+                    }
+                    Record { reference, message: Message::Detached { .. } } => {
+                        self.detached.push(reference);
+                    }
+                    other => panic!("{other:?}"),
+                },
+                Output::Captured(direction, packet) => self.captured.push((direction, packet)),
+            }
+        }
+    }
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn packet(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let builder = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("one version"),
+    };
+    builder.udp(5060, 5060).write(&mut packet, payload).unwrap();
+    packet
+}
+
+fn route(hops: &[Datagram]) -> Vec<(String, String)> {
+    hops.iter().map(|hop| (hop.from.to_string(), hop.to.ip().to_string())).collect()
+}
+
+fn teid(hop: &Datagram) -> Teid {
+    gtpu::decode(&hop.bytes).unwrap().teid
+}
+
+/// TS 29.281 §4.3, TS 23.401 §4.4.3: S-02, S-03, S-04, S-13: the same octets at the UE and on SGi,
+/// over each hop with its own TEID, in both directions and both IP versions.
+#[test]
+fn packets_pass_unchanged_in_both_directions() {
+    for (version, pcscf) in [(IpVersion::V4, "10.20.0.10"), (IpVersion::V6, "fd00:20::10")] {
+        let mut path = Wired::new(CONFIG);
+        let attached = path.attach(7, version).unwrap();
+        assert_eq!(attached.pcscf, address(pcscf));
+        assert_eq!(attached.mtu, 1_358);
+        let up = packet(attached.address, attached.pcscf, b"REGISTER sip:hims.net SIP/2.0");
+        path.send(7, Message::Data(&up));
+        assert_eq!(path.to_sgi, [up.clone()]);
+        let there =
+            [("10.11.0.1".into(), "10.11.0.2".into()), ("10.12.0.1".into(), "10.12.0.2".into())];
+        assert_eq!(route(&path.hops), there);
+        for hop in &path.hops {
+            assert_eq!(hop.bytes[..2], [0x30, 0xff]);
+            assert_eq!(usize::from(u16::from_be_bytes([hop.bytes[2], hop.bytes[3]])), up.len());
+            assert_eq!(hop.bytes[8..], up);
+        }
+        let uplink: Vec<_> = path.hops.drain(..).map(|hop| teid(&hop)).collect();
+
+        let down = packet(attached.pcscf, attached.address, b"SIP/2.0 401 Unauthorized");
+        path.sgi(&down);
+        assert_eq!(path.to_ue, [(7, down.clone())]);
+        let back =
+            [("10.12.0.2".into(), "10.12.0.1".into()), ("10.11.0.2".into(), "10.11.0.1".into())];
+        assert_eq!(route(&path.hops), back);
+        assert!(path.hops.iter().all(|hop| hop.bytes[8..] == down));
+        let downlink: Vec<_> = path.hops.iter().map(teid).collect();
+        let different: BTreeMap<_, _> =
+            uplink.iter().chain(&downlink).map(|teid| (*teid, ())).collect();
+        assert_eq!(different.len(), 4, "each receiver of each direction has its own TEID");
+        assert!(different.keys().all(|teid| teid.0 != 0));
+        assert_eq!(path.captured, [(Direction::Uplink, up), (Direction::Downlink, down)]);
+    }
+}
+
+/// TS 29.281 §4.3: S-80, ESP is carried like anything else.
+#[test]
+fn esp_is_not_looked_into() {
+    let mut path = Wired::new(CONFIG);
+    let attached = path.attach(1, IpVersion::V4).unwrap();
+    let mut esp = packet(attached.address, attached.pcscf, &[0xee; 100]);
+    esp[9] = 50;
+    path.send(1, Message::Data(&esp));
+    assert_eq!(path.to_sgi, [esp]);
+}
+
+/// TS 23.401 §4.4.3.3: S-04, the P-GW drops what does not come from the UE's own address.
+#[test]
+fn foreign_sources_are_dropped() {
+    let mut path = Wired::new(CONFIG);
+    let mine = path.attach(1, IpVersion::V4).unwrap();
+    let other = path.attach(2, IpVersion::V4).unwrap();
+    assert_ne!(mine.address, other.address);
+    path.send(1, Message::Data(&packet(other.address, mine.pcscf, b"not me")));
+    path.send(1, Message::Data(&[0x60; 10]));
+    assert!(path.to_sgi.is_empty());
+    let counters = &path.transport.network.pgw.counters;
+    assert_eq!((counters.uplink_foreign_source, counters.not_ip), (1, 1));
+    path.sgi(&packet(mine.pcscf, address("10.45.0.6"), b"nobody"));
+    assert!(path.to_ue.is_empty());
+    assert_eq!(path.transport.network.pgw.counters.downlink_unknown_address, 1);
+}
+
+/// TS 23.401 §5.3.1.2.2: an IPv6 UE owns its /64 and no other.
+#[test]
+fn ipv6_ue_owns_its_prefix() {
+    let mut path = Wired::new(CONFIG);
+    let attached = path.attach(1, IpVersion::V6).unwrap();
+    assert_eq!(attached.address, address("fd00:45:0:1::1"));
+    let privacy = address("fd00:45:0:1:aaaa:bbbb:cccc:dddd");
+    let up = packet(privacy, attached.pcscf, b"");
+    path.send(1, Message::Data(&up));
+    path.send(1, Message::Data(&packet(address("fd00:45:0:2::1"), attached.pcscf, b"")));
+    assert_eq!(path.to_sgi, [up]);
+    let down = packet(attached.pcscf, privacy, b"");
+    path.sgi(&down);
+    assert_eq!(path.to_ue, [(1, down)]);
+}
+
+/// TS 24.301 §6.5.1.4: the pool ends, says so, and a returned address is given out again.
+#[test]
+fn pool_is_finite_and_reused() {
+    let mut path = Wired::new(CONFIG);
+    let given: Vec<_> = (0..5).map(|n| path.attach(n, IpVersion::V4).unwrap().address).collect();
+    let expected: Vec<_> = (2..7).map(|n| IpAddr::from([10, 45, 0, n])).collect();
+    assert_eq!(given, expected);
+    assert!(path.attach(5, IpVersion::V4).unwrap_err().contains("26"));
+    path.send(3, Message::Detach);
+    assert_eq!(path.attach(5, IpVersion::V4).unwrap().address, address("10.45.0.5"));
+    for reference in 10..13 {
+        path.attach(reference, IpVersion::V6).unwrap();
+    }
+    assert!(path.attach(13, IpVersion::V6).is_err());
+    let network = &path.transport.network;
+    let sizes = (network.enodeb.bearers(), network.sgw.bearers(), network.pgw.sessions());
+    assert_eq!(sizes, (8, 8, 8), "a refused attach leaves nothing behind");
+    path.transport.on_closed(CONNECTION);
+    let network = &path.transport.network;
+    let sizes = (network.enodeb.bearers(), network.sgw.bearers(), network.pgw.sessions());
+    assert_eq!(sizes, (0, 0, 0));
+}
+
+/// TS 29.281 §7.3.1, TS 23.007 §20.3: the P-GW lost its sessions; the news travels back to the UE,
+/// one node with each packet.
+#[test]
+fn lost_session_reaches_the_ue_by_error_indications() {
+    let mut path = Wired::new(CONFIG);
+    let attached = path.attach(1, IpVersion::V4).unwrap();
+    let bearer = path.transport.network.sgw.s1u.tunnels().next().map(|(_, bearer)| *bearer);
+    path.transport.network.pgw.delete_session(bearer.unwrap());
+    let up = packet(attached.address, attached.pcscf, b"hello?");
+    path.send(1, Message::Data(&up));
+    let kinds = |hops: &[Datagram]| -> Vec<_> {
+        hops.iter().map(|hop| gtpu::decode(&hop.bytes).unwrap().message_type).collect()
+    };
+    use MessageType::{ErrorIndication, GPdu};
+    assert_eq!(kinds(&path.hops), [GPdu, GPdu, ErrorIndication]);
+    assert!(path.detached.is_empty());
+    path.hops.clear();
+    path.send(1, Message::Data(&up));
+    assert_eq!(kinds(&path.hops), [GPdu, ErrorIndication]);
+    assert_eq!(path.detached, [1]);
+    assert!(path.attach(1, IpVersion::V4).is_ok());
+}
+
+/// TS 29.281 §7.3.2, TS 23.401 §5.5.1.1.2: when another eNodeB takes over, the S-GW ends the old
+/// tunnel, and sends to the new one.
+#[test]
+fn path_switch_ends_the_old_tunnel() {
+    use lte::endpoint::Remote;
+    let mut path = Wired::new(CONFIG);
+    let attached = path.attach(1, IpVersion::V4).unwrap();
+    let sgw = &mut path.transport.network.sgw;
+    let bearer = sgw.s1u.tunnels().next().map(|(_, bearer)| *bearer).unwrap();
+    let target = Remote { address: address("10.11.0.3"), teid: Teid(0x77) };
+    let marker = sgw.modify(NOW, bearer, target).expect("an End Marker for the old eNodeB");
+    assert_eq!(marker.to.ip(), address("10.11.0.1"));
+    assert_eq!(gtpu::decode(&marker.bytes).unwrap().message_type, MessageType::EndMarker);
+    path.gtpu(marker);
+    assert_eq!(path.transport.network.enodeb.s1u.counters.end_markers_received, 1);
+    path.sgi(&packet(attached.pcscf, attached.address, b"moved"));
+    let last = path.hops.last().unwrap();
+    assert_eq!((last.to.ip(), teid(last)), (address("10.11.0.3"), Teid(0x77)));
+}
+
+/// TS 29.281 §5.2.1: the S-GW passes an extension header that only the end must understand, and the
+/// P-GW refuses it.
+#[test]
+fn extension_headers_are_for_the_end() {
+    let mut path = Wired::new(CONFIG);
+    path.attach(1, IpVersion::V4).unwrap();
+    let (teid, _) = path.transport.network.sgw.s1u.tunnels().next().unwrap();
+    let bytes = gtpu::Packet {
+        message_type: MessageType::GPdu,
+        teid,
+        sequence_number: Some(5),
+        n_pdu_number: None,
+        extension_headers: vec![
+            gtpu::ExtensionHeader { kind: 0x85, content: &[0, 9] },
+            gtpu::ExtensionHeader { kind: 0x40, content: &[0x08, 0x68] },
+        ],
+        payload: &[0x45],
+    }
+    .encode();
+    let to = SocketAddr::new(address("10.11.0.2"), gtpu::PORT);
+    path.gtpu(Datagram { from: address("10.11.0.1"), to, bytes });
+    let relayed = gtpu::decode(&path.hops[0].bytes).unwrap();
+    assert_eq!(relayed.extension_headers.len(), 1);
+    assert_eq!(relayed.extension_headers[0].kind, 0x85);
+    assert_eq!(path.transport.network.pgw.s5u.counters.extension_headers_refused, 1);
+    let answer = gtpu::decode(&path.hops[1].bytes).unwrap().message_type;
+    assert_eq!(answer, MessageType::SupportedExtensionHeadersNotification);
+    assert!(path.to_sgi.is_empty());
+}
+
+/// The link holds, loses and delays; what it delays arrives when its time comes, in order.
+#[test]
+fn links_are_in_front_of_the_path() {
+    let config = format!("{CONFIG}\n[link.uplink]\ndelay_milliseconds = 10.0\nmtu = 1358\n");
+    let mut path = Wired::new(&config);
+    let attached = path.attach(1, IpVersion::V4).unwrap();
+    let packets: Vec<_> =
+        (0..3).map(|n| packet(attached.address, attached.pcscf, &[n; 10])).collect();
+    for packet in &packets {
+        path.send(1, Message::Data(packet));
+    }
+    path.send(1, Message::Data(&packet(attached.address, attached.pcscf, &[0; 1_400])));
+    assert_eq!(path.transport.counters.radio_too_long, 1);
+    assert!(path.to_sgi.is_empty());
+    let mut out = Vec::new();
+    path.transport.on_timeout(NOW + Duration::from_millis(9), &mut out);
+    path.carry_out(out);
+    assert!(path.to_sgi.is_empty());
+    let mut out = Vec::new();
+    path.transport.on_timeout(NOW + Duration::from_millis(10), &mut out);
+    path.carry_out(out);
+    assert_eq!(path.to_sgi, packets);
+    let profile = r#"{"loss": 1.0}"#;
+    path.send(1, Message::SetLink { direction: Direction::Downlink, profile });
+    path.sgi(&packet(attached.pcscf, attached.address, b"lost"));
+    assert!(path.to_ue.is_empty());
+    assert_eq!(path.transport.counters.radio_lost, 1);
+    path.send(1, Message::SetLink { direction: Direction::Downlink, profile: "{\"loss\": 2}" });
+    assert_eq!(path.transport.counters.radio_malformed, 1);
+}
+
+/// Echo Requests go out on every path of the bearer, and are answered on it.
+#[test]
+fn all_paths_are_supervised() {
+    let mut path = Wired::new(CONFIG);
+    path.attach(1, IpVersion::V4).unwrap();
+    let mut out = Vec::new();
+    path.transport.on_timeout(NOW, &mut out);
+    path.carry_out(out);
+    let network = &path.transport.network;
+    for endpoint in [&network.enodeb.s1u, &network.sgw.s1u, &network.sgw.s5u, &network.pgw.s5u] {
+        assert_eq!(endpoint.counters.echo_requests_sent, 1);
+        assert_eq!(endpoint.counters.echo_requests_received, 1);
+        assert_eq!(endpoint.counters.echo_responses_received, 1);
+    }
+    assert_eq!(path.transport.next_timeout(), Some(NOW + Duration::from_secs(60)));
+}
