@@ -77,7 +77,105 @@ names! {
     Warning "Warning";
 }
 
+/// Open addressing over all long names; each slot is an index into [`Name::ALL`], or [`FREE`].
+const TABLE: [u8; SLOTS] = {
+    let mut table = [FREE; SLOTS];
+    let mut index = 0;
+    while index < Name::ALL.len() {
+        let mut slot = slot_of(Name::ALL[index].as_str().as_bytes());
+        while table[slot] != FREE {
+            slot = (slot + 1) % SLOTS;
+        }
+        table[slot] = index as u8;
+        index += 1;
+    }
+    table
+};
+
+/// Compact forms by letter.
+const COMPACT: [Option<Name>; 26] = {
+    let mut table = [None; 26];
+    let mut index = 0;
+    while index < Name::ALL.len() {
+        if let Some(letter) = Name::ALL[index].compact() {
+            table[(letter - b'a') as usize] = Some(Name::ALL[index]);
+        }
+        index += 1;
+    }
+    table
+};
+
+const SLOTS: usize = 512;
+const FREE: u8 = u8::MAX;
+
+/// From the length and three letters, whatever their case. `text` is not empty.
+const fn slot_of(text: &[u8]) -> usize {
+    let length = text.len();
+    let first = (text[0] | 0x20) as usize;
+    let middle = (text[length / 2] | 0x20) as usize;
+    let last = (text[length - 1] | 0x20) as usize;
+    (length * 37 + first * 5 + middle * 67 + last * 17) % SLOTS
+}
+
 impl Name {
-    /// Finds a name, long or compact, in any case.
-    pub fn find(text: &[u8]) -> Option<Name> { let _ = text; todo!() }
+    /// RFC 3261 §7.3.3: finds a name, long or compact, in any case.
+    pub fn find(text: &[u8]) -> Option<Name> {
+        match text {
+            [] => None,
+            [letter] if letter.is_ascii_alphabetic() => {
+                COMPACT[(letter.to_ascii_lowercase() - b'a') as usize]
+            }
+            _ => {
+                let mut slot = slot_of(text);
+                while TABLE[slot] != FREE {
+                    let name = Name::ALL[TABLE[slot] as usize];
+                    let long = name.as_str().as_bytes();
+                    if long == text || long.eq_ignore_ascii_case(text) {
+                        return Some(name);
+                    }
+                    slot = (slot + 1) % SLOTS;
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 3261 §7.3.1, §7.3.3; S-105: any case, long and compact.
+    #[test]
+    fn finds_every_name() {
+        for name in Name::ALL {
+            let long = name.as_str();
+            assert_eq!(Name::find(long.as_bytes()), Some(*name));
+            assert_eq!(Name::find(long.to_uppercase().as_bytes()), Some(*name));
+            assert_eq!(Name::find(long.to_lowercase().as_bytes()), Some(*name));
+            assert_eq!(Name::find(format!("{long}x").as_bytes()), None);
+            if let Some(letter) = name.compact() {
+                assert_eq!(Name::find(&[letter]), Some(*name));
+                assert_eq!(Name::find(&[letter.to_ascii_uppercase()]), Some(*name));
+            }
+        }
+        for text in ["", "x", "1", "Vi", "Vib", "Content Length", "\r\n", "P-Unknown"] {
+            assert_eq!(Name::find(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    /// A look-up touches few slots, or the index gets slow.
+    #[test]
+    fn keeps_probes_short() {
+        let probes = |name: &Name| {
+            let mut slot = slot_of(name.as_str().as_bytes());
+            let mut count = 1;
+            while Name::ALL[TABLE[slot] as usize] != *name {
+                slot = (slot + 1) % SLOTS;
+                count += 1;
+            }
+            count
+        };
+        assert!(Name::ALL.iter().map(probes).max().unwrap() <= 3);
+    }
 }

@@ -1,18 +1,21 @@
 //! SIP: messages, transactions and the endpoint. No IMS policy lives here.
 //!
-//! Reading order: [`message`], [`header`], [`uri`], [`address`], [`via`], then [`endpoint`] with
-//! [`server`] and [`client`], then [`proxy`] and [`locate`].
+//! Reading order: [`message`], [`lines`], [`header`], [`parameter`], [`uri`], [`address`], [`via`],
+//! then [`endpoint`] with [`server`] and [`client`], then [`proxy`] and [`locate`].
 
 pub mod address;
 pub mod auth;
 pub mod client;
+pub mod conversion;
 pub mod endpoint;
 pub mod framer;
 pub mod header;
+pub mod lines;
 pub mod locate;
 pub mod locator;
 pub mod message;
 pub mod p_headers;
+pub mod parameter;
 pub mod proxy;
 pub mod security;
 pub mod server;
