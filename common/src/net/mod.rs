@@ -1,15 +1,47 @@
 //! The shell: one loop on one thread that turns sockets, timers, the kernel and the disk into
 //! inputs of a core, and executes its outputs in order.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`] | command line, TOML and environment |
+//! | `check` | `--check` |
+//! | `run` | the loop: take inputs, handle, commit, release |
+//! | `inbox` | inputs waiting for the loop, and counts |
+//! | `udp` | UDP sockets for SIP |
+//! | `stream` | one TCP connection, whatever runs on it |
+//! | `sip_tcp`, `diameter` | TCP connections of SIP and of Diameter |
+//! | `plane` | what carries ESP: XFRM or this process |
+//! | `resolver` | the DNS |
+//! | `store` | SQLite |
+//! | `http`, `metrics` | `/metrics`, `/healthz`, `/readyz`, `/admin` |
+//! | `telemetry` | logs |
 
 pub mod config;
+
+mod check;
+mod diameter;
+mod http;
+mod inbox;
+mod metrics;
+mod plane;
+mod resolver;
+mod run;
+mod sip_tcp;
+mod store;
+mod stream;
+mod telemetry;
+mod udp;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rand::TryRngCore;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::limits::Limits;
 use crate::node::{Node, Transport};
@@ -48,12 +80,20 @@ pub struct DnsConfig {
     pub attempts: u32,
 }
 
-fn default_dns_timeout() -> u64 { 1_000 }
-fn default_dns_attempts() -> u32 { 1 }
+fn default_dns_timeout() -> u64 {
+    1_000
+}
+fn default_dns_attempts() -> u32 {
+    1
+}
 
 impl Default for DnsConfig {
     fn default() -> Self {
-        DnsConfig { servers: Vec::new(), timeout_milliseconds: default_dns_timeout(), attempts: default_dns_attempts() }
+        DnsConfig {
+            servers: Vec::new(),
+            timeout_milliseconds: default_dns_timeout(),
+            attempts: default_dns_attempts(),
+        }
     }
 }
 
@@ -80,7 +120,11 @@ pub struct LogConfig {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat { #[default] Text, Json }
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
 
 /// All that the shell around one core needs to know.
 #[derive(Clone, Debug)]
@@ -118,4 +162,87 @@ pub fn main<D: Daemon>() -> ExitCode {
 }
 
 /// The same with arguments given (the first is the program's name); the lab runs the daemons so.
-pub fn run_from<D: Daemon>(arguments: Vec<OsString>) -> ExitCode { let _ = arguments; todo!() }
+pub fn run_from<D: Daemon>(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = match config::arguments(D::NAME, arguments) {
+        Ok(arguments) => arguments,
+        Err(config::Stop::Answered) => return ExitCode::SUCCESS,
+        Err(config::Stop::Refused) => return ExitCode::from(2),
+    };
+    let configuration = match config::load::<D::Config>(D::NAME, &arguments.config) {
+        Ok(configuration) => configuration,
+        Err(error) => return refuse::<D>(&error),
+    };
+    let shell = D::shell(&configuration);
+    if arguments.is_check {
+        return check::<D>(&configuration, &shell);
+    }
+    if let Err(error) = telemetry::start(&shell.log) {
+        return refuse::<D>(&error);
+    }
+    let result = start::<D>(configuration, &shell);
+    if let Err(error) = &result {
+        tracing::error!(daemon = D::NAME, "{error}");
+    }
+    telemetry::flush();
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn refuse<D: Daemon>(error: &str) -> ExitCode {
+    eprintln!("{}: {error}", D::NAME);
+    ExitCode::FAILURE
+}
+
+/// One line for each missing thing; success when there is none.
+fn check<D: Daemon>(configuration: &D::Config, shell: &Shell) -> ExitCode {
+    let mut missing = check::missing(shell);
+    missing.extend(D::check(configuration));
+    for line in check::notes(shell) {
+        println!("{}: {line}", D::NAME);
+    }
+    for line in &missing {
+        println!("{}: {line}", D::NAME);
+    }
+    if !missing.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    println!("{}: configuration and host are in order", D::NAME);
+    ExitCode::SUCCESS
+}
+
+fn start<D: Daemon>(configuration: D::Config, shell: &Shell) -> Result<(), String> {
+    let mut seed = [0; 32];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut seed)
+        .map_err(|error| format!("the system has no randomness: {error}"))?;
+    let node = D::build(configuration, seed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("no event loop: {error}"))?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let stops = stops().map_err(|error| format!("signals cannot be handled: {error}"))?;
+        tracing::info!(daemon = D::NAME, version = env!("CARGO_PKG_VERSION"), "started");
+        run::run(node, shell, stops).await?;
+        tracing::info!(daemon = D::NAME, "ended");
+        Ok(())
+    })
+}
+
+/// One message for each SIGTERM or SIGINT.
+fn stops() -> std::io::Result<mpsc::Receiver<()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (sender, receiver) = mpsc::channel(2);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            // A third signal finds the second one at work.
+            let _ = sender.try_send(());
+        }
+    });
+    Ok(receiver)
+}
