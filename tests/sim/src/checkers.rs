@@ -1,0 +1,68 @@
+//! What must hold during a run, checked on what travels and not on anybody's word.
+
+use std::collections::BTreeSet;
+
+use common::node::Output;
+
+#[derive(Debug, Default)]
+pub struct Checkers {
+    rands: BTreeSet<[u8; 16]>,
+    replies: Vec<String>,
+    /// Vectors that left the HSS.
+    pub vectors: u64,
+    /// Protected REGISTERs that reached the P-CSCF.
+    pub protected_registers: u64,
+}
+
+impl Checkers {
+    /// No vector leaves the HSS twice (TS 33.102 §6.3.2), and what leaves the P-CSCF towards a UE is
+    /// checked in [`Checkers::towards_ue`].
+    pub fn after_turn(&mut self, seed: u64, name: &str, out: &[Output]) {
+        if name != "hss" {
+            return;
+        }
+        for output in out {
+            let Output::Diameter { bytes, .. } = output else { continue };
+            for rand in rands_of(bytes) {
+                self.vectors += 1;
+                assert!(self.rands.insert(rand), "seed {seed}: a vector left the HSS twice");
+            }
+        }
+    }
+
+    /// S-66: ck and ik never reach a UE.
+    pub fn towards_ue(&self, seed: u64, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+        for secret in ["ck=", "ik=", "security-client", "p-charging-vector"] {
+            assert!(!text.contains(secret), "seed {seed}: {secret} reached a UE:\n{text}");
+        }
+    }
+
+    /// The answer to a challenge travels inside ESP only (S-78, S-80).
+    pub fn reached_pcscf(&mut self, seed: u64, protected: bool, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        if protected && text.starts_with("REGISTER") {
+            self.protected_registers += 1;
+        }
+        let verifies = text.contains("\r\nSecurity-Verify:");
+        assert!(protected || !verifies, "seed {seed}: Security-Verify in clear:\n{text}");
+    }
+
+    pub fn replied(&mut self, text: String) {
+        self.replies.push(text);
+    }
+
+    pub fn take_reply(&mut self) -> String {
+        self.replies.pop().unwrap_or_default()
+    }
+}
+
+/// RANDs of the SIP-Authenticate AVPs (609, vendor 10415, 32 octets) of a message.
+fn rands_of(bytes: &[u8]) -> Vec<[u8; 16]> {
+    const HEAD: [u8; 12] = [0, 0, 2, 0x61, 0xC0, 0, 0, 44, 0, 0, 0x28, 0xAF];
+    bytes
+        .windows(HEAD.len() + 16)
+        .filter(|window| window.starts_with(&HEAD))
+        .filter_map(|window| window[HEAD.len()..].try_into().ok())
+        .collect()
+}

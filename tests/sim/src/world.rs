@@ -1,0 +1,544 @@
+//! The simulated world: the daemons' cores and UEs in virtual time. A seed decides everything.
+//!
+//! Bytes travel on the simulated wire, so parsers and printers run in every run. Nothing here knows
+//! what a registration is; that is for scenarios and checkers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::dns::{Answer, Question};
+use common::node::{
+    ConnectionId, Flow, Input, Node, Now, Output, PeerIndex, StoredRecord, Transport,
+};
+use common::random::Random;
+use common::stats::Samples;
+
+use crate::checkers::Checkers;
+use crate::disk::Disk;
+use crate::kernel::{Kernel, Uplink};
+use crate::ladder::Ladder;
+use crate::network::Network;
+
+/// Where simulated time begins: an arbitrary moment of 2026.
+pub const BEGIN: Now = Now::from_millis(1_780_000_000_000);
+
+/// Events that one run may take before it counts as never coming to rest.
+const EVENT_LIMIT: u64 = 5_000_000;
+
+/// Makes a core anew: at the start of the run and after each crash.
+pub type Factory = Box<dyn Fn([u8; 32]) -> Box<dyn Node>>;
+
+/// One network function with what belongs to its host.
+pub struct Member {
+    pub name: &'static str,
+    factory: Factory,
+    /// `None`: the process is down.
+    pub core: Option<Box<dyn Node>>,
+    /// Counts restarts; inputs addressed to an earlier life are lost.
+    life: u32,
+    pub addresses: Vec<IpAddr>,
+    pub disk: Disk,
+    pub kernel: Option<Kernel>,
+    /// It takes everything and answers nothing.
+    pub hangs: bool,
+}
+
+/// A UE on its bearer.
+pub trait Phone {
+    fn address(&self) -> IpAddr;
+    /// A packet of the bearer; what goes back out is whole IP packets.
+    fn packet(&mut self, now: Now, packet: &[u8], out: &mut Vec<Bytes>);
+    fn timeout(&mut self, now: Now, out: &mut Vec<Bytes>);
+    fn next_timeout(&self) -> Option<Now>;
+    /// What it is told by the scenario: `register`, `deregister`, ...
+    fn command(&mut self, now: Now, command: &str, out: &mut Vec<Bytes>);
+    /// Lines for the ladder since the last call: what it sent and what happened to it.
+    fn events(&mut self) -> Vec<String>;
+    /// `registered`, `idle`, ...
+    fn state(&self) -> String;
+    /// SPIs of its inbound associations.
+    fn inbound_spis(&self) -> Vec<u32>;
+    /// Waits that are open.
+    fn owed(&self) -> usize;
+}
+
+enum Event {
+    Input { member: usize, life: u32, input: Input },
+    Uplink { ue: usize, packet: Bytes },
+    Downlink { ue: usize, packet: Bytes },
+    Restart { member: usize },
+    Command { ue: usize, command: String },
+}
+
+/// One end of a Diameter connection: who has it, and the other end's number.
+#[derive(Clone, Copy)]
+struct End {
+    member: usize,
+    other: ConnectionId,
+}
+
+pub struct World {
+    pub now: Now,
+    pub seed: u64,
+    pub members: Vec<Member>,
+    pub phones: Vec<Box<dyn Phone>>,
+    pub network: Network,
+    pub ladder: Ladder,
+    pub checkers: Checkers,
+    pub random: Random,
+    /// Answers of the DNS by question.
+    pub zone: BTreeMap<Question, Answer>,
+    pub dns_is_dead: bool,
+    queue: BTreeMap<(Now, u64), Event>,
+    next_event: u64,
+    connections: HashMap<ConnectionId, End>,
+    next_connection: u64,
+    ephemeral_ports: BTreeMap<(usize, IpAddr, SocketAddr), u16>,
+    by_address: BTreeMap<IpAddr, usize>,
+    phone_by_address: BTreeMap<IpAddr, usize>,
+    pub events: u64,
+    pub messages: u64,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        let mut random = Random::from_seed(bytes);
+        World {
+            now: BEGIN,
+            seed,
+            members: Vec::new(),
+            phones: Vec::new(),
+            network: Network::new(random.fork()),
+            ladder: Ladder::new(BEGIN),
+            checkers: Checkers::default(),
+            random,
+            zone: BTreeMap::new(),
+            dns_is_dead: false,
+            queue: BTreeMap::new(),
+            next_event: 0,
+            connections: HashMap::new(),
+            next_connection: 1,
+            ephemeral_ports: BTreeMap::new(),
+            by_address: BTreeMap::new(),
+            phone_by_address: BTreeMap::new(),
+            events: 0,
+            messages: 0,
+        }
+    }
+
+    /// Adds a network function and starts it.
+    pub fn add(
+        &mut self,
+        name: &'static str,
+        addresses: Vec<IpAddr>,
+        kernel: Option<Kernel>,
+        factory: Factory,
+    ) -> usize {
+        let member = self.members.len();
+        for address in &addresses {
+            self.by_address.insert(*address, member);
+        }
+        let disk = Disk::default();
+        self.members.push(Member {
+            name,
+            factory,
+            core: None,
+            life: 0,
+            addresses,
+            disk,
+            kernel,
+            hangs: false,
+        });
+        self.start(member);
+        member
+    }
+
+    pub fn add_phone(&mut self, phone: Box<dyn Phone>) -> usize {
+        let ue = self.phones.len();
+        self.phone_by_address.insert(phone.address(), ue);
+        self.phones.push(phone);
+        ue
+    }
+
+    pub fn member(&self, name: &str) -> usize {
+        self.members.iter().position(|member| member.name == name).expect("a member of that name")
+    }
+
+    /// Tells a UE something at a time from now.
+    pub fn command_after(&mut self, ue: usize, command: &str, after: Duration) {
+        let at = self.now + after;
+        self.push(at, Event::Command { ue, command: command.to_owned() });
+    }
+
+    /// The process is gone at once: unsent and unread things with it. The kernel and the disk stay.
+    pub fn kill(&mut self, member: usize) {
+        self.members[member].core = None;
+        self.members[member].life += 1;
+        let name = self.members[member].name;
+        self.ladder.note(self.now, name, "killed");
+        let mine: Vec<ConnectionId> = self.sorted_connections(member);
+        for connection in mine {
+            self.close(connection);
+        }
+    }
+
+    pub fn restart_after(&mut self, member: usize, after: Duration) {
+        let at = self.now + after;
+        self.push(at, Event::Restart { member });
+    }
+
+    fn start(&mut self, member: usize) {
+        if self.members[member].core.is_some() {
+            return;
+        }
+        let seed = self.random.bytes();
+        let host = &mut self.members[member];
+        host.core = Some((host.factory)(seed));
+        if let Some(kernel) = &mut host.kernel {
+            // What an earlier life left there is removed at the start.
+            kernel.clear();
+        }
+        let records: Vec<StoredRecord> = host.disk.records();
+        if host.life > 0 {
+            self.ladder.note(self.now, host.name, "started again");
+        }
+        self.feed(member, Input::Start { records });
+    }
+
+    /// Runs until nothing happens before `until`, or `done` says so.
+    pub fn run(&mut self, until: Now, mut done: impl FnMut(&World) -> bool) -> bool {
+        loop {
+            if done(self) {
+                return true;
+            }
+            let Some(at) = self.next_time().filter(|at| *at <= until) else {
+                self.now = self.now.max(until);
+                return done(self);
+            };
+            self.now = self.now.max(at);
+            self.step();
+            self.events += 1;
+            assert!(self.events < EVENT_LIMIT, "seed {} never comes to rest", self.seed);
+        }
+    }
+
+    fn next_time(&self) -> Option<Now> {
+        let queued = self.queue.keys().next().map(|(at, _)| *at);
+        let cores = self.members.iter().filter(|member| !member.hangs).filter_map(|member| {
+            member.core.as_ref().and_then(|core| core.next_timeout())
+        });
+        let phones = self.phones.iter().filter_map(|phone| phone.next_timeout());
+        queued.into_iter().chain(cores).chain(phones).min()
+    }
+
+    /// Everything that is due at `now`: queued events in order, then timers in the order of members.
+    fn step(&mut self) {
+        if let Some(entry) = self.queue.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let event = entry.remove();
+            self.handle(event);
+            return;
+        }
+        for member in 0..self.members.len() {
+            let host = &self.members[member];
+            let due = host.core.as_ref().and_then(|core| core.next_timeout());
+            if !host.hangs && due.is_some_and(|at| at <= self.now) {
+                self.feed(member, Input::Timeout);
+            }
+        }
+        for ue in 0..self.phones.len() {
+            if self.phones[ue].next_timeout().is_some_and(|at| at <= self.now) {
+                let mut out = Vec::new();
+                self.phones[ue].timeout(self.now, &mut out);
+                self.phone_said(ue, out);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Input { member, life, input } => {
+                if self.members[member].life == life && !self.members[member].hangs {
+                    self.feed(member, input);
+                }
+            }
+            Event::Restart { member } => self.start(member),
+            Event::Command { ue, command } => {
+                let mut out = Vec::new();
+                self.phones[ue].command(self.now, &command, &mut out);
+                self.phone_said(ue, out);
+            }
+            Event::Downlink { ue, packet } => {
+                let mut out = Vec::new();
+                self.phones[ue].packet(self.now, &packet, &mut out);
+                self.phone_said(ue, out);
+            }
+            Event::Uplink { ue, packet } => self.uplink(ue, &packet),
+        }
+    }
+
+    /// One input for one core, and what it leads to. One input is one turn here.
+    fn feed(&mut self, member: usize, input: Input) {
+        let mut out = Vec::new();
+        let now = self.now;
+        let Some(core) = self.members[member].core.as_mut() else { return };
+        core.handle(now, input, &mut out);
+        core.commit().expect("the simulated store commits");
+        self.checkers.after_turn(self.seed, self.members[member].name, &out);
+        // Records are on disk before anything else of the turn is visible.
+        for output in &out {
+            if let Output::Persist { record } = output {
+                self.members[member].disk.apply(record);
+            }
+        }
+        for output in out {
+            self.execute(member, output);
+        }
+    }
+
+    fn execute(&mut self, member: usize, output: Output) {
+        match output {
+            Output::Sip { flow, bytes } => self.send_sip(member, flow, bytes),
+            Output::Diameter { connection, bytes } => {
+                let Some(end) = self.connections.get(&connection).copied() else { return };
+                self.messages += 1;
+                let (from, to) = (self.members[member].name, self.members[end.member].name);
+                self.ladder.diameter(self.now, from, to, &bytes);
+                let (life, after) = (self.members[end.member].life, self.network.reliable());
+                let input = Input::Diameter { connection: end.other, bytes };
+                self.push(self.now + after, Event::Input { member: end.member, life, input });
+            }
+            Output::Connect { peer, host, port } => self.connect(member, peer, &host, port),
+            Output::Close { connection } => self.close(connection),
+            Output::Resolve { id, question } => {
+                let (answer, after) = self.look_up(&question);
+                self.ladder.dns(self.now, self.members[member].name, &question, &answer);
+                self.push_input(member, after, Input::Resolved { id, answer });
+            }
+            Output::InstallSas { id, set } => {
+                let name = self.members[member].name;
+                let refuses = self.network.kernel_refuses();
+                let kernel = self.members[member].kernel.as_mut().expect("a kernel with ESP");
+                let result = kernel.install(&set, refuses, &mut self.random);
+                let what = if result.is_ok() { "installs" } else { "refuses" };
+                self.ladder.note(self.now, name, &format!("{what} {}", describe(&set)));
+                let after = self.network.kernel_takes();
+                self.push_input(member, after, Input::SasInstalled { id, result });
+            }
+            Output::RemoveSas { set } => {
+                let name = self.members[member].name;
+                let kernel = self.members[member].kernel.as_mut().expect("a kernel with ESP");
+                if kernel.remove(set) {
+                    self.ladder.note(self.now, name, &format!("removes set {}", set.0));
+                }
+            }
+            Output::Persist { record } => {
+                let what = format!("persists {}", record.kind);
+                self.ladder.note(self.now, self.members[member].name, &what);
+            }
+            Output::Reply { text, .. } => self.checkers.replied(text),
+        }
+    }
+
+    fn send_sip(&mut self, member: usize, flow: Flow, bytes: Bytes) {
+        self.messages += 1;
+        let from = self.members[member].name;
+        if let Some(ue) = self.phone_by_address.get(&flow.remote.ip()).copied() {
+            let Some(kernel) = self.members[member].kernel.as_mut() else { return };
+            let protected = kernel.is_protected(&flow);
+            self.checkers.towards_ue(self.seed, &bytes);
+            self.ladder.sip(self.now, from, &format!("ue{ue}"), protected, &bytes);
+            match kernel.downlink(&flow, &bytes) {
+                Ok(packets) => packets.into_iter().for_each(|packet| self.radio_down(ue, packet)),
+                Err(()) => {
+                    let after = self.network.reliable();
+                    self.push_input(member, after, Input::Unreachable { flow });
+                }
+            }
+            return;
+        }
+        let to = self.by_address.get(&flow.remote.ip()).copied();
+        let to_name = to.map_or("nowhere", |to| self.members[to].name);
+        self.ladder.sip(self.now, from, to_name, false, &bytes);
+        let is_up = to.is_some_and(|to| self.members[to].core.is_some());
+        match (flow.transport, to) {
+            (Transport::Udp, Some(to)) if is_up => {
+                let arriving = Flow { local: flow.remote, remote: flow.local, ..flow };
+                for after in self.network.datagram() {
+                    let input = Input::Sip { flow: arriving, bytes: bytes.clone() };
+                    self.push_input(to, after, input);
+                }
+            }
+            (Transport::Udp, _) => {
+                // A host whose process is down says so, sometimes.
+                if let Some(after) = self.network.port_unreachable() {
+                    self.push_input(member, after, Input::Unreachable { flow });
+                }
+            }
+            (Transport::Tcp, Some(to)) if is_up => {
+                let local = self.local_end(member, &flow);
+                let arriving =
+                    Flow { transport: Transport::Tcp, local: flow.remote, remote: local };
+                let after = self.network.reliable();
+                self.push_input(to, after, Input::Sip { flow: arriving, bytes });
+            }
+            (Transport::Tcp, _) => {
+                let after = self.network.reliable();
+                self.push_input(member, after, Input::Unreachable { flow });
+            }
+        }
+    }
+
+    /// The local end of a TCP connection: ephemeral, but always the same for the same two hosts.
+    fn local_end(&mut self, member: usize, flow: &Flow) -> SocketAddr {
+        if flow.local.port() != 0 {
+            return flow.local;
+        }
+        let next = 40_000 + (self.ephemeral_ports.len() % 20_000) as u16;
+        let key = (member, flow.local.ip(), flow.remote);
+        let port = *self.ephemeral_ports.entry(key).or_insert(next);
+        SocketAddr::new(flow.local.ip(), port)
+    }
+
+    fn uplink(&mut self, ue: usize, packet: &[u8]) {
+        let Some(destination) = crate::kernel::destination(packet) else { return };
+        let Some(member) = self.by_address.get(&destination).copied() else { return };
+        let host = &mut self.members[member];
+        let Some(kernel) = host.kernel.as_mut() else { return };
+        match kernel.uplink(packet) {
+            Uplink::Sip { flow, bytes, protected } => {
+                let to = host.name;
+                self.checkers.reached_pcscf(self.seed, protected, &bytes);
+                self.ladder.sip(self.now, &format!("ue{ue}"), to, protected, &bytes);
+                self.messages += 1;
+                let life = host.life;
+                if host.core.is_some() {
+                    let input = Input::Sip { flow, bytes };
+                    self.handle(Event::Input { member, life, input });
+                }
+            }
+            Uplink::Answer(packets) => {
+                packets.into_iter().for_each(|packet| self.radio_down(ue, packet));
+            }
+            Uplink::Dropped(reason) => self.ladder.note(self.now, "kernel", reason),
+        }
+    }
+
+    fn phone_said(&mut self, ue: usize, packets: Vec<Bytes>) {
+        for line in self.phones[ue].events() {
+            self.ladder.note(self.now, &format!("ue{ue}"), &line);
+        }
+        for packet in packets {
+            for after in self.network.radio() {
+                let packet = packet.clone();
+                self.push(self.now + after, Event::Uplink { ue, packet });
+            }
+        }
+    }
+
+    fn radio_down(&mut self, ue: usize, packet: Bytes) {
+        for after in self.network.radio() {
+            let packet = packet.clone();
+            self.push(self.now + after, Event::Downlink { ue, packet });
+        }
+    }
+
+    fn connect(&mut self, member: usize, peer: PeerIndex, host: &str, _port: u16) {
+        let after = self.network.reliable();
+        let to = host.parse().ok().and_then(|address| self.by_address.get(&address).copied());
+        let Some(to) = to.filter(|to| self.members[*to].core.is_some()) else {
+            return self.push_input(member, after, Input::ConnectFailed { peer });
+        };
+        let mine = ConnectionId(self.next_connection);
+        let theirs = ConnectionId(self.next_connection + 1);
+        self.next_connection += 2;
+        self.connections.insert(mine, End { member: to, other: theirs });
+        self.connections.insert(theirs, End { member, other: mine });
+        let local = SocketAddr::new(self.members[member].addresses[0], 40_000);
+        let remote = SocketAddr::new(self.members[to].addresses[0], 3_868);
+        let opened = |connection, peer, local, remote| Input::Opened {
+            connection,
+            peer,
+            local,
+            remote,
+        };
+        self.push_input(to, after, opened(theirs, None, remote, local));
+        self.push_input(member, after, opened(mine, Some(peer), local, remote));
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        let Some(end) = self.connections.remove(&connection) else { return };
+        self.connections.remove(&end.other);
+        let after = self.network.reliable();
+        self.push_input(end.member, after, Input::Closed { connection: end.other });
+    }
+
+    fn sorted_connections(&self, member: usize) -> Vec<ConnectionId> {
+        let mine = |connection: &ConnectionId| {
+            let other = self.connections[connection].other;
+            self.connections.get(&other).is_some_and(|end| end.member == member)
+        };
+        let mut found: Vec<_> = self.connections.keys().copied().filter(mine).collect();
+        found.sort();
+        found
+    }
+
+    fn look_up(&mut self, question: &Question) -> (Answer, Duration) {
+        if self.dns_is_dead {
+            let answer = Answer::Failed { reason: "no server answers".into() };
+            return (answer, Duration::from_secs(2));
+        }
+        let nothing = Answer::Nothing { ttl: Duration::from_secs(60) };
+        let answer = self.zone.get(question).cloned().unwrap_or(nothing);
+        (answer, self.network.reliable())
+    }
+
+    fn push_input(&mut self, member: usize, after: Duration, input: Input) {
+        let life = self.members[member].life;
+        self.push(self.now + after, Event::Input { member, life, input });
+    }
+
+    fn push(&mut self, at: Now, event: Event) {
+        self.queue.insert((at, self.next_event), event);
+        self.next_event += 1;
+    }
+
+    /// What each core still owes somebody.
+    pub fn owed(&self) -> Vec<(&'static str, usize)> {
+        let owed = |member: &Member| member.core.as_ref().map_or(0, |core| core.owed());
+        self.members.iter().map(|member| (member.name, owed(member))).collect()
+    }
+
+    /// Asks a core as an operator would; the answer is immediate.
+    pub fn admin(&mut self, member: usize, command: &[&str]) -> String {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        self.feed(member, Input::Admin { id: 0, command });
+        self.checkers.take_reply()
+    }
+
+    pub fn samples(&self, member: usize) -> Samples {
+        let mut samples = Samples::default();
+        if let Some(core) = &self.members[member].core {
+            core.samples(&mut samples);
+        }
+        samples
+    }
+}
+
+fn describe(set: &common::ipsec::sa::SaSet) -> String {
+    format!(
+        "set {}: uc {} us {} pc {} ps {}, {} {}",
+        set.id.0,
+        set.ports.uc,
+        set.ports.us,
+        set.ports.pc,
+        set.ports.ps,
+        set.integrity.name(),
+        set.encryption.name()
+    )
+}
