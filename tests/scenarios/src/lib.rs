@@ -1,0 +1,113 @@
+//! What can happen to an IMS registration, written once for the simulator and the laboratory.
+//!
+//! A scenario drives a [`World`] and looks at what others can see: the UE's own state and the metrics of
+//! the daemons. It never looks inside a core.
+
+pub mod registration;
+
+use std::time::Duration;
+
+/// What kind of phone, or what is wrong with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phone {
+    /// Card and HSS agree.
+    Good,
+    /// The card has seen later sequence numbers than the HSS gives: a synchronisation failure.
+    CardAhead,
+    /// The card has another key: it does not believe the network.
+    WrongKey,
+    /// The card's answer is wrong: the network does not believe it.
+    WrongResponse,
+    /// It alters Security-Verify, as somebody in the middle would make it.
+    AlteredSecurityVerify,
+    /// The HSS does not know it.
+    Unknown,
+}
+
+/// The four functions, as scenarios name them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Function {
+    Pcscf,
+    Icscf,
+    /// The first of two.
+    Scscf1,
+    Scscf2,
+    Hss,
+}
+
+impl Function {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Function::Pcscf => "pcscf",
+            Function::Icscf => "icscf",
+            Function::Scscf1 => "scscf1",
+            Function::Scscf2 => "scscf2",
+            Function::Hss => "hss",
+        }
+    }
+}
+
+/// Where a UE stands, as it sees it itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Standing {
+    /// Nothing has been asked of it, or it has deregistered.
+    Idle,
+    /// A procedure is under way.
+    Busy,
+    Registered,
+    /// The last procedure failed: status of the final response (408 for silence), cause as it names it.
+    Failed {
+        status: u16,
+        cause: String,
+    },
+}
+
+/// Where scenarios run. Times are the world's own: virtual in the simulator.
+pub trait World {
+    /// Adds a phone; the HSS knows its subscriber unless it is [`Phone::Unknown`].
+    fn add_phone(&mut self, phone: Phone) -> usize;
+    fn register(&mut self, ue: usize);
+    /// A re-registration over the existing associations.
+    fn reregister(&mut self, ue: usize);
+    fn deregister(&mut self, ue: usize);
+    fn standing(&mut self, ue: usize) -> Standing;
+    /// How many procedures of this UE have ended well.
+    fn completed(&mut self, ue: usize) -> u64;
+    /// Sum over all samples of a metric whose labels include `labels`; 0 when there is none.
+    fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64;
+    /// Kills the process without warning.
+    fn kill(&mut self, function: Function);
+    /// Starts it again.
+    fn start(&mut self, function: Function);
+    /// The process takes everything and answers nothing, until told otherwise.
+    fn hang(&mut self, function: Function, hangs: bool);
+    /// Lets time pass until the condition holds; an error with `what` when it does not within `limit`.
+    fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: &mut dyn FnMut(&mut dyn World) -> bool,
+    ) -> Result<(), String>;
+}
+
+/// One thing that can happen.
+pub struct Scenario {
+    pub name: &'static str,
+    /// What it shows, for the list.
+    pub shows: &'static str,
+    pub run: fn(&mut dyn World) -> Result<(), String>,
+    /// It needs processes that can be killed and hung.
+    pub is_fault: bool,
+}
+
+/// All scenarios that the build knows.
+pub const ALL: &[&[Scenario]] = &[registration::ALL];
+
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    ALL.iter().flat_map(|group| group.iter())
+}
+
+/// An error with `what` unless it holds.
+pub fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}

@@ -15,7 +15,11 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 
 /// What became of a packet from a UE.
 pub enum Uplink {
-    Sip { flow: Flow, bytes: Bytes, protected: bool },
+    Sip {
+        flow: Flow,
+        bytes: Bytes,
+        protected: bool,
+    },
     /// Packets that go back: a TCP reset.
     Answer(Vec<Bytes>),
     Dropped(&'static str),
@@ -169,8 +173,8 @@ impl Kernel {
                 return Some(sealed.into());
             }
         }
-        let from_protected = source_port(&packet)
-            .is_some_and(|port| self.protected_ports.contains(&port));
+        let from_protected =
+            source_port(&packet).is_some_and(|port| self.protected_ports.contains(&port));
         if from_protected {
             *self.drops.entry("no association to send on").or_default() += 1;
             return None;

@@ -228,9 +228,11 @@ impl World {
 
     fn next_time(&self) -> Option<Now> {
         let queued = self.queue.keys().next().map(|(at, _)| *at);
-        let cores = self.members.iter().filter(|member| !member.hangs).filter_map(|member| {
-            member.core.as_ref().and_then(|core| core.next_timeout())
-        });
+        let cores = self
+            .members
+            .iter()
+            .filter(|member| !member.hangs)
+            .filter_map(|member| member.core.as_ref().and_then(|core| core.next_timeout()));
         let phones = self.phones.iter().filter_map(|phone| phone.next_timeout());
         queued.into_iter().chain(cores).chain(phones).min()
     }
@@ -461,12 +463,8 @@ impl World {
         self.connections.insert(theirs, End { member, other: mine });
         let local = SocketAddr::new(self.members[member].addresses[0], 40_000);
         let remote = SocketAddr::new(self.members[to].addresses[0], 3_868);
-        let opened = |connection, peer, local, remote| Input::Opened {
-            connection,
-            peer,
-            local,
-            remote,
-        };
+        let opened =
+            |connection, peer, local, remote| Input::Opened { connection, peer, local, remote };
         self.push_input(to, after, opened(theirs, None, remote, local));
         self.push_input(member, after, opened(mine, Some(peer), local, remote));
     }
