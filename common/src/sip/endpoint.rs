@@ -126,6 +126,8 @@ struct Client<W> {
     cancelling: Cancelling,
     /// This is the CANCEL of that client transaction.
     cancel_of: Option<u64>,
+    /// Place in `accepted` of an INVITE of our own.
+    dialog: Option<DialogKey>,
 }
 
 #[derive(Debug)]
@@ -409,20 +411,18 @@ impl<W> Endpoint<W> {
                 self.pending += 1;
             }
             // Only a branch kept beyond its call gets here; it must end all the same.
-            Some(_) | None => self.make_ready(self.ready_since, Event::Reply(
-                Branch { incoming: pending.incoming, wait: pending.wait, key },
-                Err(NoReply::Timeout),
-            )),
+            Some(_) | None => self.make_ready(
+                self.ready_since,
+                Event::Reply(
+                    Branch { incoming: pending.incoming, wait: pending.wait, key },
+                    Err(NoReply::Timeout),
+                ),
+            ),
         }
     }
 
     /// One transaction that this flow's failure ends; call until `None`.
-    pub fn unreachable(
-        &mut self,
-        now: Now,
-        flow: Flow,
-        out: &mut Vec<Output>,
-    ) -> Option<Event<W>> {
+    pub fn unreachable(&mut self, now: Now, flow: Flow, out: &mut Vec<Output>) -> Option<Event<W>> {
         self.respond_on_second_flow(flow, out);
         let from = (flow.transport, flow.remote, 0);
         let to = (flow.transport, flow.remote, u64::MAX);
@@ -434,7 +434,8 @@ impl<W> Endpoint<W> {
             if self.go_back_to_udp(now, key, out) {
                 continue;
             }
-            if let Some(event) = self.on_client(now, key, client::Event::TransportError, None, out) {
+            if let Some(event) = self.on_client(now, key, client::Event::TransportError, None, out)
+            {
                 return Some(event);
             }
             self.waiting.remove(&(flow.transport, flow.remote, key));

@@ -79,9 +79,15 @@ enum Plan {
     /// A name with a port: no SRV.
     Name(NamedHost),
     /// A name with a transport: SRV, no NAPTR.
-    Service { name: String, transport: Transport },
+    Service {
+        name: String,
+        transport: Transport,
+    },
     /// A name alone.
-    Naptr { name: String, transports: Vec<Transport> },
+    Naptr {
+        name: String,
+        transports: Vec<Transport>,
+    },
 }
 
 /// A name whose addresses are wanted.
@@ -553,7 +559,12 @@ mod tests {
     }
 
     /// The result, and the questions in the order of asking.
-    fn walk_with(zone: &Zone, text: &str, preference: &Preference, seed: u8) -> (Step, Vec<String>) {
+    fn walk_with(
+        zone: &Zone,
+        text: &str,
+        preference: &Preference,
+        seed: u8,
+    ) -> (Step, Vec<String>) {
         let mut random = Random::from_seed([seed; 32]);
         let mut walk = Walk::begin(&uri(text), preference);
         let mut asked = Vec::new();
@@ -733,10 +744,13 @@ mod tests {
             assert_eq!(hops.len(), 4);
             assert_eq!(hops[0].address.to_string(), "192.0.2.4:5060");
             let SocketAddr::V4(second) = hops[1].address else { panic!() };
-            firsts[usize::from(second.ip().octets()[3])  - 1] += 1;
+            firsts[usize::from(second.ip().octets()[3]) - 1] += 1;
         }
         assert!(firsts[0] > 2 * firsts[1] && firsts[1] > 3 * firsts[2].max(1), "{firsts:?}");
-        assert_eq!(walk_with(&zone, "sip:hims.net", &both(), 7), walk_with(&zone, "sip:hims.net", &both(), 7));
+        assert_eq!(
+            walk_with(&zone, "sip:hims.net", &both(), 7),
+            walk_with(&zone, "sip:hims.net", &both(), 7)
+        );
     }
 
     /// Answers may be missing for a while; nothing is asked twice, and strangers' answers are

@@ -8,12 +8,9 @@ use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
-use bytes::{BufMut, Bytes, BytesMut};
-
-use crate::limits::Limits;
 use crate::node::{Flow, Transport};
 use crate::sip::header::Name;
-use crate::sip::message::{Message, Method, ParseError, Request, Response};
+use crate::sip::message::{Method, ParseError, Request, Response};
 use crate::sip::uri::Host;
 use crate::sip::via::Via;
 
@@ -31,10 +28,8 @@ const DEFAULT_PORT: u16 = 5060;
 /// Why a request goes no further than its reception.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Refusal {
-    /// RFC 3261 §21.4.1: what was expected instead.
-    Malformed(&'static str),
-    /// RFC 3261 §21.5.6.
-    Version,
+    /// RFC 3261 §21.4.1, §21.5.6, §21.5.7.
+    Malformed(ParseError),
     /// RFC 3261 §16.3 step 3.
     TooManyHops,
     /// RFC 3261 §16.3 step 4.
@@ -50,8 +45,7 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub fn status(&self) -> u16 {
         match self {
-            Refusal::Malformed(_) => 400,
-            Refusal::Version => 505,
+            Refusal::Malformed(error) => error.status(),
             Refusal::TooManyHops => 483,
             Refusal::Loop | Refusal::Merged => 482,
             Refusal::NothingToCancel => 481,
@@ -61,8 +55,14 @@ impl Refusal {
 
     pub fn reason(&self) -> Cow<'static, str> {
         match self {
-            Refusal::Malformed(expected) => format!("Bad Request: expected {expected}").into(),
-            Refusal::Version => "Version Not Supported".into(),
+            Refusal::Malformed(error) => {
+                let name = match error.status() {
+                    505 => "Version Not Supported",
+                    513 => "Message Too Large",
+                    _ => "Bad Request",
+                };
+                format!("{name}: expected {}", error.expected).into()
+            }
             Refusal::TooManyHops => "Too Many Hops".into(),
             Refusal::Loop => "Loop Detected".into(),
             Refusal::Merged => "Merged Request".into(),
@@ -75,7 +75,6 @@ impl Refusal {
     pub fn label(&self) -> &'static str {
         match self {
             Refusal::Malformed(_) => "malformed",
-            Refusal::Version => "version",
             Refusal::TooManyHops => "max_forwards",
             Refusal::Loop => "loop",
             Refusal::Merged => "merged",
@@ -87,7 +86,7 @@ impl Refusal {
 
 /// RFC 3261 §16.3 steps 1 and 3: well-formed, and allowed one more hop.
 pub(crate) fn check(request: &Request) -> Result<(), Refusal> {
-    request.check().map_err(|error| Refusal::Malformed(error.expected))?;
+    request.check().map_err(Refusal::Malformed)?;
     match max_forwards(request) {
         Some(0) => Err(Refusal::TooManyHops),
         _ => Ok(()),
@@ -141,15 +140,11 @@ pub(crate) fn top_via(request: &Request) -> Result<Via, ParseError> {
     Via::parse(request.headers().values(Name::Via).next().ok_or(missing)?)
 }
 
-fn has_parameter(via: &Via, name: &str) -> bool {
-    via.parameters.iter().any(|(parameter, _)| parameter.eq_ignore_ascii_case(name))
-}
-
 /// RFC 3261 §18.2.1, RFC 3581 §4: notes in the topmost Via where the request came from. With a
 /// reply flow given from outside, `rport` names its port, so that it agrees with where responses go.
 pub(crate) fn mark_received(request: &mut Request, via: &mut Via, flow: Flow, reply: Option<Flow>) {
     let source = flow.remote.ip().to_canonical();
-    let asks_for_port = has_parameter(via, "rport");
+    let asks_for_port = via.parameter("rport").is_some();
     let is_elsewhere = match &via.sent_by.host {
         Host::Address(address) => address.to_canonical() != source,
         Host::Name(_) => true,
@@ -178,7 +173,7 @@ pub(crate) fn reply_flows(via: &Via, flow: Flow) -> (Flow, Option<Flow>) {
             let local = SocketAddr::new(flow.local.ip(), 0);
             (flow, Some(Flow { local, remote: sent_by, ..flow }))
         }
-        Transport::Udp if has_parameter(via, "rport") => (flow, None),
+        Transport::Udp if via.parameter("rport").is_some() => (flow, None),
         Transport::Udp => (Flow { remote: sent_by, ..flow }, None),
     }
 }
@@ -281,78 +276,6 @@ fn within_transaction(invite: &Request, method: &str) -> Request {
     }
     headers.append(Name::CSeq, &format!("{} {method}", invite.cseq()));
     request
-}
-
-/// RFC 3261 §21.4.1, §21.5.6: bytes that are not a message, as far as an answer needs them: a
-/// request with those header lines that a response copies. `None` when nothing can be answered.
-pub(crate) fn salvage(
-    bytes: &Bytes,
-    error: &ParseError,
-    limits: &Limits,
-) -> Option<(Request, Refusal)> {
-    let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| {
-        line.strip_suffix(b"\r").unwrap_or(line)
-    });
-    let start = lines.find(|line| !line.is_empty())?;
-    let is_response = start.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"SIP/"));
-    let method_end = start.iter().position(|byte| !is_token(*byte)).unwrap_or(start.len());
-    let method = std::str::from_utf8(&start[..method_end]).ok()?;
-    if is_response || method.is_empty() || method == "ACK" {
-        return None;
-    }
-    let mut text = BytesMut::with_capacity(512);
-    text.put_slice(method.as_bytes());
-    text.put_slice(b" sip:unreadable.invalid SIP/2.0\r\n");
-    let mut seen = [false; COPIED.len()];
-    let mut is_kept = false;
-    for line in lines.take_while(|line| !line.is_empty()).take(limits.sip_headers) {
-        let is_folded = matches!(line.first(), Some(b' ' | b'\t'));
-        if !is_folded {
-            is_kept = keeps(line, &mut seen);
-        }
-        if is_kept {
-            text.put_slice(line);
-            text.put_slice(b"\r\n");
-        }
-    }
-    text.put_slice(b"Content-Length: 0\r\n\r\n");
-    let Ok(Message::Request(request)) = Message::parse(text.freeze(), limits) else { return None };
-    let refusal = match has_other_version(start) {
-        true => Refusal::Version,
-        false => Refusal::Malformed(error.expected),
-    };
-    Some((request, refusal))
-}
-
-/// RFC 3261 §8.2.6.2: the header fields that a response copies.
-const COPIED: [Name; 5] = [Name::Via, Name::From, Name::To, Name::CallId, Name::CSeq];
-
-/// True for a line that a response copies; those other than Via count once.
-fn keeps(line: &[u8], seen: &mut [bool; COPIED.len()]) -> bool {
-    let Some(colon) = line.iter().position(|byte| *byte == b':') else { return false };
-    let Some(name) = Name::find(line[..colon].trim_ascii_end()) else { return false };
-    let Some(place) = COPIED.iter().position(|copied| *copied == name) else { return false };
-    let is_repeated = std::mem::replace(&mut seen[place], true);
-    name == Name::Via || !is_repeated
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte)
-}
-
-/// True when a start line ends with a version of SIP that is not 2.0.
-fn has_other_version(start: &[u8]) -> bool {
-    let version = start.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
-    let Some((name, number)) = version.split_at_checked(4) else { return false };
-    let mut digits = number.split(|byte| *byte == b'.');
-    let is_number = |part: Option<&[u8]>| {
-        part.is_some_and(|part| !part.is_empty() && part.iter().all(u8::is_ascii_digit))
-    };
-    name.eq_ignore_ascii_case(b"SIP/")
-        && is_number(digits.next())
-        && is_number(digits.next())
-        && digits.next().is_none()
-        && number != b"2.0"
 }
 
 /// Label of a method in counters.

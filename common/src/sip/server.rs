@@ -46,7 +46,9 @@ pub(crate) enum Event {
     Provisional,
     /// 2xx. `is_ours`: we made it, so repeating it until the ACK is our job; the one that a proxy
     /// relays is repeated by its maker.
-    Success { is_ours: bool },
+    Success {
+        is_ours: bool,
+    },
     /// 3xx to 6xx.
     Failure,
 }
@@ -222,10 +224,7 @@ impl Machine {
             return smallvec![Action::SendResponse];
         }
         self.state = State::Completed;
-        smallvec![
-            Action::SendResponse,
-            Action::Start(Timer::Linger, self.times.transaction()),
-        ]
+        smallvec![Action::SendResponse, Action::Start(Timer::Linger, self.times.transaction()),]
     }
 
     /// Timer G: doubles up to T2.

@@ -42,7 +42,7 @@ impl<W> Endpoint<W> {
             }
             Ok(Message::Response(response)) => self.receive_response(now, response, out),
             Err(error) => {
-                self.receive_unreadable(flow, reply, &bytes, &error, out);
+                self.receive_unreadable(flow, reply, bytes, error, out);
                 None
             }
         }
@@ -54,22 +54,20 @@ impl<W> Endpoint<W> {
         &mut self,
         flow: Flow,
         reply: Option<Flow>,
-        bytes: &Bytes,
-        error: &ParseError,
+        bytes: Bytes,
+        error: ParseError,
         out: &mut Vec<Output>,
     ) {
         self.counters.malformed(error.expected);
-        let salvaged = proxy::salvage(bytes, error, &self.limits);
-        let Some((mut request, refusal)) = salvaged else {
-            self.counters.dropped("unreadable");
-            return;
-        };
-        let Ok(mut via) = proxy::top_via(&request) else {
+        let salvaged = Request::salvage(bytes, &self.limits)
+            .filter(|request| request.method() != Method::Ack)
+            .and_then(|request| proxy::top_via(&request).ok().map(|via| (request, via)));
+        let Some((mut request, mut via)) = salvaged else {
             self.counters.dropped("unreadable");
             return;
         };
         let arrival = self.arrive(flow, reply, &mut request, &mut via, Segment::Core);
-        self.refuse(&request, &via, arrival, refusal, out);
+        self.refuse(&request, &via, arrival, Refusal::Malformed(error), out);
     }
 
     fn receive_request(
@@ -145,8 +143,8 @@ impl<W> Endpoint<W> {
         self.counters.requests_received.count(request.method());
         let fingerprint = proxy::fingerprint(&request, self.salt);
         if let Err(refusal) = self.admit(&request, fingerprint) {
-            if let Refusal::Malformed(expected) = refusal {
-                self.counters.malformed(expected);
+            if let Refusal::Malformed(error) = &refusal {
+                self.counters.malformed(error.expected);
             }
             self.refuse(&request, via, arrival, refusal, out);
             return None;
@@ -163,7 +161,7 @@ impl<W> Endpoint<W> {
             reply_flow: arrival.reply_flow,
             second_reply_flow: arrival.second_reply_flow,
             last_response: None,
-            trying: is_invite.then(|| trying_of(&request)),
+            trying: is_invite.then(|| request.response(100, "Trying").to_bytes()),
             fingerprint: (!has_tag).then_some(fingerprint),
             is_answered: false,
             is_cancelled: false,
@@ -195,10 +193,8 @@ impl<W> Endpoint<W> {
             return Err(Refusal::Overload);
         }
         proxy::check(request)?;
-        let mut passed_here = request
-            .headers()
-            .values(Name::Via)
-            .filter_map(|via| self.fingerprint_in(via));
+        let mut passed_here =
+            request.headers().values(Name::Via).filter_map(|via| self.fingerprint_in(via));
         if passed_here.any(|passed| passed == fingerprint) {
             return Err(Refusal::Loop);
         }
@@ -298,7 +294,7 @@ impl<W> Endpoint<W> {
         self.counters.requests_received.count(Method::Cancel);
         if let Err(error) = request.check() {
             self.counters.malformed(error.expected);
-            self.refuse(request, via, arrival, Refusal::Malformed(error.expected), out);
+            self.refuse(request, via, arrival, Refusal::Malformed(error), out);
             return;
         }
         let Some(server) = known.and_then(|key| self.servers.get_mut(&key)) else {
@@ -358,11 +354,4 @@ impl<W> Endpoint<W> {
         let client = self.clients.get(&key)?;
         (client.branch == branch && client.method == method).then_some(key)
     }
-}
-
-/// RFC 3261 §8.2.6.1: the 100 of an INVITE.
-fn trying_of(request: &Request) -> Bytes {
-    let mut trying = request.response(100, "Trying");
-    trying.headers_mut().copy_from(request.headers(), Name::Timestamp);
-    trying.to_bytes()
 }

@@ -65,6 +65,7 @@ impl<W> Endpoint<W> {
             upstream,
             cancelling: Cancelling::No,
             cancel_of: None,
+            dialog: None,
         };
         self.clients.insert(key, client);
         self.pending += 1;
@@ -141,9 +142,11 @@ impl<W> Endpoint<W> {
         self.waiting.remove(&(client.flow.transport, client.flow.remote, key));
         self.waiting.insert((flow.transport, flow.remote, key));
         if let Some(invite) = &mut client.invite {
-            let via = invite.headers().values(Name::Via).next().map(|via| {
-                via.replacen(Transport::Tcp.name(), Transport::Udp.name(), 1)
-            });
+            let via = invite
+                .headers()
+                .values(Name::Via)
+                .next()
+                .map(|via| via.replacen(Transport::Tcp.name(), Transport::Udp.name(), 1));
             if let Some(via) = via {
                 invite.headers_mut().set_first_value(Name::Via, &via);
             }
@@ -211,12 +214,7 @@ impl<W> Endpoint<W> {
         result
     }
 
-    fn count_response(
-        &mut self,
-        key: u64,
-        actions: &client::Actions,
-        response: Option<&Response>,
-    ) {
+    fn count_response(&mut self, key: u64, actions: &client::Actions, response: Option<&Response>) {
         let (Some(response), Some(client)) = (response, self.clients.get(&key)) else { return };
         match actions.contains(&client::Action::Deliver) {
             true => self.counters.responses_received.count(client.method, response.status()),
@@ -274,13 +272,7 @@ impl<W> Endpoint<W> {
 
     /// RFC 6026 §8.4, RFC 3261 §13.2.2.4, §16.7 step 5: a further 2xx of an INVITE goes the way of
     /// the first one; for an INVITE of our own the ACK goes out again.
-    fn deliver_again(
-        &mut self,
-        now: Now,
-        key: u64,
-        mut response: Response,
-        out: &mut Vec<Output>,
-    ) {
+    fn deliver_again(&mut self, now: Now, key: u64, mut response: Response, out: &mut Vec<Output>) {
         let Some(client) = self.clients.get(&key) else { return };
         match client.upstream {
             Some(upstream) => {
@@ -322,7 +314,11 @@ impl<W> Endpoint<W> {
                 let request = proxy::cancel_of(invite);
                 let times = Times::of(client.segment);
                 let cancel = Client {
-                    machine: client::Machine::new(false, client.flow.transport.is_reliable(), times),
+                    machine: client::Machine::new(
+                        false,
+                        client.flow.transport.is_reliable(),
+                        times,
+                    ),
                     method: Method::Cancel,
                     flow: client.flow,
                     segment: client.segment,
@@ -334,6 +330,7 @@ impl<W> Endpoint<W> {
                     upstream: None,
                     cancelling: Cancelling::No,
                     cancel_of: Some(key),
+                    dialog: None,
                 };
                 let (flow, number) = (client.flow, self.new_key());
                 self.clients.insert(number, cancel);
@@ -356,7 +353,9 @@ impl<W> Endpoint<W> {
             let invite = client.invite.take();
             client.bytes = Bytes::new();
             if let (None, Some(invite)) = (client.upstream, invite) {
-                self.accepted.insert((invite.call_id().to_owned(), invite.cseq()), key);
+                let dialog = (invite.call_id().to_owned(), invite.cseq());
+                client.dialog = Some(dialog.clone());
+                self.accepted.insert(dialog, key);
             }
         } else if client.method != Method::Invite {
             client.bytes = Bytes::new();
@@ -383,8 +382,10 @@ impl<W> Endpoint<W> {
         if let Some(invite) = client.cancel_of {
             self.cancels.remove(&invite);
         }
-        if client.method == Method::Invite && client.upstream.is_none() {
-            self.accepted.retain(|_, accepted| *accepted != key);
+        if let Some(dialog) = client.dialog
+            && self.accepted.get(&dialog) == Some(&key)
+        {
+            self.accepted.remove(&dialog);
         }
     }
 
