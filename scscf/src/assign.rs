@@ -1,0 +1,200 @@
+//! Assignment: what follows when a REGISTER is accepted (TS 24.229 §5.4.1.2.2, TS 29.228 §6.1.2).
+//!
+//! 1. `ask_for_assignment`  SAR
+//! 2. `assigned`            take the profile, bind the contacts, answer 200; or undo and refuse
+
+use common::cx::sar::ServerAssignmentType;
+use common::cx::user_data::{ServiceProfile, UserData};
+use common::cx::{self, Answered, Outcome, Saa, Sar};
+use common::diameter::endpoint::NoAnswer;
+use common::node::{Now, Output};
+use common::sip::header::Name;
+
+use crate::contacts::Origin;
+use crate::register::{Refusal, Registering};
+use crate::state::{Change, Charging, Registration};
+use crate::{OnAnswer, Scscf};
+
+/// Waits for the SAA.
+#[derive(Debug)]
+pub struct Assigning {
+    job: Registering,
+}
+
+impl Scscf {
+    /// TS 29.228 §6.1.2.1: REGISTRATION where the identity was not registered here,
+    /// RE_REGISTRATION where it was; the profile is asked for unless it is at hand.
+    pub(crate) fn ask_for_assignment(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let is_registered = held.is_some_and(|held| !held.bindings.is_empty());
+        let sar = Sar {
+            user_name: Some(job.private_identity.as_str().to_owned()),
+            public_identities: vec![job.public_identity.as_str().to_owned()],
+            server_name: self.own.server_name.clone(),
+            server_assignment_type: match is_registered {
+                true => ServerAssignmentType::ReRegistration,
+                false => ServerAssignmentType::Registration,
+            },
+            user_data_already_available: is_registered,
+            ..Sar::default()
+        };
+        let hss_host = job.hss_host.clone().or_else(|| held.map(|held| held.hss_host.clone()));
+        let wait = OnAnswer::Assigned(Box::new(Assigning { job }));
+        let limit = self.config.timeouts.hss();
+        self.cx.ask(now, cx::Request::Sar(sar), hss_host.as_deref(), wait, limit, out);
+    }
+
+    pub(crate) fn assigned(
+        &mut self,
+        now: Now,
+        wait: Assigning,
+        result: Result<Answered, NoAnswer>,
+        out: &mut Vec<Output>,
+    ) {
+        let mut job = wait.job;
+        let saa = match result {
+            Ok(Answered { answer: cx::Answer::Saa(saa), origin_host, .. }) => {
+                job.hss_host = Some(origin_host);
+                saa
+            }
+            Ok(_) => {
+                return self.refuse(now, job, Refusal::HssSilent(NoAnswer::Malformed), out);
+            }
+            Err(no_answer) => {
+                return self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
+            }
+        };
+        if let Some(refusal) = outcome_refusal(saa.outcome) {
+            return self.refuse(now, job, refusal, out);
+        }
+        match self.profile_of(&job, &saa) {
+            Ok(service_profiles) => self.bind(now, job, service_profiles, saa, out),
+            Err(refusal) => self.unassign(now, job, refusal, out),
+        }
+    }
+
+    /// TS 29.228 §6.1.2.1: the profile of the answer, or the one at hand. It must hold the identity
+    /// that registers, and one that may be used.
+    fn profile_of(&self, job: &Registering, saa: &Saa) -> Result<Vec<ServiceProfile>, Refusal> {
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let service_profiles = match (&saa.user_data, held) {
+            (Some(xml), _) => match UserData::parse(xml) {
+                Ok(data) => data.service_profiles,
+                Err(malformed) => {
+                    tracing::warn!(reason = malformed.0, "User-Data is no service profile");
+                    return Err(Refusal::ProfileUnusable);
+                }
+            },
+            (None, Some(held)) => held.service_profiles.clone(),
+            (None, None) => return Err(Refusal::NoProfile),
+        };
+        let registration = self.registration(job, service_profiles, Charging::default());
+        if !registration.contains(&job.public_identity) || !registration.has_unbarred() {
+            return Err(Refusal::Barred);
+        }
+        Ok(registration.service_profiles)
+    }
+
+    fn registration(
+        &self,
+        job: &Registering,
+        service_profiles: Vec<ServiceProfile>,
+        charging: Charging,
+    ) -> Registration {
+        Registration {
+            private_identity: job.private_identity.clone(),
+            service_profiles,
+            charging,
+            hss_host: job.hss_host.clone().unwrap_or_default(),
+            visited_network: job.visited_network.clone(),
+            unchallenged: 0,
+            bindings: Vec::new(),
+        }
+    }
+
+    /// TS 24.229 §5.4.1.2.2: the contacts are bound to the whole implicit set and stored before the
+    /// 200 leaves.
+    fn bind(
+        &mut self,
+        now: Now,
+        job: Registering,
+        service_profiles: Vec<ServiceProfile>,
+        saa: Saa,
+        out: &mut Vec<Output>,
+    ) {
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let charging = match (saa.charging_information, held) {
+            (Some(information), _) => Charging::from(information),
+            (None, Some(held)) => held.charging.clone(),
+            (None, None) => Charging::default(),
+        };
+        let request = job.incoming.request();
+        let path: Vec<_> = request.headers().values(Name::Path).map(str::to_owned).collect();
+        let origin = Origin { call_id: request.call_id(), cseq: request.cseq(), path: &path };
+        let bindings = held.map_or(&[][..], |held| &held.bindings);
+        let bindings = job.contacts.applied(now, bindings, &origin);
+        let unchallenged = match job.is_authenticated {
+            true => 0,
+            false => held.map_or(0, |held| held.unchallenged.saturating_add(1)),
+        };
+        let is_first = held.is_none_or(|held| held.bindings.is_empty());
+        let registration = Registration {
+            bindings,
+            unchallenged,
+            ..self.registration(&job, service_profiles, charging)
+        };
+        self.replace(registration, out);
+        let response = self.success(now, &job);
+        let outcome = if is_first { "registered" } else { "refreshed" };
+        self.finish_register(now, job, response, outcome, out);
+    }
+
+    /// Stores a registration in the place of those of the same private identity that it overlaps:
+    /// the HSS may have cut the implicit sets anew.
+    fn replace(&mut self, registration: Registration, out: &mut Vec<Output>) {
+        let set = registration.set();
+        let private_identity = registration.private_identity.clone();
+        let overlaps = |other: &&Registration| {
+            other.set() != set
+                && registration
+                    .identities()
+                    .any(|identity| other.contains(&crate::state::canonical(identity)))
+        };
+        let others = self.registrations.of(&private_identity).iter();
+        let replaced: Vec<_> = others.filter(overlaps).map(Registration::set).collect();
+        for set in replaced {
+            let private_identity = private_identity.clone();
+            self.registrations.commit(Change::Removed { private_identity, set }, out);
+        }
+        self.registrations.commit(Change::Stored(Box::new(registration)), out);
+    }
+
+    /// TS 29.228 §6.1.2.1: an assignment that was granted and cannot be used is given back, and
+    /// nothing of it stays here.
+    fn unassign(&mut self, now: Now, job: Registering, refusal: Refusal, out: &mut Vec<Output>) {
+        let assignment_type = match refusal {
+            Refusal::ProfileUnusable => ServerAssignmentType::DeregistrationTooMuchData,
+            _ => ServerAssignmentType::AdministrativeDeregistration,
+        };
+        self.tell_hss(now, &job, assignment_type, out);
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        if let Some(set) = held.map(Registration::set) {
+            let private_identity = job.private_identity.clone();
+            self.registrations.commit(Change::Removed { private_identity, set }, out);
+        }
+        self.refuse(now, job, refusal, out);
+    }
+}
+
+/// TS 29.228 §6.1.2.1
+fn outcome_refusal(outcome: Outcome) -> Option<Refusal> {
+    match outcome {
+        _ if outcome.is_success() => None,
+        Outcome::USER_UNKNOWN
+        | Outcome::IDENTITIES_DONT_MATCH
+        | Outcome::AUTHORIZATION_REJECTED
+        | Outcome::IN_ASSIGNMENT_TYPE => Some(Refusal::NotAllowed(outcome)),
+        Outcome::IDENTITY_ALREADY_REGISTERED => Some(Refusal::RegisteredElsewhere),
+        other => Some(Refusal::HssFailed(other)),
+    }
+}

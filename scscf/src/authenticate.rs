@@ -1,0 +1,387 @@
+//! Challenge, answer, resynchronisation (TS 24.229 §5.4.1.2.1, §5.4.1.2.2, §5.4.1.2.3; TS 33.203
+//! §6.1).
+//!
+//! 1. `ask_for_vector`   MAR
+//! 2. `vector_received`  keep the vector, send the 401, start reg-await-auth
+//! 3. `verify`           the answer: right, wrong, or for something else
+//!    `resynchronise`    the UE's sequence number instead of an answer
+//!    `challenge_lapsed` no answer in time
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use common::aka::digest::{self, AkaNonce};
+use common::cx::sar::ServerAssignmentType;
+use common::cx::{self, Answered, AuthDataItem, Mar, Outcome, Sar};
+use common::diameter::endpoint::NoAnswer;
+use common::identity::{Impi, Impu};
+use common::node::{Now, Output};
+use common::secret::Secret;
+use common::sip::auth::DigestParameters;
+use common::sip::header::Name;
+use common::sip::uri::Uri;
+
+use crate::register::{Refusal, Registering};
+use crate::{OnAnswer, Scscf, Timer};
+
+/// reg-await-auth (TS 24.229 §7.8).
+const AWAIT_AUTHENTICATION: Duration = Duration::from_secs(240);
+/// For how long a lapsed challenge is remembered: its answer may still come.
+const REMEMBER_LAPSED: Duration = Duration::from_secs(240);
+/// The scheme asked for (TS 29.229 §6.3.9).
+const SCHEME: &str = "Digest-AKAv1-MD5";
+/// The same in a challenge (RFC 3310 §3.1).
+const ALGORITHM: &str = "AKAv1-MD5";
+
+/// A challenge that was sent.
+#[derive(Debug)]
+pub struct Challenge {
+    /// Whose registration is at stake: an answer for another one is none.
+    pub public_identity: Impu,
+    pub call_id: String,
+    pub nonce: String,
+    /// Which challenge in a row this is, 1 for the first.
+    pub number: u32,
+    rand: [u8; 16],
+    xres: Secret<Vec<u8>>,
+    /// Wrong responses before this challenge was sent.
+    wrong_responses: u32,
+    hss_host: String,
+}
+
+/// Waits for the MAA.
+#[derive(Debug)]
+pub struct Challenging {
+    job: Registering,
+    number: u32,
+    wrong_responses: u32,
+    is_resynchronisation: bool,
+}
+
+impl Scscf {
+    /// TS 24.229 §5.4.1.2.1: one vector, never a stored one, so that none is used twice.
+    /// `number`: which challenge in a row it will be.
+    pub(crate) fn ask_for_vector(
+        &mut self,
+        now: Now,
+        job: Registering,
+        number: u32,
+        sip_authorization: Option<Bytes>,
+        out: &mut Vec<Output>,
+    ) {
+        let is_known = self.challenges.contains_key(&job.private_identity);
+        if !is_known && self.challenges.len() >= self.config.limits.registrations {
+            return self.refuse(now, job, Refusal::Full, out);
+        }
+        let mar = Mar {
+            user_name: job.private_identity.as_str().to_owned(),
+            public_identity: job.public_identity.as_str().to_owned(),
+            server_name: self.own.server_name.clone(),
+            sip_number_auth_items: 1,
+            scheme: SCHEME.to_owned(),
+            sip_authorization,
+        };
+        let challenge = self.challenges.get(&job.private_identity);
+        let wait = Challenging {
+            number,
+            wrong_responses: challenge.map_or(0, |challenge| challenge.wrong_responses),
+            is_resynchronisation: mar.sip_authorization.is_some(),
+            job,
+        };
+        let wait = OnAnswer::VectorReceived(Box::new(wait));
+        let hss_host = challenge.map(|challenge| challenge.hss_host.clone());
+        let hss_host = hss_host.or_else(|| self.known_hss(&mar));
+        let limit = self.config.timeouts.hss();
+        self.cx.ask(now, cx::Request::Mar(mar), hss_host.as_deref(), wait, limit, out);
+    }
+
+    fn known_hss(&self, mar: &Mar) -> Option<String> {
+        let private_identity = Impi::new(mar.user_name.as_str());
+        self.registrations.of(&private_identity).first().map(|known| known.hss_host.clone())
+    }
+
+    pub(crate) fn vector_received(
+        &mut self,
+        now: Now,
+        wait: Challenging,
+        result: Result<Answered, NoAnswer>,
+        out: &mut Vec<Output>,
+    ) {
+        let (items, hss_host) = match result {
+            Ok(Answered { answer: cx::Answer::Maa(maa), origin_host, .. }) => {
+                if maa.outcome != Outcome::SUCCESS {
+                    return self.vector_refused(now, wait, maa.outcome, out);
+                }
+                (maa.items, origin_host)
+            }
+            Ok(_) => {
+                let refusal = Refusal::HssSilent(NoAnswer::Malformed);
+                return self.refuse(now, wait.job, refusal, out);
+            }
+            Err(no_answer) => {
+                let refusal = Refusal::of_no_answer(no_answer);
+                return self.refuse(now, wait.job, refusal, out);
+            }
+        };
+        match items.into_iter().next().as_ref().and_then(Vector::read) {
+            Some(vector) => self.challenge(now, wait, vector, hss_host, out),
+            None => self.refuse(now, wait.job, Refusal::BadVector, out),
+        }
+    }
+
+    fn vector_refused(
+        &mut self,
+        now: Now,
+        wait: Challenging,
+        outcome: Outcome,
+        out: &mut Vec<Output>,
+    ) {
+        let refusal = match outcome {
+            Outcome::USER_UNKNOWN
+            | Outcome::IDENTITIES_DONT_MATCH
+            | Outcome::AUTH_SCHEME_NOT_SUPPORTED => Refusal::NotAllowed(outcome),
+            _ if wait.is_resynchronisation => {
+                return self.abandon(now, wait.job, Refusal::ResynchronisationFailed, out);
+            }
+            other => Refusal::HssFailed(other),
+        };
+        self.refuse(now, wait.job, refusal, out);
+    }
+
+    /// TS 24.229 §5.4.1.2.1: the vector is kept before the 401 leaves, and reg-await-auth runs.
+    fn challenge(
+        &mut self,
+        now: Now,
+        wait: Challenging,
+        vector: Vector,
+        hss_host: String,
+        out: &mut Vec<Output>,
+    ) {
+        let Challenging { job, number, wrong_responses, .. } = wait;
+        let nonce = AkaNonce::encode(&vector.rand, &vector.autn);
+        let mut parameters = DigestParameters::default();
+        parameters.set("realm", self.config.realm());
+        parameters.set("nonce", &nonce);
+        parameters.set("algorithm", ALGORITHM);
+        if !self.config.registration.qop.is_empty() {
+            parameters.set("qop", &self.config.registration.qop);
+        }
+        // The P-CSCF takes these two out (TS 24.229 §5.2.2.1).
+        parameters.set("ck", &hex::encode(vector.ck.expose()));
+        parameters.set("ik", &hex::encode(vector.ik.expose()));
+
+        let mut response = job.incoming.request().response(401, "Unauthorized");
+        response.headers_mut().append(Name::WwwAuthenticate, &parameters.to_challenge());
+        self.add_charging_vector(&job, &mut response);
+        let challenge = Challenge {
+            public_identity: job.public_identity.clone(),
+            call_id: job.incoming.request().call_id().to_owned(),
+            nonce,
+            number,
+            rand: vector.rand,
+            xres: vector.xres,
+            wrong_responses,
+            hss_host,
+        };
+        self.timers.stop(&Timer::Lapsed(job.private_identity.clone()));
+        let timer = Timer::Challenge(job.private_identity.clone());
+        self.timers.set(timer, now + AWAIT_AUTHENTICATION);
+        self.challenges.insert(job.private_identity.clone(), challenge);
+        self.finish_register(now, job, response, "challenged", out);
+    }
+
+    /// TS 24.229 §5.4.1.2.2: the answer is for this challenge (the caller has compared Call-ID,
+    /// identities and nonce); it must be for our realm and home domain, and its digest right.
+    pub(crate) fn verify(&mut self, now: Now, mut job: Registering, out: &mut Vec<Output>) {
+        let Some(mut challenge) = self.take_challenge(&job.private_identity) else {
+            return self.refuse(now, job, Refusal::NotRegisteredHere, out);
+        };
+        if self.is_right(&job, &challenge) {
+            job.is_authenticated = true;
+            job.hss_host = Some(challenge.hss_host);
+            return self.accept(now, job, out);
+        }
+        challenge.wrong_responses += 1;
+        let number = challenge.number + 1;
+        let is_last = challenge.wrong_responses >= self.config.registration.wrong_responses_max
+            || number > self.config.registration.challenges_max;
+        // Put back for its counts; a fresh vector replaces it, so no response is tried twice on it.
+        let private_identity = job.private_identity.clone();
+        challenge.xres = Secret::new(Vec::new());
+        self.timers.set(Timer::Challenge(private_identity.clone()), now + AWAIT_AUTHENTICATION);
+        self.challenges.insert(private_identity, challenge);
+        if is_last {
+            self.abandon(now, job, Refusal::WrongResponse, out);
+        } else {
+            self.ask_for_vector(now, job, number, None, out);
+        }
+    }
+
+    fn is_right(&self, job: &Registering, challenge: &Challenge) -> bool {
+        let Some(credentials) = &job.credentials else { return false };
+        if challenge.xres.expose().is_empty() {
+            return false;
+        }
+        let is_algorithm_right = credentials
+            .get("algorithm")
+            .is_none_or(|algorithm| algorithm.eq_ignore_ascii_case(ALGORITHM));
+        let is_realm_right = credentials.get("realm") == Some(self.config.realm());
+        // The Request-URI was replaced on the way; the UE computed with the home domain.
+        let uri = credentials.get("uri").and_then(|uri| Uri::parse(uri).ok());
+        let is_uri_right = uri.is_some_and(|uri| self.is_home(&uri));
+        let body = job.incoming.request().body();
+        is_algorithm_right
+            && is_realm_right
+            && is_uri_right
+            && digest::verify(credentials, challenge.xres.expose(), "REGISTER", body)
+    }
+
+    /// TS 24.229 §5.4.1.2.3: the HSS takes the UE's sequence number, out of AUTS and the RAND that
+    /// was kept, and sends a vector that will do.
+    pub(crate) fn resynchronise(
+        &mut self,
+        now: Now,
+        job: Registering,
+        auts: [u8; 14],
+        out: &mut Vec<Output>,
+    ) {
+        let Some(challenge) = self.challenges.get(&job.private_identity) else {
+            return self.refuse(now, job, Refusal::NotRegisteredHere, out);
+        };
+        let number = challenge.number + 1;
+        let mut sip_authorization = BytesMut::with_capacity(30);
+        sip_authorization.put_slice(&challenge.rand);
+        sip_authorization.put_slice(&auts);
+        self.stats.resynchronisations += 1;
+        self.ask_for_vector(now, job, number, Some(sip_authorization.freeze()), out);
+    }
+
+    /// TS 24.229 §5.4.1.2.3: the attempt is over. The HSS is told; whoever was registered stays so.
+    pub(crate) fn abandon(
+        &mut self,
+        now: Now,
+        mut job: Registering,
+        refusal: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(challenge) = self.take_challenge(&job.private_identity) {
+            job.hss_host = Some(challenge.hss_host);
+            let assignment_type = ServerAssignmentType::AuthenticationFailure;
+            let identities = (&job.private_identity, &challenge.public_identity);
+            self.tell(now, identities, assignment_type, job.hss_host.as_deref(), out);
+        }
+        self.refuse(now, job, refusal, out);
+    }
+
+    /// TS 24.229 §5.4.1.2.3: no answer while reg-await-auth ran.
+    pub(crate) fn challenge_lapsed(
+        &mut self,
+        now: Now,
+        private_identity: Impi,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(challenge) = self.challenges.remove(&private_identity) else { return };
+        self.stats.registration("challenge_lapsed", AWAIT_AUTHENTICATION);
+        tracing::info!(
+            procedure = "registration",
+            outcome = "challenge_lapsed",
+            private_identity = %self.logged(private_identity.as_str()),
+            public_identity = %self.logged(challenge.public_identity.as_str()),
+            "no answer to the challenge"
+        );
+        let identities = (&private_identity, &challenge.public_identity);
+        let assignment_type = ServerAssignmentType::AuthenticationTimeout;
+        self.tell(now, identities, assignment_type, Some(&challenge.hss_host), out);
+        self.timers.set(Timer::Lapsed(private_identity), now + REMEMBER_LAPSED);
+    }
+
+    pub(crate) fn has_lapsed(&self, private_identity: &Impi) -> bool {
+        self.timers.at(&Timer::Lapsed(private_identity.clone())).is_some()
+    }
+
+    pub(crate) fn take_challenge(&mut self, private_identity: &Impi) -> Option<Challenge> {
+        let challenge = self.challenges.remove(private_identity)?;
+        self.timers.stop(&Timer::Challenge(private_identity.clone()));
+        Some(challenge)
+    }
+
+    /// Tells the HSS how this REGISTER's authentication or assignment ended.
+    pub(crate) fn tell_hss(
+        &mut self,
+        now: Now,
+        job: &Registering,
+        assignment_type: ServerAssignmentType,
+        out: &mut Vec<Output>,
+    ) {
+        let identities = (&job.private_identity, &job.public_identity);
+        self.tell(now, identities, assignment_type, job.hss_host.as_deref(), out);
+    }
+
+    fn tell(
+        &mut self,
+        now: Now,
+        (private_identity, public_identity): (&Impi, &Impu),
+        assignment_type: ServerAssignmentType,
+        hss_host: Option<&str>,
+        out: &mut Vec<Output>,
+    ) {
+        let sar = Sar {
+            user_name: Some(private_identity.as_str().to_owned()),
+            public_identities: vec![public_identity.as_str().to_owned()],
+            server_name: self.own.server_name.clone(),
+            server_assignment_type: assignment_type,
+            ..Sar::default()
+        };
+        let wait = OnAnswer::Told { private_identity: private_identity.clone(), assignment_type };
+        let limit = self.config.timeouts.hss();
+        self.cx.ask(now, cx::Request::Sar(sar), hss_host, wait, limit, out);
+    }
+
+    pub(crate) fn told(
+        &mut self,
+        private_identity: &Impi,
+        assignment_type: ServerAssignmentType,
+        result: Result<Answered, NoAnswer>,
+    ) {
+        let detail = match result {
+            Ok(Answered { answer: cx::Answer::Saa(saa), .. }) if saa.outcome.is_success() => return,
+            Ok(Answered { answer: cx::Answer::Saa(saa), .. }) => format!("{:?}", saa.outcome),
+            Ok(_) => "no SAA".to_owned(),
+            Err(no_answer) => format!("{no_answer:?}"),
+        };
+        self.stats.untold += 1;
+        tracing::warn!(
+            private_identity = %self.logged(private_identity.as_str()),
+            ?assignment_type,
+            detail,
+            "the HSS did not take how an authentication ended"
+        );
+    }
+}
+
+/// A usable vector of an MAA.
+struct Vector {
+    rand: [u8; 16],
+    autn: [u8; 16],
+    xres: Secret<Vec<u8>>,
+    ck: Secret<[u8; 16]>,
+    ik: Secret<[u8; 16]>,
+}
+
+impl Vector {
+    /// TS 29.229 §6.3.10, §6.3.11. `None` when something is missing or has the wrong length.
+    fn read(item: &AuthDataItem) -> Option<Vector> {
+        let (rand, autn) = item.sip_authenticate.split_first_chunk::<16>()?;
+        let xres = item.sip_authorization.expose().len();
+        if item.scheme != SCHEME || !(4..=16).contains(&xres) {
+            return None;
+        }
+        Some(Vector {
+            rand: *rand,
+            autn: autn.try_into().ok()?,
+            xres: item.sip_authorization.clone(),
+            ck: item.confidentiality_key.clone()?,
+            ik: item.integrity_key.clone()?,
+        })
+    }
+}

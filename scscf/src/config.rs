@@ -1,0 +1,292 @@
+//! Settings of the S-CSCF: the reference manual of `scscf.toml`.
+//!
+//! Every key may also come from the environment: `SCSCF__SIP__NAME=scscf1.hims.net`. An unknown
+//! key is an error. A whole file:
+//!
+//! ```toml
+//! home_domain = "hims.net"
+//! state = "/var/lib/tessera/scscf.db"
+//!
+//! [sip]
+//! name = "scscf1.hims.net"
+//! [sip.listen]
+//! udp = ["192.0.2.30:5060"]
+//! tcp = ["192.0.2.30:5060"]
+//!
+//! [diameter]
+//! identity = "scscf1.hims.net"
+//! realm = "hims.net"
+//! peers = [{ host = "192.0.2.40" }]
+//!
+//! [registration]
+//! expires_max_seconds = 7200
+//! reauthenticate = "every 5"
+//! ```
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::diameter;
+use common::limits::Limits;
+#[cfg(feature = "daemon")]
+use common::net::{DnsConfig, HttpConfig, LogConfig};
+use common::node::Transport;
+use common::sip::uri::{HostPort, Scheme, Uri};
+use serde::Deserialize;
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The domain whose subscribers are registered here.
+    pub home_domain: String,
+    /// SQLite file that keeps the registrations; absent: a restart forgets them.
+    #[serde(default)]
+    pub state: Option<PathBuf>,
+    /// `[sip]`
+    pub sip: Sip,
+    /// `[diameter]`: the HSS is reached through one of `peers`.
+    pub diameter: diameter::endpoint::Config,
+    /// `[registration]`
+    #[serde(default)]
+    pub registration: Registration,
+    /// `[timeouts]`
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// `[limits]`
+    #[serde(default)]
+    pub limits: Limits,
+    /// Whether log lines at `info` name identities in clear. Otherwise a short hash stands for
+    /// each: equal for equal identities.
+    #[serde(default)]
+    pub log_identities: bool,
+    /// `[dns]`
+    #[cfg(feature = "daemon")]
+    #[serde(default)]
+    pub dns: DnsConfig,
+    /// `[http]`
+    #[cfg(feature = "daemon")]
+    #[serde(default)]
+    pub http: HttpConfig,
+    /// `[log]`
+    #[cfg(feature = "daemon")]
+    #[serde(default)]
+    pub log: LogConfig,
+}
+
+/// `[sip]`: where SIP is spoken, and under which name.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sip {
+    /// Host name (or address) of this S-CSCF.
+    pub name: String,
+    /// Its SIP URI: Server-Name on Cx, the Request-URI of REGISTERs, and with `orig@` in front of
+    /// the host the Service-Route. Absent: `sip:` and `name`. Give it with a port where the name
+    /// has no SRV records and the port is not 5060.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// `[sip.listen]`
+    pub listen: Listen,
+}
+
+/// `[sip.listen]`: addresses with ports.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Listen {
+    pub udp: Vec<SocketAddr>,
+    pub tcp: Vec<SocketAddr>,
+}
+
+impl Listen {
+    pub fn of(&self, transport: Transport) -> &[SocketAddr] {
+        match transport {
+            Transport::Udp => &self.udp,
+            Transport::Tcp => &self.tcp,
+        }
+    }
+}
+
+/// `[registration]`: the operator's policy.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registration {
+    /// A shorter interval (not 0) is answered 423 with this as Min-Expires.
+    pub expires_min_seconds: u32,
+    /// A longer interval is shortened to this in the 200.
+    pub expires_max_seconds: u32,
+    /// What a UE gets that asks for nothing.
+    pub expires_default_seconds: u32,
+    /// Whether a protected REGISTER of a registered user is challenged: `"never"`, `"always"`, or
+    /// `"every N"`: after N accepted without.
+    pub reauthenticate: Reauthenticate,
+    /// `required`: a challenge is answered inside security associations, as the P-CSCF says with
+    /// `integrity-protected="yes"` (TS 33.203). `optional`: an answer outside of them counts too;
+    /// for laboratories, and P-CSCFs that never write the parameter.
+    pub protection: Protection,
+    /// realm of the challenges; absent: `home_domain`.
+    pub realm: Option<String>,
+    /// qop of the challenges; empty: none is offered.
+    pub qop: String,
+    /// Challenges sent in a row, resynchronisation included, before an attempt is refused.
+    pub challenges_max: u32,
+    /// Wrong responses before an attempt is refused; each earlier one gets a new challenge.
+    pub wrong_responses_max: u32,
+    /// Flows (RFC 5626) of one private identity in one implicit set.
+    pub flows_max: usize,
+}
+
+impl Default for Registration {
+    fn default() -> Self {
+        Registration {
+            expires_min_seconds: 60,
+            expires_max_seconds: 600_000,
+            expires_default_seconds: 3_600,
+            reauthenticate: Reauthenticate::Never,
+            protection: Protection::Required,
+            realm: None,
+            qop: "auth".to_owned(),
+            challenges_max: 2,
+            wrong_responses_max: 1,
+            flows_max: 4,
+        }
+    }
+}
+
+/// When a registered user is challenged again (TS 24.229 §5.4.1.2.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Reauthenticate {
+    Never,
+    Always,
+    /// After that many REGISTERs without a challenge.
+    Every(u32),
+}
+
+impl TryFrom<String> for Reauthenticate {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "never" => Ok(Reauthenticate::Never),
+            "always" => Ok(Reauthenticate::Always),
+            other => {
+                let number = other.strip_prefix("every ").and_then(|n| n.trim().parse().ok());
+                number.map(Reauthenticate::Every).ok_or_else(|| {
+                    format!("\"{other}\" is not \"never\", \"always\" or \"every N\"")
+                })
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protection {
+    Required,
+    Optional,
+}
+
+/// `[timeouts]`. A REGISTER takes at most `queue_milliseconds` and `hss_milliseconds` together,
+/// which must be less than an I-CSCF waits for one S-CSCF.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// One question to the HSS, failover to another peer included.
+    pub hss_milliseconds: u64,
+    /// A REGISTER that had to wait longer behind others of its user is refused.
+    pub queue_milliseconds: u64,
+    /// A deregistration that the HSS did not answer is told it again after this long.
+    pub retry_milliseconds: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { hss_milliseconds: 4_000, queue_milliseconds: 4_000, retry_milliseconds: 60_000 }
+    }
+}
+
+impl Timeouts {
+    pub fn hss(&self) -> Duration {
+        Duration::from_millis(self.hss_milliseconds)
+    }
+
+    pub fn queue(&self) -> Duration {
+        Duration::from_millis(self.queue_milliseconds)
+    }
+
+    pub fn retry(&self) -> Duration {
+        Duration::from_millis(self.retry_milliseconds)
+    }
+}
+
+impl Config {
+    /// A configuration with every optional setting at its default.
+    pub fn new(home_domain: &str, sip: Sip, diameter: diameter::endpoint::Config) -> Config {
+        Config {
+            home_domain: home_domain.to_owned(),
+            state: None,
+            sip,
+            diameter,
+            registration: Registration::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            log_identities: false,
+            #[cfg(feature = "daemon")]
+            dns: DnsConfig::default(),
+            #[cfg(feature = "daemon")]
+            http: HttpConfig::default(),
+            #[cfg(feature = "daemon")]
+            log: LogConfig::default(),
+        }
+    }
+
+    /// The SIP URI of this S-CSCF.
+    pub fn server_name(&self) -> String {
+        self.sip.server_name.clone().unwrap_or_else(|| format!("sip:{}", self.sip.name))
+    }
+
+    pub fn realm(&self) -> &str {
+        self.registration.realm.as_deref().unwrap_or(&self.home_domain)
+    }
+
+    /// What is wrong with it, one sentence each; empty when nothing is.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut say = |problem: String| problems.push(problem);
+        if self.home_domain.is_empty() {
+            say("home_domain is empty".to_owned());
+        }
+        if HostPort::parse(&self.sip.name).is_err() {
+            say(format!("sip.name \"{}\" is neither a host name nor an address", self.sip.name));
+        }
+        let server_name = self.server_name();
+        let is_sip = Uri::parse(&server_name)
+            .is_ok_and(|uri| matches!(uri.scheme, Scheme::Sip | Scheme::Sips));
+        if !is_sip {
+            say(format!("sip.server_name \"{server_name}\" is not a SIP URI"));
+        }
+        if self.sip.listen.udp.is_empty() && self.sip.listen.tcp.is_empty() {
+            say("sip.listen names no address".to_owned());
+        }
+        if self.diameter.peers.is_empty() {
+            say("diameter.peers is empty: no HSS can be asked".to_owned());
+        }
+        let policy = &self.registration;
+        if policy.expires_min_seconds > policy.expires_max_seconds {
+            say("registration.expires_min_seconds is above expires_max_seconds".to_owned());
+        }
+        let between = policy.expires_min_seconds..=policy.expires_max_seconds;
+        if !between.contains(&policy.expires_default_seconds) {
+            say("registration.expires_default_seconds is not between minimum and maximum"
+                .to_owned());
+        }
+        if policy.challenges_max == 0 || policy.wrong_responses_max == 0 {
+            say("registration.challenges_max and wrong_responses_max must be at least 1".to_owned());
+        }
+        if !["", "auth", "auth-int", "auth,auth-int"].contains(&policy.qop.as_str()) {
+            say(format!("registration.qop \"{}\" is not auth, auth-int or empty", policy.qop));
+        }
+        problems
+    }
+}

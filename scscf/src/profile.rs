@@ -1,0 +1,79 @@
+//! Profile pushed by the HSS: PPR (TS 29.228 §6.2.2).
+
+use common::cx::user_data::UserData;
+use common::cx::{self, Outcome, Ppa, Ppr, Received};
+use common::identity::Impi;
+use common::node::{Now, Output};
+
+use crate::Scscf;
+use crate::state::{Change, Charging, Registration, implicit_set};
+
+impl Scscf {
+    /// TS 29.228 §6.2.2.1: the profile of a set is replaced at once, for every private identity
+    /// that shares it. What must not change is refused, and nothing is changed then.
+    pub(crate) fn push_profile(&mut self, now: Now, received: Received, out: &mut Vec<Output>) {
+        let cx::Request::Ppr(ppr) = &received.request else { return };
+        let outcome = self.pushed(ppr, out);
+        let private_identity = self.logged(&ppr.user_name).into_owned();
+        self.stats.pushed(outcome.is_success());
+        tracing::info!(procedure = "profile push", private_identity, ?outcome, "answered");
+        self.cx.answer(now, received, cx::Answer::Ppa(Ppa { outcome }), out);
+    }
+
+    fn pushed(&mut self, ppr: &Ppr, out: &mut Vec<Output>) -> Outcome {
+        let private_identity = Impi::new(ppr.user_name.as_str());
+        let held = self.registrations.of(&private_identity);
+        if held.is_empty() {
+            return Outcome::USER_UNKNOWN;
+        }
+        let data = match ppr.user_data.as_deref().map(UserData::parse) {
+            None => None,
+            Some(Ok(data)) => Some(data),
+            Some(Err(malformed)) => {
+                tracing::warn!(reason = malformed.0, "pushed User-Data is no service profile");
+                return Outcome::NOT_SUPPORTED_USER_DATA;
+            }
+        };
+        let charging = ppr.charging_information.clone().map(Charging::from);
+        let changed = match &data {
+            // Charging addresses alone are for all that the user has.
+            None => held.to_vec(),
+            Some(data) => match self.sharing(&private_identity, data) {
+                Some(sharing) => sharing,
+                None => return Outcome::NOT_SUPPORTED_USER_DATA,
+            },
+        };
+        for mut registration in changed {
+            if let Some(data) = &data {
+                registration.service_profiles = data.service_profiles.clone();
+            }
+            if let Some(charging) = &charging {
+                registration.charging = charging.clone();
+            }
+            self.registrations.commit(Change::Stored(Box::new(registration)), out);
+        }
+        Outcome::SUCCESS
+    }
+
+    /// The registrations, of this private identity and of others, with the set that is pushed.
+    /// `None` when there is none, when its first (default) identity changed, which the HSS must not
+    /// do while it is registered, or when no identity would be left that may be used.
+    fn sharing(&self, private_identity: &Impi, data: &UserData) -> Option<Vec<Registration>> {
+        let set = implicit_set(data);
+        let default = set.first()?;
+        if data.public_identities().all(|identity| identity.is_barred) {
+            return None;
+        }
+        let own = self.registrations.find(private_identity, default)?;
+        if own.set() != *default {
+            return None;
+        }
+        let sharers = self.registrations.sharers(default).iter();
+        Some(
+            sharers
+                .filter_map(|sharer| self.registrations.find(sharer, default))
+                .cloned()
+                .collect(),
+        )
+    }
+}

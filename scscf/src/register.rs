@@ -1,0 +1,527 @@
+//! Registration at the S-CSCF (TS 24.229 §5.4.1).
+//!
+//! 1. `register`          read the REGISTER, refuse what needs no HSS, take the turn
+//! 2. `register_in_turn`  decide: challenge, verify the answer to one, or accept
+//! 3. `accept`            list, deregister, or ask for the assignment
+//!
+//! Challenges are in `authenticate`, what follows an acceptance in `assign` and `deregister`.
+
+use common::cx::Outcome;
+use common::cx::sar::ServerAssignmentType;
+use common::diameter::endpoint::NoAnswer;
+use common::identity::{Impi, Impu};
+use common::node::{Now, Output};
+use common::sip::address::Address;
+use common::sip::auth::{DigestParameters, credentials_for};
+use common::sip::endpoint::Incoming;
+use common::sip::header::Name;
+use common::sip::message::{Request, Response};
+use common::sip::p_headers::visited_network;
+use common::sip::uri::{Scheme, Uri};
+
+use crate::config::{Protection, Reauthenticate};
+use crate::contacts::Contacts;
+use crate::state::Registration;
+use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
+
+/// Option tags that a REGISTER may require (RFC 3261 §8.2.2.3).
+const SUPPORTED: [&str; 2] = ["path", "outbound"];
+
+/// One REGISTER on its way to its answer.
+#[derive(Debug)]
+pub struct Registering {
+    pub incoming: Incoming,
+    pub received: Now,
+    pub private_identity: Impi,
+    pub public_identity: Impu,
+    pub visited_network: String,
+    pub credentials: Option<DigestParameters>,
+    /// `integrity-protected="yes"`: it came inside security associations.
+    pub is_protected: bool,
+    pub contacts: Contacts,
+    /// It answered a challenge.
+    pub is_authenticated: bool,
+    /// The HSS that knows the user, once one has answered.
+    pub hss_host: Option<String>,
+}
+
+/// What is to be done with a REGISTER.
+enum Decision {
+    /// The number says which challenge in a row it is.
+    Challenge(u32),
+    /// The UE says the sequence number is not fresh; with its AUTS.
+    Resynchronise([u8; 14]),
+    Verify,
+    Accept,
+    Refuse(Refusal),
+}
+
+/// Why a REGISTER is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// A header that is needed cannot be read (RFC 3261 §21.4.1).
+    Malformed(&'static str),
+    /// Request-URI or To is not ours (RFC 3261 §10.3 steps 1 and 5).
+    ForeignDomain,
+    /// Require names what is not supported (RFC 3261 §10.3 step 2).
+    UnsupportedExtension,
+    /// The interval is below the minimum (RFC 3261 §10.3 step 7).
+    IntervalTooBrief,
+    /// reg-id, but the first hop keeps no flows (RFC 5626 §6).
+    FirstHopLacksOutbound,
+    /// Not newer than the REGISTER that made the binding (RFC 3261 §10.3 step 7).
+    OutOfOrder,
+    /// Too many REGISTERs of this user wait, or this one waited too long.
+    Congested,
+    /// As many registrations as there may be.
+    Full,
+    /// Protected, but the user is not registered here (TS 24.229 §5.4.1.2.2).
+    NotRegisteredHere,
+    /// Protected and unchallenged, with a contact not registered before (TS 24.229 §5.4.1.2.2).
+    ContactNotRegistered,
+    /// More flows than there may be (TS 24.229 §5.4.1.2.2).
+    TooManyFlows,
+    /// The HSS says no (TS 24.229 §5.4.1.2.1, TS 29.228 §6.3).
+    NotAllowed(Outcome),
+    /// The HSS could not do it.
+    HssFailed(Outcome),
+    /// The HSS gave no answer, or none that can be read.
+    HssSilent(NoAnswer),
+    /// Too many questions to the HSS are open.
+    Overloaded,
+    /// The HSS sent no usable authentication vector.
+    BadVector,
+    /// The UE says the network failed authentication (TS 24.229 §5.4.1.2.3).
+    NetworkNotAuthentic,
+    /// The HSS did not take the AUTS (TS 24.229 §5.4.1.2.3).
+    ResynchronisationFailed,
+    /// The challenge was for another public identity (TS 24.229 §5.4.1.2.2).
+    WrongIdentity,
+    /// The nonce is none that was sent (TS 24.229 §5.4.1.2.2).
+    WrongNonce,
+    /// The response is wrong, or made for another realm or URI (TS 24.229 §5.4.1.2.3).
+    WrongResponse,
+    /// One challenge more than there may be in a row.
+    TooManyChallenges,
+    /// The HSS has assigned another S-CSCF: the I-CSCF should choose again (TS 29.228 §6.1.2).
+    RegisteredElsewhere,
+    /// The HSS sent no profile for a first registration.
+    NoProfile,
+    /// The profile cannot be read (TS 29.228 §6.1.2).
+    ProfileUnusable,
+    /// The profile has no identity that may be used, or lacks the one that registers.
+    Barred,
+    /// Deregistration of a contact that is not bound.
+    ContactNotBound,
+    /// Emergency registrations end by themselves (TS 24.229 §5.4.8).
+    EmergencyDeregistration,
+}
+
+impl Refusal {
+    /// The status, the reason phrase, and the name in counters and logs.
+    fn face(self) -> (u16, &'static str, &'static str) {
+        match self {
+            Refusal::Malformed(_) => (400, "Bad Request", "malformed"),
+            Refusal::ForeignDomain => (404, "Not Found", "foreign_domain"),
+            Refusal::UnsupportedExtension => (420, "Bad Extension", "unsupported_extension"),
+            Refusal::IntervalTooBrief => (423, "Interval Too Brief", "interval_too_brief"),
+            Refusal::FirstHopLacksOutbound => {
+                (439, "First Hop Lacks Outbound Support", "first_hop_lacks_outbound")
+            }
+            Refusal::OutOfOrder => (500, "Server Internal Error", "out_of_order"),
+            Refusal::Congested => (500, "Server Internal Error", "congested"),
+            Refusal::Full => (503, "Service Unavailable", "full"),
+            Refusal::NotRegisteredHere => (500, "Server Internal Error", "not_registered_here"),
+            Refusal::ContactNotRegistered => (403, "Forbidden", "contact_not_registered"),
+            Refusal::TooManyFlows => (403, "Forbidden", "too_many_flows"),
+            Refusal::NotAllowed(_) => (403, "Forbidden", "not_allowed"),
+            Refusal::HssFailed(_) => (500, "Server Internal Error", "hss_failed"),
+            Refusal::HssSilent(_) => (504, "Server Time-out", "hss_silent"),
+            Refusal::Overloaded => (503, "Service Unavailable", "overloaded"),
+            Refusal::BadVector => (500, "Server Internal Error", "bad_vector"),
+            Refusal::NetworkNotAuthentic => (403, "Forbidden", "network_not_authentic"),
+            Refusal::ResynchronisationFailed => (403, "Forbidden", "resynchronisation_failed"),
+            Refusal::WrongIdentity => (403, "Forbidden", "wrong_identity"),
+            Refusal::WrongNonce => (403, "Forbidden", "wrong_nonce"),
+            Refusal::WrongResponse => (403, "Forbidden", "wrong_response"),
+            Refusal::TooManyChallenges => (403, "Forbidden", "too_many_challenges"),
+            Refusal::RegisteredElsewhere => {
+                (480, "Temporarily Unavailable", "registered_elsewhere")
+            }
+            Refusal::NoProfile => (500, "Server Internal Error", "no_profile"),
+            Refusal::ProfileUnusable => (480, "Temporarily Unavailable", "profile_unusable"),
+            Refusal::Barred => (403, "Forbidden", "barred"),
+            Refusal::ContactNotBound => {
+                (481, "Call/Transaction Does Not Exist", "contact_not_bound")
+            }
+            Refusal::EmergencyDeregistration => {
+                (501, "Not Implemented", "emergency_deregistration")
+            }
+        }
+    }
+
+    pub fn of_no_answer(no_answer: NoAnswer) -> Refusal {
+        match no_answer {
+            NoAnswer::Overloaded => Refusal::Overloaded,
+            other => Refusal::HssSilent(other),
+        }
+    }
+}
+
+impl Scscf {
+    /// TS 24.229 §5.4.1.2: reads a REGISTER. What is wrong with it by itself, and an interval that
+    /// is too brief, is answered before a vector or an assignment is spent.
+    pub(crate) fn register(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
+        match self.read(now, incoming) {
+            Ok(registering) => {
+                let private_identity = registering.private_identity.clone();
+                let job = Job::Register(Box::new(registering));
+                if let Some(Job::Register(job)) = self.begin(now, &private_identity, job, out) {
+                    self.refuse_unread(now, job.incoming, Refusal::Congested, out);
+                }
+            }
+            Err((incoming, refusal)) => self.refuse_unread(now, *incoming, refusal, out),
+        }
+    }
+
+    fn read(&self, now: Now, incoming: Incoming) -> Result<Registering, (Box<Incoming>, Refusal)> {
+        let read = self.read_request(incoming.request());
+        let (private_identity, public_identity, credentials) = match read {
+            Ok(read) => read,
+            Err(refusal) => return Err((Box::new(incoming), refusal)),
+        };
+        let headers = incoming.request().headers();
+        let contacts = match Contacts::read(headers, &self.config.registration) {
+            Ok(contacts) => contacts,
+            Err(refusal) => return Err((Box::new(incoming), refusal)),
+        };
+        let visited = headers.get(Name::PVisitedNetworkId).and_then(visited_network);
+        let is_protected = credentials.as_ref().is_some_and(|credentials| {
+            let value = credentials.get("integrity-protected");
+            value.is_some_and(|value| value.eq_ignore_ascii_case("yes"))
+        });
+        Ok(Registering {
+            received: now,
+            private_identity,
+            public_identity,
+            visited_network: visited.unwrap_or_else(|| self.config.home_domain.clone()),
+            credentials,
+            is_protected,
+            contacts,
+            is_authenticated: false,
+            hss_host: None,
+            incoming,
+        })
+    }
+
+    /// RFC 3261 §10.3 steps 1, 2 and 5; the identities: TS 24.229 §5.4.1.2.1.
+    fn read_request(
+        &self,
+        request: &Request,
+    ) -> Result<(Impi, Impu, Option<DigestParameters>), Refusal> {
+        let headers = request.headers();
+        let uri = Uri::parse(request.uri()).map_err(|_| Refusal::Malformed("Request-URI"))?;
+        if !self.is_ours(&uri) && !self.is_home(&uri) {
+            return Err(Refusal::ForeignDomain);
+        }
+        let to = headers.get(Name::To).and_then(|text| Address::parse(text).ok());
+        let to = to.ok_or(Refusal::Malformed("To"))?.uri;
+        let is_served = match to.scheme {
+            Scheme::Sip | Scheme::Sips => self.is_home(&to),
+            Scheme::Tel => true,
+            Scheme::Other => false,
+        };
+        if !is_served {
+            return Err(Refusal::ForeignDomain);
+        }
+        if headers.values(Name::Require).any(|tag| !is_supported(tag)) {
+            return Err(Refusal::UnsupportedExtension);
+        }
+        let credentials = credentials_for(headers, self.config.realm())
+            .map_err(|_| Refusal::Malformed("Authorization"))?;
+        let public_identity = to.public_identity();
+        let private_identity = match &credentials {
+            Some(credentials) => {
+                let username = credentials.get("username").filter(|name| !name.is_empty());
+                Impi::new(username.ok_or(Refusal::Malformed("username"))?)
+            }
+            None => self.derived(&public_identity),
+        };
+        Ok((private_identity, public_identity, credentials))
+    }
+
+    /// TS 24.229 §5.4.1.2.1: without credentials, To tells the private identity.
+    fn derived(&self, public_identity: &Impu) -> Impi {
+        match public_identity.as_str().split_once(':') {
+            Some(("tel", number)) => Impi::new(format!("{number}@{}", self.config.home_domain)),
+            Some((_, rest)) => Impi::new(rest),
+            None => Impi::new(public_identity.as_str()),
+        }
+    }
+
+    /// TS 24.229 §5.4.1.2: what a REGISTER is, and what follows.
+    pub(crate) fn register_in_turn(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
+        match self.decide(now, &job) {
+            Decision::Challenge(number) => self.ask_for_vector(now, job, number, None, out),
+            Decision::Resynchronise(auts) => self.resynchronise(now, job, auts, out),
+            Decision::Verify => self.verify(now, job, out),
+            Decision::Accept => self.accept(now, job, out),
+            Decision::Refuse(
+                refusal @ (Refusal::NetworkNotAuthentic
+                | Refusal::WrongIdentity
+                | Refusal::WrongNonce
+                | Refusal::TooManyChallenges),
+            ) => self.abandon(now, job, refusal, out),
+            Decision::Refuse(refusal) => self.refuse(now, job, refusal, out),
+        }
+    }
+
+    fn decide(&self, now: Now, job: &Registering) -> Decision {
+        if now.since(job.received) > self.config.timeouts.queue() {
+            return Decision::Refuse(Refusal::Congested);
+        }
+        let registration = self.registrations.find(&job.private_identity, &job.public_identity);
+        if let Some(refusal) = self.contradiction(job, registration) {
+            return Decision::Refuse(refusal);
+        }
+        if let Some(decision) = self.decide_by_challenge(job, registration) {
+            return decision;
+        }
+        if !job.is_protected {
+            // TS 24.229 §5.4.1.2.1: whoever is registered already stays so until this succeeds.
+            return Decision::Challenge(1);
+        }
+        match registration.filter(|registration| !registration.bindings.is_empty()) {
+            Some(registration) => self.decide_by_policy(job, registration),
+            // A further public identity: the vector proves that it is this user's.
+            None if !self.registrations.of(&job.private_identity).is_empty() => {
+                Decision::Challenge(1)
+            }
+            None if self.has_lapsed(&job.private_identity) => Decision::Challenge(1),
+            None => Decision::Refuse(Refusal::NotRegisteredHere),
+        }
+    }
+
+    /// What no authentication mends.
+    fn contradiction(
+        &self,
+        job: &Registering,
+        registration: Option<&Registration>,
+    ) -> Option<Refusal> {
+        let request = job.incoming.request();
+        let bindings = registration.map_or(&[][..], |registration| &registration.bindings);
+        let is_stale = bindings
+            .iter()
+            .any(|binding| binding.call_id == request.call_id() && request.cseq() <= binding.cseq);
+        if is_stale {
+            return Some(Refusal::OutOfOrder);
+        }
+        if registration.is_none() && self.registrations.len() >= self.config.limits.registrations {
+            return Some(Refusal::Full);
+        }
+        if job.contacts.has_flows() {
+            let origin = crate::contacts::Origin { call_id: "", cseq: 0, path: &[] };
+            let flows = job.contacts.applied(job.received, bindings, &origin);
+            let flows = flows.iter().filter(|binding| binding.reg_id.is_some()).count();
+            if flows > self.config.registration.flows_max {
+                return Some(Refusal::TooManyFlows);
+            }
+        }
+        None
+    }
+
+    /// TS 24.229 §5.4.1.2.2, §5.4.1.2.3: what a running challenge makes of a REGISTER. `None` when
+    /// none runs, or the REGISTER begins anew.
+    fn decide_by_challenge(
+        &self,
+        job: &Registering,
+        registration: Option<&Registration>,
+    ) -> Option<Decision> {
+        let challenge = self.challenges.get(&job.private_identity)?;
+        let is_same_attempt = challenge.call_id == job.incoming.request().call_id();
+        let credentials = job.credentials.as_ref();
+        let parameter = |name| credentials.and_then(|credentials| credentials.get(name));
+        let nonce = parameter("nonce").unwrap_or("");
+        let response = parameter("response").unwrap_or("");
+        let is_nonce_known = nonce == challenge.nonce;
+        let next = challenge.number + 1;
+
+        if is_same_attempt && is_nonce_known {
+            if challenge.public_identity != job.public_identity {
+                return Some(Decision::Refuse(Refusal::WrongIdentity));
+            }
+            if let Some(auts) = parameter("auts") {
+                return Some(match common::aka::digest::decode_auts(auts) {
+                    Some(auts) => self.challenge_again(next, Decision::Resynchronise(auts)),
+                    None => Decision::Refuse(Refusal::Malformed("auts")),
+                });
+            }
+            if response.is_empty() {
+                return Some(Decision::Refuse(Refusal::NetworkNotAuthentic));
+            }
+            if job.is_protected || self.config.registration.protection == Protection::Optional {
+                return Some(Decision::Verify);
+            }
+        }
+        if !job.is_protected {
+            return None;
+        }
+        // Protected, but no answer to what was asked. A registered user whose UE missed the
+        // challenge repeats its last credentials; anyone else made the nonce up.
+        if is_same_attempt && !is_nonce_known && registration.is_none() {
+            return Some(Decision::Refuse(Refusal::WrongNonce));
+        }
+        Some(self.challenge_again(next, Decision::Challenge(next)))
+    }
+
+    fn challenge_again(&self, number: u32, decision: Decision) -> Decision {
+        match number <= self.config.registration.challenges_max {
+            true => decision,
+            false => Decision::Refuse(Refusal::TooManyChallenges),
+        }
+    }
+
+    /// TS 24.229 §5.4.1.2.2: whether a registered user is challenged is the operator's policy.
+    fn decide_by_policy(&self, job: &Registering, registration: &Registration) -> Decision {
+        let is_due = match self.config.registration.reauthenticate {
+            Reauthenticate::Never => false,
+            Reauthenticate::Always => true,
+            Reauthenticate::Every(number) => registration.unchallenged >= number,
+        };
+        if is_due {
+            return Decision::Challenge(1);
+        }
+        let is_known = |wanted: &crate::contacts::Wanted| {
+            wanted.expires_seconds == 0
+                || wanted.reg_id.is_some()
+                || registration.bindings.iter().any(|binding| wanted.is_bound_as(binding))
+        };
+        match job.contacts.wanted.iter().all(is_known) {
+            true => Decision::Accept,
+            false => Decision::Refuse(Refusal::ContactNotRegistered),
+        }
+    }
+
+    /// TS 24.229 §5.4.1.2.2: the user is who it says; now what it asks for.
+    pub(crate) fn accept(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
+        if job.contacts.is_fetch() {
+            self.list_bindings(now, job, out);
+        } else if job.contacts.is_deregistration() {
+            self.deregister(now, job, out);
+        } else {
+            self.ask_for_assignment(now, job, out);
+        }
+    }
+
+    /// RFC 3261 §10.3 step 6: no Contact changes nothing.
+    fn list_bindings(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
+        if job.is_authenticated {
+            // The challenge left a pending authentication at the HSS; no assignment will end it.
+            self.tell_hss(now, &job, ServerAssignmentType::AuthenticationTimeout, out);
+        }
+        let response = self.success(now, &job);
+        self.finish_register(now, job, response, "fetched", out);
+    }
+
+    /// The one exit for answers that are no refusals.
+    pub(crate) fn finish_register(
+        &mut self,
+        now: Now,
+        job: Registering,
+        response: Response,
+        outcome: &'static str,
+        out: &mut Vec<Output>,
+    ) {
+        let took = now.since(job.received);
+        self.stats.registration(outcome, took);
+        tracing::info!(
+            procedure = "registration",
+            outcome,
+            status = response.status(),
+            private_identity = %self.logged(job.private_identity.as_str()),
+            public_identity = %self.logged(job.public_identity.as_str()),
+            took_ms = took.as_millis() as u64,
+            "answered"
+        );
+        self.sip.respond(now, job.incoming, response, out);
+        self.finish(now, &job.private_identity, out);
+    }
+
+    /// The one exit for refusals in turn.
+    pub(crate) fn refuse(
+        &mut self,
+        now: Now,
+        job: Registering,
+        refusal: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        let (status, _, name) = refusal.face();
+        let took = now.since(job.received);
+        self.stats.registration(name, took);
+        tracing::info!(
+            procedure = "registration",
+            outcome = name,
+            status,
+            detail = ?refusal,
+            private_identity = %self.logged(job.private_identity.as_str()),
+            public_identity = %self.logged(job.public_identity.as_str()),
+            took_ms = took.as_millis() as u64,
+            "refused"
+        );
+        let response = self.refusal(job.incoming.request(), refusal);
+        self.sip.respond(now, job.incoming, response, out);
+        self.finish(now, &job.private_identity, out);
+    }
+
+    /// The one exit for refusals of a REGISTER that has no turn.
+    fn refuse_unread(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        refusal: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        let (status, _, name) = refusal.face();
+        self.stats.registration(name, std::time::Duration::ZERO);
+        let to = incoming.request().headers().get(Name::To).unwrap_or("");
+        tracing::info!(
+            procedure = "registration",
+            outcome = name,
+            status,
+            detail = ?refusal,
+            to = %self.logged(to),
+            "refused"
+        );
+        let response = self.refusal(incoming.request(), refusal);
+        self.sip.respond(now, incoming, response, out);
+    }
+
+    fn refusal(&self, request: &Request, refusal: Refusal) -> Response {
+        let (status, reason, _) = refusal.face();
+        let mut response = match refusal {
+            Refusal::Malformed(what) => request.response(status, &format!("{reason}: {what}")),
+            _ => request.response(status, reason),
+        };
+        let headers = response.headers_mut();
+        match refusal {
+            Refusal::UnsupportedExtension => {
+                let required = request.headers().values(Name::Require);
+                let tags: Vec<_> = required.filter(|tag| !is_supported(tag)).collect();
+                headers.append(Name::Unsupported, &tags.join(", "));
+            }
+            Refusal::IntervalTooBrief => {
+                let minimum = self.config.registration.expires_min_seconds;
+                headers.append(Name::MinExpires, &minimum.to_string());
+            }
+            Refusal::Congested | Refusal::Full | Refusal::Overloaded => {
+                headers.append(Name::RetryAfter, RETRY_AFTER_SECONDS);
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn is_supported(tag: &str) -> bool {
+    SUPPORTED.iter().any(|supported| tag.trim().eq_ignore_ascii_case(supported))
+}

@@ -1,0 +1,160 @@
+//! Termination by the HSS: RTR (TS 24.229 §5.4.1.5, TS 29.228 §6.1.3).
+//!
+//! NOT DONE: TS 24.229 §5.4.2.1.2: nobody is notified, as there are no subscriptions yet.
+
+use common::cx::rtr::ReasonCode;
+use common::cx::{self, Outcome, Received, Rta, Rtr};
+use common::diameter::base::result_code;
+use common::identity::{Impi, Impu};
+use common::node::{Now, Output};
+use common::sip::uri::Uri;
+
+use crate::state::{Change, Registration};
+use crate::{Job, Scscf};
+
+/// One private identity of an RTR.
+#[derive(Debug)]
+pub struct Terminating {
+    reason_code: ReasonCode,
+    /// Empty: all.
+    public_identities: Vec<Impu>,
+    /// The request, when this private identity is the one that its answer is about.
+    received: Option<Received>,
+    /// Private identities that the answer names as well.
+    associated: Vec<String>,
+}
+
+impl Scscf {
+    /// TS 29.228 §6.1.3: User-Name, and Associated-Identities when no public identity is named.
+    pub(crate) fn terminate(&mut self, now: Now, received: Received, out: &mut Vec<Output>) {
+        let cx::Request::Rtr(rtr) = &received.request else { return };
+        let Rtr { user_name, associated_identities, public_identities, reason_code, .. } = rtr;
+        let reason_code = *reason_code;
+        // A change of the server is for the whole subscription, whatever is listed.
+        let public_identities: Vec<_> = match reason_code {
+            ReasonCode::ServerChange => Vec::new(),
+            _ => public_identities.iter().map(|text| key(text)).collect(),
+        };
+        let is_alone =
+            reason_code == ReasonCode::NewServerAssigned || !public_identities.is_empty();
+        let associated: Vec<_> = match is_alone {
+            true => Vec::new(),
+            false => {
+                associated_identities.iter().filter(|name| *name != user_name).cloned().collect()
+            }
+        };
+        let private_identity = Impi::new(user_name.as_str());
+        let mut known = associated.clone();
+        known.retain(|name| !self.registrations.of(&Impi::new(name.as_str())).is_empty());
+        for name in &known {
+            let job = Terminating {
+                reason_code,
+                public_identities: Vec::new(),
+                received: None,
+                associated: Vec::new(),
+            };
+            self.terminate_begin(now, &Impi::new(name.as_str()), job, out);
+        }
+        let job = Terminating {
+            reason_code,
+            public_identities,
+            received: Some(received),
+            associated: known,
+        };
+        self.terminate_begin(now, &private_identity, job, out);
+    }
+
+    fn terminate_begin(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        job: Terminating,
+        out: &mut Vec<Output>,
+    ) {
+        let job = Job::Terminate(Box::new(job));
+        if let Some(Job::Terminate(job)) = self.begin(now, private_identity, job, out)
+            && let Some(received) = job.received
+        {
+            let rta = Rta { outcome: Outcome::UNABLE_TO_COMPLY, associated_identities: Vec::new() };
+            self.cx.answer(now, received, cx::Answer::Rta(rta), out);
+        }
+    }
+
+    /// TS 24.229 §5.4.1.5: the registrations go, without a SAR. What an emergency registration
+    /// made stays, unless the server changes.
+    pub(crate) fn terminate_in_turn(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        job: Terminating,
+        out: &mut Vec<Output>,
+    ) {
+        let held = self.registrations.of(private_identity);
+        let is_known = !held.is_empty() || self.challenges.contains_key(private_identity);
+        let is_meant = |held: &&Registration| {
+            job.public_identities.is_empty()
+                || job.public_identities.iter().any(|identity| held.contains(identity))
+        };
+        let meant: Vec<_> = held.iter().filter(is_meant).cloned().collect();
+        self.take_challenge(private_identity);
+        let total = meant.len();
+        let mut kept = 0;
+        for registration in meant {
+            kept += usize::from(self.terminate_one(registration, job.reason_code, out));
+        }
+        let outcome = match (is_known, kept) {
+            (false, _) => Outcome::USER_UNKNOWN,
+            (true, 0) => Outcome::SUCCESS,
+            (true, kept) if kept == total => Outcome::UNABLE_TO_COMPLY,
+            (true, _) => Outcome::Base(result_code::LIMITED_SUCCESS),
+        };
+        self.stats.deregistration("terminated");
+        tracing::info!(
+            procedure = "termination",
+            reason = ?job.reason_code,
+            private_identity = %self.logged(private_identity.as_str()),
+            registrations = total,
+            kept,
+            ?outcome,
+            "the HSS ended registrations"
+        );
+        if let Some(received) = job.received {
+            let mut associated_identities = job.associated;
+            if !associated_identities.is_empty() {
+                associated_identities.insert(0, private_identity.as_str().to_owned());
+            }
+            let rta = cx::Answer::Rta(Rta { outcome, associated_identities });
+            self.cx.answer(now, received, rta, out);
+        }
+        self.finish(now, private_identity, out);
+    }
+
+    /// True when an emergency binding was kept.
+    fn terminate_one(
+        &mut self,
+        registration: Registration,
+        reason_code: ReasonCode,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let keeps_emergency =
+            matches!(reason_code, ReasonCode::PermanentTermination | ReasonCode::RemoveScscf);
+        let emergency = registration.bindings.iter().filter(|binding| binding.is_emergency);
+        let bindings: Vec<_> = emergency.filter(|_| keeps_emergency).cloned().collect();
+        if bindings.is_empty() {
+            let set = registration.set();
+            let private_identity = registration.private_identity;
+            self.registrations.commit(Change::Removed { private_identity, set }, out);
+            return false;
+        }
+        let registration = Registration { bindings, ..registration };
+        self.registrations.commit(Change::Stored(Box::new(registration)), out);
+        true
+    }
+}
+
+fn key(public_identity: &str) -> Impu {
+    match Uri::parse(public_identity) {
+        Ok(uri) => uri.public_identity(),
+        Err(_) => Impu::new(public_identity),
+    }
+}
