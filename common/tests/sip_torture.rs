@@ -347,6 +347,8 @@ fn unparsable_requests() {
         ("Max-Forwards: 70", "Max Forwards: 70", "header name", 400),
         ("Max-Forwards: 70", "Max-F\u{f6}rwards: 70", "header name", 400),
         ("Max-Forwards: 70", "\rMax-Forwards: 70", "header name", 400),
+        ("Max-Forwards: 70", "X: 1\rMax-Forwards: 70", "line feed behind a carriage return", 400),
+        ("Max-Forwards: 70", "X: 1\r ", "line feed behind a carriage return", 400),
         ("0\n\n", "0\n", "empty line behind the headers", 400),
         ("Content-Length: 0", "Content-Length: 1", "body as long as Content-Length", 400),
     ];

@@ -606,6 +606,19 @@ fn line_end(wire: &[u8], at: usize) -> Option<(usize, bool)> {
     Some((end, is_folded))
 }
 
+/// True when a CR stands anywhere but in front of a line feed: other elements may end the line
+/// there, and read what follows as a header line of its own.
+fn has_bare_return(line: &[u8]) -> bool {
+    let mut rest = line;
+    while let Some(at) = memchr(b'\r', rest) {
+        if rest.get(at + 1) != Some(&b'\n') {
+            return true;
+        }
+        rest = &rest[at + 2..];
+    }
+    false
+}
+
 /// One header line: `name *( SP / HTAB ) ":" value`. A folded value goes unfolded into `side`.
 fn line(
     wire: &[u8],
@@ -627,6 +640,9 @@ fn line(
         return Err(error("header name"));
     }
     let name_length = u16::try_from(name_end).map_err(|_| error("header name"))?;
+    if has_bare_return(&bytes[colon..]) {
+        return Err(error("line feed behind a carriage return"));
+    }
     let raw = Span::new(Home::Wire, start, end);
     let text = if is_folded {
         unfold(&bytes[colon + 1..], side)

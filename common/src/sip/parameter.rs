@@ -124,7 +124,9 @@ fn is_value(value: &str) -> bool {
     let bytes = value.as_bytes();
     match bytes.first() {
         Some(b'"') => quote_end(bytes, 0) == Some(bytes.len() - 1),
-        _ => !bytes.iter().any(|byte| matches!(byte, b'"' | b' ' | b'\t' | b'<' | b'>' | b',')),
+        _ => !bytes
+            .iter()
+            .any(|byte| matches!(byte, b'"' | b'\\' | b' ' | b'\t' | b'<' | b'>' | b',')),
     }
 }
 
