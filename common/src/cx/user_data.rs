@@ -1,5 +1,9 @@
 //! The service profile and its XML (TS 29.228 Annexes B, E; cx-diameter section 5).
 
+use std::borrow::Cow;
+
+use quick_xml::Reader;
+use quick_xml::events::{BytesRef, Event};
 use serde::{Deserialize, Serialize};
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -62,20 +66,562 @@ pub struct ServicePointTrigger {
 pub enum Condition {
     RequestUri(String),
     Method(String),
-    SipHeader { header: String, content: Option<String> },
+    SipHeader {
+        header: String,
+        content: Option<String>,
+    },
     /// 0 ORIGINATING_REGISTERED, 1 TERMINATING_REGISTERED, 2 TERMINATING_UNREGISTERED, 3 ORIGINATING_UNREGISTERED, 4 ORIGINATING_CDIV.
     SessionCase(u8),
-    SessionDescription { line: String, content: Option<String> },
+    SessionDescription {
+        line: String,
+        content: Option<String>,
+    },
 }
 
 /// Why a document is not a service profile.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Malformed(pub String);
 
+/// Elements nested deeper than any schema has them.
+const DEPTH: usize = 32;
+
 impl UserData {
-    pub fn parse(xml: &[u8]) -> Result<UserData, Malformed> { let _ = xml; todo!() }
-    /// Elements in the schema's order.
-    pub fn to_xml(&self) -> String { todo!() }
+    /// TS 29.228 §E: reads the document; elements that it does not know are passed over, with all
+    /// that is in them.
+    ///
+    /// # Errors
+    ///
+    /// When it is no XML, has a document type, or lacks what the schema requires.
+    pub fn parse(xml: &[u8]) -> Result<UserData, Malformed> {
+        let text = std::str::from_utf8(xml).map_err(|_| malformed("not UTF-8"))?;
+        let mut reader = Reader::from_str(text.trim_start_matches('\u{feff}'));
+        reader.config_mut().expand_empty_elements = true;
+        let mut walk = Walk { reader, depth: 0 };
+        let mut user_data = None;
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "IMSSubscription" if user_data.is_none() => {
+                    user_data = Some(UserData::read(&mut walk)?);
+                }
+                _ => return Err(Malformed(format!("root element {name}"))),
+            }
+        }
+        user_data.ok_or_else(|| malformed("no IMSSubscription"))
+    }
+
+    /// TS 29.228 §E: elements in the schema's order.
+    pub fn to_xml(&self) -> String {
+        let mut xml = Xml(String::with_capacity(2048));
+        xml.0.push_str("<?xml version=\"1.0\" encoding=\"UTF-8\"?>");
+        xml.element("IMSSubscription", |xml| {
+            xml.text("PrivateID", &self.private_identity);
+            for profile in &self.service_profiles {
+                xml.element("ServiceProfile", |xml| profile.write(xml));
+            }
+        });
+        xml.0
+    }
+
     /// All public identities over all profiles, in order.
-    pub fn public_identities(&self) -> impl Iterator<Item = &PublicIdentity> { self.service_profiles.iter().flat_map(|profile| profile.public_identities.iter()) }
+    pub fn public_identities(&self) -> impl Iterator<Item = &PublicIdentity> {
+        self.service_profiles.iter().flat_map(|profile| profile.public_identities.iter())
+    }
+
+    fn read(walk: &mut Walk) -> Result<UserData, Malformed> {
+        let mut private_identity = None;
+        let mut service_profiles = Vec::new();
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "PrivateID" => private_identity = Some(walk.text()?),
+                "ServiceProfile" => service_profiles.push(ServiceProfile::read(walk)?),
+                _ => walk.skip()?,
+            }
+        }
+        if service_profiles.is_empty() {
+            return Err(malformed("no ServiceProfile"));
+        }
+        let private_identity = private_identity.ok_or_else(|| malformed("no PrivateID"))?;
+        Ok(UserData { private_identity, service_profiles })
+    }
+}
+
+impl ServiceProfile {
+    fn read(walk: &mut Walk) -> Result<ServiceProfile, Malformed> {
+        let mut profile = ServiceProfile::default();
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "PublicIdentity" => profile.public_identities.push(PublicIdentity::read(walk)?),
+                "CoreNetworkServicesAuthorization" => {
+                    while let Some(name) = walk.child()? {
+                        match &name[..] {
+                            "SubscribedMediaProfileId" => {
+                                profile.subscribed_media_profile_id = Some(walk.number(&name)?);
+                            }
+                            _ => walk.skip()?,
+                        }
+                    }
+                }
+                "InitialFilterCriteria" => {
+                    profile.initial_filter_criteria.push(InitialFilterCriterion::read(walk)?);
+                }
+                "Extension" => {
+                    while let Some(name) = walk.child()? {
+                        match &name[..] {
+                            "SharedIFCSetID" => {
+                                profile.shared_ifc_set_ids.push(walk.number(&name)?);
+                            }
+                            _ => walk.skip()?,
+                        }
+                    }
+                }
+                _ => walk.skip()?,
+            }
+        }
+        if profile.public_identities.is_empty() {
+            return Err(malformed("ServiceProfile without PublicIdentity"));
+        }
+        Ok(profile)
+    }
+
+    fn write(&self, xml: &mut Xml) {
+        for identity in &self.public_identities {
+            xml.element("PublicIdentity", |xml| identity.write(xml));
+        }
+        if let Some(id) = self.subscribed_media_profile_id {
+            xml.element("CoreNetworkServicesAuthorization", |xml| {
+                xml.number("SubscribedMediaProfileId", id);
+            });
+        }
+        for criterion in &self.initial_filter_criteria {
+            xml.element("InitialFilterCriteria", |xml| criterion.write(xml));
+        }
+        if !self.shared_ifc_set_ids.is_empty() {
+            xml.element("Extension", |xml| {
+                for id in &self.shared_ifc_set_ids {
+                    xml.number("SharedIFCSetID", *id);
+                }
+            });
+        }
+    }
+}
+
+/// IdentityType of a wildcarded PSI, whose wildcard stands in an element of its own.
+const WILDCARDED_PSI: u8 = 2;
+
+impl PublicIdentity {
+    fn read(walk: &mut Walk) -> Result<PublicIdentity, Malformed> {
+        let mut public = PublicIdentity::default();
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "BarringIndication" => public.is_barred = walk.boolean(&name)?,
+                "Identity" => public.identity = walk.text()?,
+                "Extension" => public.read_extension(walk)?,
+                _ => walk.skip()?,
+            }
+        }
+        if public.identity.is_empty() {
+            return Err(malformed("PublicIdentity without Identity"));
+        }
+        Ok(public)
+    }
+
+    /// Extensions lie inside one another; each element has its level, which need not be checked to
+    /// read it. The walk bounds the depth.
+    fn read_extension(&mut self, walk: &mut Walk) -> Result<(), Malformed> {
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "IdentityType" => {
+                    self.identity_type = walk.number(&name)?;
+                    if self.identity_type > 4 {
+                        return Err(Malformed(format!("IdentityType {}", self.identity_type)));
+                    }
+                }
+                "WildcardedPSI" | "WildcardedIMPU" => {
+                    self.wildcarded_identity = Some(walk.text()?);
+                }
+                "DisplayName" => self.display_name = Some(walk.text()?),
+                "AliasIdentityGroupID" => self.alias_identity_group_id = Some(walk.text()?),
+                "Extension" => self.read_extension(walk)?,
+                _ => walk.skip()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, xml: &mut Xml) {
+        if self.is_barred {
+            xml.number("BarringIndication", 1);
+        }
+        xml.text("Identity", &self.identity);
+        let is_psi = self.identity_type == WILDCARDED_PSI;
+        let wildcard = self.wildcarded_identity.as_deref();
+        let (wildcarded_psi, wildcarded_impu) =
+            if is_psi { (wildcard, None) } else { (None, wildcard) };
+        let has_inner = self.display_name.is_some()
+            || self.alias_identity_group_id.is_some()
+            || wildcarded_impu.is_some();
+        if self.identity_type == 0 && !has_inner {
+            return;
+        }
+        xml.element("Extension", |xml| {
+            xml.number("IdentityType", u32::from(self.identity_type));
+            xml.optional("WildcardedPSI", wildcarded_psi);
+            if !has_inner {
+                return;
+            }
+            xml.element("Extension", |xml| {
+                xml.optional("DisplayName", self.display_name.as_deref());
+                xml.optional("AliasIdentityGroupID", self.alias_identity_group_id.as_deref());
+                if wildcarded_impu.is_some() {
+                    xml.element("Extension", |xml| {
+                        xml.optional("WildcardedIMPU", wildcarded_impu);
+                    });
+                }
+            });
+        });
+    }
+}
+
+impl InitialFilterCriterion {
+    fn read(walk: &mut Walk) -> Result<InitialFilterCriterion, Malformed> {
+        let mut criterion = InitialFilterCriterion::default();
+        let mut priority = None;
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "Priority" => priority = Some(walk.number(&name)?),
+                "TriggerPoint" => criterion.trigger_point = Some(TriggerPoint::read(walk)?),
+                "ApplicationServer" => criterion.read_application_server(walk)?,
+                "ProfilePartIndicator" => {
+                    criterion.registered_part = Some(match walk.number(&name)? {
+                        0u32 => true,
+                        1 => false,
+                        other => return Err(Malformed(format!("ProfilePartIndicator {other}"))),
+                    });
+                }
+                _ => walk.skip()?,
+            }
+        }
+        criterion.priority =
+            priority.ok_or_else(|| malformed("InitialFilterCriteria without Priority"))?;
+        if criterion.server_name.is_empty() {
+            return Err(malformed("ApplicationServer without ServerName"));
+        }
+        Ok(criterion)
+    }
+
+    fn read_application_server(&mut self, walk: &mut Walk) -> Result<(), Malformed> {
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "ServerName" => self.server_name = walk.text()?,
+                "DefaultHandling" => self.default_handling_terminated = walk.boolean(&name)?,
+                "ServiceInfo" => self.service_info = Some(walk.text()?),
+                "Extension" => {
+                    while let Some(name) = walk.child()? {
+                        match &name[..] {
+                            "IncludeRegisterRequest" => self.include_register_request = true,
+                            "IncludeRegisterResponse" => self.include_register_response = true,
+                            _ => {}
+                        }
+                        walk.skip()?;
+                    }
+                }
+                _ => walk.skip()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, xml: &mut Xml) {
+        xml.number("Priority", self.priority);
+        if let Some(trigger_point) = &self.trigger_point {
+            xml.element("TriggerPoint", |xml| trigger_point.write(xml));
+        }
+        xml.element("ApplicationServer", |xml| {
+            xml.text("ServerName", &self.server_name);
+            xml.number("DefaultHandling", u32::from(self.default_handling_terminated));
+            xml.optional("ServiceInfo", self.service_info.as_deref());
+            if self.include_register_request || self.include_register_response {
+                xml.element("Extension", |xml| {
+                    if self.include_register_request {
+                        xml.0.push_str("<IncludeRegisterRequest/>");
+                    }
+                    if self.include_register_response {
+                        xml.0.push_str("<IncludeRegisterResponse/>");
+                    }
+                });
+            }
+        });
+        if let Some(registered_part) = self.registered_part {
+            xml.number("ProfilePartIndicator", u32::from(!registered_part));
+        }
+    }
+}
+
+impl TriggerPoint {
+    fn read(walk: &mut Walk) -> Result<TriggerPoint, Malformed> {
+        let mut trigger_point = TriggerPoint::default();
+        let mut is_cnf = None;
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "ConditionTypeCNF" => is_cnf = Some(walk.boolean(&name)?),
+                "SPT" => {
+                    trigger_point.service_point_triggers.push(ServicePointTrigger::read(walk)?);
+                }
+                _ => walk.skip()?,
+            }
+        }
+        trigger_point.is_cnf =
+            is_cnf.ok_or_else(|| malformed("TriggerPoint without ConditionTypeCNF"))?;
+        if trigger_point.service_point_triggers.is_empty() {
+            return Err(malformed("TriggerPoint without SPT"));
+        }
+        Ok(trigger_point)
+    }
+
+    fn write(&self, xml: &mut Xml) {
+        xml.number("ConditionTypeCNF", u32::from(self.is_cnf));
+        for trigger in &self.service_point_triggers {
+            xml.element("SPT", |xml| trigger.write(xml));
+        }
+    }
+}
+
+impl ServicePointTrigger {
+    fn read(walk: &mut Walk) -> Result<ServicePointTrigger, Malformed> {
+        let (mut is_negated, mut condition) = (false, None);
+        let (mut groups, mut registration_types) = (Vec::new(), Vec::new());
+        while let Some(name) = walk.child()? {
+            match &name[..] {
+                "ConditionNegated" => is_negated = walk.boolean(&name)?,
+                "Group" => groups.push(walk.number(&name)?),
+                "RequestURI" => condition = Some(Condition::RequestUri(walk.text()?)),
+                "Method" => condition = Some(Condition::Method(walk.text()?)),
+                "SIPHeader" => {
+                    let (header, content) = walk.named_content("Header")?;
+                    condition = Some(Condition::SipHeader { header, content });
+                }
+                "SessionCase" => {
+                    let case: u8 = walk.number(&name)?;
+                    if case > 4 {
+                        return Err(Malformed(format!("SessionCase {case}")));
+                    }
+                    condition = Some(Condition::SessionCase(case));
+                }
+                "SessionDescription" => {
+                    let (line, content) = walk.named_content("Line")?;
+                    condition = Some(Condition::SessionDescription { line, content });
+                }
+                "Extension" => {
+                    while let Some(name) = walk.child()? {
+                        match &name[..] {
+                            "RegistrationType" => registration_types.push(walk.number(&name)?),
+                            _ => walk.skip()?,
+                        }
+                    }
+                }
+                _ => walk.skip()?,
+            }
+        }
+        // A condition that cannot be understood must not count as one that is always met.
+        let condition = condition.ok_or_else(|| malformed("SPT without a known condition"))?;
+        if groups.is_empty() {
+            return Err(malformed("SPT without Group"));
+        }
+        Ok(ServicePointTrigger { is_negated, groups, condition, registration_types })
+    }
+
+    fn write(&self, xml: &mut Xml) {
+        xml.number("ConditionNegated", u32::from(self.is_negated));
+        for group in &self.groups {
+            xml.number("Group", *group);
+        }
+        match &self.condition {
+            Condition::RequestUri(uri) => xml.text("RequestURI", uri),
+            Condition::Method(method) => xml.text("Method", method),
+            Condition::SipHeader { header, content } => xml.element("SIPHeader", |xml| {
+                xml.text("Header", header);
+                xml.optional("Content", content.as_deref());
+            }),
+            Condition::SessionCase(case) => xml.number("SessionCase", u32::from(*case)),
+            Condition::SessionDescription { line, content } => {
+                xml.element("SessionDescription", |xml| {
+                    xml.text("Line", line);
+                    xml.optional("Content", content.as_deref());
+                });
+            }
+        }
+        if !self.registration_types.is_empty() {
+            xml.element("Extension", |xml| {
+                for registration_type in &self.registration_types {
+                    xml.number("RegistrationType", u32::from(*registration_type));
+                }
+            });
+        }
+    }
+}
+
+/// A walk over the elements of a document, from outside in.
+struct Walk<'a> {
+    reader: Reader<&'a [u8]>,
+    depth: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// Enters the next element inside the current one and gives its name; `None` at the end of the
+    /// current one, which is left. Names with a prefix are of other namespaces and match nothing.
+    fn child(&mut self) -> Result<Option<Cow<'a, str>>, Malformed> {
+        loop {
+            match self.event()? {
+                Event::Start(start) => {
+                    self.depth += 1;
+                    if self.depth > DEPTH {
+                        return Err(malformed("elements nested too deep"));
+                    }
+                    return Ok(Some(Cow::Owned(start.name().as_ref().to_owned())));
+                }
+                Event::End(_) => {
+                    self.depth = self.depth.saturating_sub(1);
+                    return Ok(None);
+                }
+                Event::Eof if self.depth == 0 => return Ok(None),
+                Event::Eof => return Err(malformed("ends inside an element")),
+                _ => {}
+            }
+        }
+    }
+
+    /// Text of the current element without white space around it; leaves the element. Elements
+    /// inside it are passed over.
+    fn text(&mut self) -> Result<String, Malformed> {
+        let mut text = String::new();
+        loop {
+            match self.event()? {
+                Event::Text(part) => text.push_str(&part.into_inner()),
+                Event::CData(part) => text.push_str(&part.into_inner()),
+                Event::GeneralRef(reference) => text.push(resolve(&reference)?),
+                Event::Start(_) => {
+                    self.depth += 1;
+                    self.skip()?;
+                }
+                Event::End(_) => {
+                    self.depth = self.depth.saturating_sub(1);
+                    return Ok(text.trim().to_owned());
+                }
+                Event::Eof => return Err(malformed("ends inside an element")),
+                _ => {}
+            }
+        }
+    }
+
+    /// Passes over the rest of the current element and leaves it.
+    fn skip(&mut self) -> Result<(), Malformed> {
+        let outside = self.depth.saturating_sub(1);
+        while self.depth > outside {
+            match self.event()? {
+                Event::Start(_) => self.depth += 1,
+                Event::End(_) => self.depth -= 1,
+                Event::Eof => return Err(malformed("ends inside an element")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn number<T: std::str::FromStr>(&mut self, name: &str) -> Result<T, Malformed> {
+        let text = self.text()?;
+        text.parse().map_err(|_| Malformed(format!("{name} {text:?} is no number in range")))
+    }
+
+    /// `0`, `1`, `true`, `false`.
+    fn boolean(&mut self, name: &str) -> Result<bool, Malformed> {
+        match &self.text()?[..] {
+            "1" | "true" => Ok(true),
+            "0" | "false" => Ok(false),
+            text => Err(Malformed(format!("{name} {text:?} is neither true nor false"))),
+        }
+    }
+
+    /// SIPHeader and SessionDescription: an element of the name given, and Content.
+    fn named_content(&mut self, wanted: &str) -> Result<(String, Option<String>), Malformed> {
+        let (mut named, mut content) = (None, None);
+        while let Some(name) = self.child()? {
+            match &name[..] {
+                "Content" => content = Some(self.text()?),
+                name if name == wanted => named = Some(self.text()?),
+                _ => self.skip()?,
+            }
+        }
+        let named = named.ok_or_else(|| Malformed(format!("{wanted} is missing")))?;
+        Ok((named, content))
+    }
+
+    /// A document type could define entities, so it is refused.
+    fn event(&mut self) -> Result<Event<'a>, Malformed> {
+        match self.reader.read_event() {
+            Ok(Event::DocType(_)) => Err(malformed("document type declaration")),
+            Ok(event) => Ok(event),
+            Err(error) => Err(Malformed(error.to_string())),
+        }
+    }
+}
+
+/// The five entities of XML, and characters by number.
+fn resolve(reference: &BytesRef) -> Result<char, Malformed> {
+    if let Some(character) =
+        reference.resolve_char_ref().map_err(|error| Malformed(error.to_string()))?
+    {
+        return Ok(character);
+    }
+    let name: &str = reference;
+    match name {
+        "amp" => Ok('&'),
+        "lt" => Ok('<'),
+        "gt" => Ok('>'),
+        "quot" => Ok('"'),
+        "apos" => Ok('\''),
+        name => Err(Malformed(format!("entity {name}"))),
+    }
+}
+
+fn malformed(why: &str) -> Malformed {
+    Malformed(why.to_owned())
+}
+
+/// A document being written.
+struct Xml(String);
+
+impl Xml {
+    fn element(&mut self, name: &str, fill: impl FnOnce(&mut Xml)) {
+        self.open(name);
+        fill(self);
+        self.close(name);
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        self.open(name);
+        self.0.push_str(&quick_xml::escape::escape(text));
+        self.close(name);
+    }
+
+    fn optional(&mut self, name: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(name, text);
+        }
+    }
+
+    fn number(&mut self, name: &str, number: u32) {
+        self.text(name, &number.to_string());
+    }
+
+    fn open(&mut self, name: &str) {
+        self.0.push('<');
+        self.0.push_str(name);
+        self.0.push('>');
+    }
+
+    fn close(&mut self, name: &str) {
+        self.0.push_str("</");
+        self.0.push_str(name);
+        self.0.push('>');
+    }
 }
