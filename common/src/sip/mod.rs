@@ -1,6 +1,6 @@
 //! SIP: messages, transactions and the endpoint. No IMS policy lives here.
 //!
-//! Reading order: [`message`], [`lines`], [`header`], [`parameter`], [`uri`], [`address`], [`via`],
+//! Reading order: [`message`], [`lines`], `index`, [`header`], [`parameter`], [`uri`], [`address`], [`via`],
 //! then [`endpoint`] with [`server`] and [`client`], then [`proxy`] and [`locate`].
 
 pub mod address;
@@ -10,6 +10,7 @@ pub mod conversion;
 pub mod endpoint;
 pub mod framer;
 pub mod header;
+mod index;
 pub mod lines;
 pub mod locate;
 pub mod locator;
