@@ -22,6 +22,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long the other side may take to close after DPR or DPA.
 const PARTING: Duration = Duration::from_secs(5);
 
+/// How long a peer that opens a second connection has to answer a DWR on the first one.
+const PROOF: Duration = Duration::from_secs(1);
+
 /// Shortest watchdog interval that is accepted.
 const WATCHDOG_MINIMUM_MILLISECONDS: u64 = 100;
 
@@ -55,6 +58,8 @@ pub(super) struct Peer {
     backoff_milliseconds: u64,
     /// It asked not to be called again.
     is_unwanted: bool,
+    /// When it was asked for a sign of life on its connection because it opened a second one.
+    probed_at: Option<Now>,
     /// Requests sent to it and not ended.
     pub outstanding: usize,
 }
@@ -84,6 +89,7 @@ impl Peer {
             accepted: None,
             backoff_milliseconds: 0,
             is_unwanted: false,
+            probed_at: None,
             outstanding: 0,
         }
     }
@@ -345,21 +351,34 @@ impl<W> Endpoint<W> {
     }
 
     /// RFC 6733 §8.16: a larger Origin-State-Id says that the peer was restarted, so the connection that
-    /// we believe to be open is dead.
+    /// we believe to be open is dead. So is one on which a DWR got no answer since the peer last
+    /// tried to open another.
     ///
     /// DEVIATES: RFC 6733 §5.6 refuses the new connection until the watchdog has found out.
     fn drop_stale(&mut self, now: Now, key: u32, arriving: &Capabilities, out: &mut Vec<Output>) {
         let Some(peer) = self.peers.get(&key) else { return };
+        let Some(connection) = peer.active_connection() else { return };
         let before = peer.presented.as_ref().and_then(|presented| presented.origin_state_id);
-        if let Some(connection) = peer.active_connection()
-            && arriving.origin_state_id > before
-            && before.is_some()
-        {
-            tracing::info!(peer = peer.name(), "diameter peer restarted");
+        let is_restarted = before.is_some() && arriving.origin_state_id > before;
+        let is_silent = peer.probed_at.is_some_and(|at| now.since(at) >= PROOF);
+        if is_restarted || is_silent {
+            tracing::info!(peer = peer.name(), is_restarted, "stale diameter connection dropped");
             if let Some(at) = self.connections.get(&connection).copied() {
                 self.close(connection, out);
                 self.disconnected(now, connection, at, out);
             }
+        }
+    }
+
+    /// Asks a peer that opened a second connection for a sign of life on the first one.
+    fn probe(&mut self, now: Now, key: u32, out: &mut Vec<Output>) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        let Some(connection) = peer.active_connection() else { return };
+        if peer.probed_at.is_none() {
+            peer.probed_at = Some(now);
+            self.stats.watchdogs_sent += 1;
+            let bytes = self.base_request(base::COMMAND_DEVICE_WATCHDOG, |_| {});
+            out.push(Output::Diameter { connection, bytes });
         }
     }
 
@@ -373,7 +392,8 @@ impl<W> Endpoint<W> {
         message: Message,
         out: &mut Vec<Output>,
     ) {
-        let Some(peer) = self.peers.get(&key) else { return };
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.probed_at = None;
         let header = message.header;
         let is_base = header.application == base::APPLICATION_BASE;
         let is_cea = is_base
@@ -548,6 +568,7 @@ impl<W> Endpoint<W> {
                     tracing::warn!(peer = name, "second connection of a diameter peer refused");
                     count(&mut self.stats.connections_refused, "second");
                     self.close(greeting.connection, out);
+                    self.probe(now, key, out);
                 }
             }
             Action::RSndCea => {
@@ -598,6 +619,7 @@ impl<W> Endpoint<W> {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.backoff_milliseconds = backoff;
             peer.is_unwanted = false;
+            peer.probed_at = None;
             tracing::info!(peer = peer.name(), state = peer.state.name(), "diameter peer is up");
         }
         self.timers.stop(&Timer::Reconnect(key));
