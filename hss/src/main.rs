@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `hss`: the daemon and its commands, see [`hss::command`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hss::command::run_from(std::env::args_os().collect())
+}

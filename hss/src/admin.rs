@@ -1,0 +1,86 @@
+//! Commands of the operator to a running HSS (`POST /admin`):
+//!
+//! | command | does |
+//! |---|---|
+//! | `status IMPI` | what is stored of a user, without keys |
+//! | `rtr IMPI [permanent\|new-server\|server-change\|remove-scscf]` | ends the registration |
+//! | `ppr IMPI` | pushes the profile to the S-CSCF |
+
+use common::cx::rtr::ReasonCode;
+use common::node::{Now, Output};
+
+use crate::refusal::Refusal;
+use crate::{Hss, provision};
+
+impl Hss {
+    /// One command; the answer may come later, when an S-CSCF has answered.
+    pub(crate) fn administer(
+        &mut self,
+        now: Now,
+        id: u64,
+        command: &[String],
+        out: &mut Vec<Output>,
+    ) {
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let result = match words[..] {
+            ["status", user_name] => provision::describe(&self.database, user_name).map(Some),
+            ["rtr", user_name] => {
+                self.command_termination(now, id, user_name, ReasonCode::PermanentTermination, out)
+            }
+            ["rtr", user_name, reason] => match parse_reason(reason) {
+                Some(reason) => self.command_termination(now, id, user_name, reason, out),
+                None => Ok(Some(format!("{reason}: {REASONS}"))),
+            },
+            ["ppr", user_name] => self.command_push(now, id, user_name, out),
+            _ => Ok(Some(format!("commands: status IMPI, rtr IMPI [reason], ppr IMPI; {REASONS}"))),
+        };
+        let text = match result {
+            Ok(None) => return,
+            Ok(Some(text)) => text,
+            Err(refusal) => format!("refused: {refusal}"),
+        };
+        out.push(Output::Reply { id, text });
+    }
+
+    fn command_termination(
+        &mut self,
+        now: Now,
+        id: u64,
+        user_name: &str,
+        reason: ReasonCode,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<String>, Refusal> {
+        let Some(termination) = self.plan_termination(id, user_name, reason)? else {
+            return Ok(Some(format!("{user_name}: not registered")));
+        };
+        self.terminate(now, termination, out);
+        Ok(None)
+    }
+
+    fn command_push(
+        &mut self,
+        now: Now,
+        id: u64,
+        user_name: &str,
+        out: &mut Vec<Output>,
+    ) -> Result<Option<String>, Refusal> {
+        let Some(pushing) = self.plan_push(id, user_name)? else {
+            return Ok(Some(format!("{user_name}: not registered")));
+        };
+        self.push_next(now, pushing, out);
+        Ok(None)
+    }
+}
+
+const REASONS: &str = "reasons: permanent, new-server, server-change, remove-scscf";
+
+/// Reason-Code by the operator's word (TS 29.229 §6.3.17).
+fn parse_reason(word: &str) -> Option<ReasonCode> {
+    Some(match word {
+        "permanent" => ReasonCode::PermanentTermination,
+        "new-server" => ReasonCode::NewServerAssigned,
+        "server-change" => ReasonCode::ServerChange,
+        "remove-scscf" => ReasonCode::RemoveScscf,
+        _ => return None,
+    })
+}

@@ -1,0 +1,149 @@
+//! Authentication: vectors, sequence numbers, resynchronisation (TS 29.228 §6.3, TS 33.102 §6.3).
+
+use bytes::Bytes;
+use common::aka::vector::{Algorithm, Sqn, Vector};
+use common::cx::{AuthDataItem, Maa, Mar, Outcome};
+use common::random::Random;
+
+use crate::config::Config;
+use crate::database::{Database, IdentityType, PrivateIdentity, Server, Subscription};
+use crate::keys::Vault;
+use crate::refusal::Refusal;
+
+/// The one scheme served; SIP digest and NASS bundles are other issues' business.
+const DIGEST_AKA: &str = "Digest-AKAv1-MD5";
+
+/// How far SEQ may be ahead of the card's before the card takes it for nonsense
+/// (TS 33.102 Annex C.2.1).
+const DELTA: u64 = 1 << 28;
+
+/// The last SEQ of 43 bits.
+const SEQ_END: u64 = (1 << 43) - 1;
+
+/// TS 29.228 §6.3.1: vectors for a private identity; from now on `server` is its S-CSCF.
+///
+/// # Errors
+/// The first check that fails, in the order of the clause.
+pub fn authenticate(
+    database: &Database,
+    config: &Config,
+    vault: &Vault,
+    random: &mut Random,
+    mar: &Mar,
+    server: &Server,
+) -> Result<Maa, Refusal> {
+    // What is read below must not change before the sequence number is stored.
+    database.begin()?;
+    let private =
+        database.private_identity(&mar.user_name)?.ok_or(Refusal::UnknownPrivateIdentity)?;
+    let public =
+        database.public_identity(&mar.public_identity)?.ok_or(Refusal::UnknownPublicIdentity)?;
+    if public.identity_type != IdentityType::PublicIdentity {
+        return Err(Refusal::NotDistinct);
+    }
+    if !database.is_associated(public.implicit_set, private.id)? {
+        return Err(Refusal::NotAssociated);
+    }
+    // "Unknown" asks for the stored scheme, and AKA must not be reached that way.
+    if !mar.scheme.eq_ignore_ascii_case(DIGEST_AKA) {
+        return Err(Refusal::UnsupportedScheme);
+    }
+    let credentials = database.credentials(private.id)?;
+    let sealed = credentials.sealed_keys.as_deref().ok_or(Refusal::UnsupportedScheme)?;
+    let keys = vault.open(&mar.user_name, sealed).map_err(Refusal::Fault)?;
+
+    let subscription = database.subscription(private.subscription)?;
+    let mut sqn = Sqn(credentials.sqn);
+    if let Some(authorization) = &mar.sip_authorization {
+        if !may_resynchronise(&subscription, server) {
+            return Err(Refusal::ServerNameDiffers);
+        }
+        sqn = resynchronise(database, &private, &keys, sqn, authorization)?;
+    }
+    remember_server(database, &subscription, server)?;
+    database.set_authentication_pending(public.implicit_set, private.id, true)?;
+
+    let count = mar.sip_number_auth_items.clamp(1, config.vectors_per_request);
+    let mut items = Vec::with_capacity(count as usize);
+    let mut rand = [0; 16];
+    for number in 1..=count {
+        if sqn.seq() >= SEQ_END {
+            return Err(Refusal::SequenceExhausted);
+        }
+        sqn = sqn.next();
+        rand = random.bytes();
+        let vector = keys.vector(rand, sqn, credentials.amf);
+        items.push(item(vector, (count > 1).then_some(number)));
+    }
+    // Stored, and on disk before the answer leaves: a number is never used twice.
+    database.advance_sqn(private.id, sqn.0, &rand)?;
+    Ok(Maa {
+        outcome: Outcome::SUCCESS,
+        user_name: Some(mar.user_name.clone()),
+        public_identity: Some(mar.public_identity.clone()),
+        items,
+    })
+}
+
+/// TS 29.228 §6.3.1: only the assigned S-CSCF has a challenge that can fail, unless another one is
+/// taking over.
+fn may_resynchronise(subscription: &Subscription, server: &Server) -> bool {
+    subscription.is_reassignment_pending
+        || subscription.server.as_ref().is_some_and(|assigned| assigned.is_named(&server.name))
+}
+
+/// TS 33.102 §6.3.5: the number to go on from. Our own stays when the card would take the next
+/// one; MAC-S is verified in any case.
+fn resynchronise(
+    database: &Database,
+    private: &PrivateIdentity,
+    keys: &Algorithm,
+    sqn_he: Sqn,
+    authorization: &[u8],
+) -> Result<Sqn, Refusal> {
+    let (rand, auts) = authorization
+        .split_first_chunk::<16>()
+        .and_then(|(rand, auts)| Some((rand, <&[u8; 14]>::try_from(auts).ok()?)))
+        .ok_or(Refusal::MalformedResynchronisation)?;
+    let sqn_ms = keys.open_auts(rand, auts);
+    database.note_resynchronisation(private.id, sqn_ms.map(|sqn| sqn.0))?;
+    let sqn_ms = sqn_ms.ok_or(Refusal::WrongMacS)?;
+    let next_seq = sqn_he.seq() + 1;
+    let is_accepted = next_seq > sqn_ms.seq() && next_seq - sqn_ms.seq() <= DELTA;
+    Ok(if is_accepted { sqn_he } else { sqn_ms })
+}
+
+/// TS 29.228 §6.3.1: the name counts from the MAR on, so that the second REGISTER finds the S-CSCF
+/// that challenged. What it displaces is kept until a SAR shows that the user is really there.
+fn remember_server(
+    database: &Database,
+    subscription: &Subscription,
+    server: &Server,
+) -> Result<(), Refusal> {
+    let previous = match &subscription.server {
+        Some(assigned) if assigned == server => return Ok(()),
+        Some(assigned) if assigned.is_named(&server.name) => subscription.previous.as_ref(),
+        Some(assigned)
+            if subscription.previous.is_none() && database.is_served(subscription.id)? =>
+        {
+            Some(assigned)
+        }
+        _ => subscription.previous.as_ref(),
+    };
+    database.assign_server(subscription.id, server, previous)
+}
+
+/// TS 29.229 §6.3.13: a vector as the S-CSCF gets it.
+fn item(vector: Vector, number: Option<u32>) -> AuthDataItem {
+    let mut authenticate = [0; 32];
+    authenticate[..16].copy_from_slice(&vector.rand);
+    authenticate[16..].copy_from_slice(&vector.autn);
+    AuthDataItem {
+        sip_item_number: number,
+        scheme: DIGEST_AKA.to_owned(),
+        sip_authenticate: Bytes::copy_from_slice(&authenticate),
+        sip_authorization: vector.xres,
+        confidentiality_key: Some(vector.ck),
+        integrity_key: Some(vector.ik),
+    }
+}

@@ -1,0 +1,249 @@
+//! What the HSS begins: registration termination (TS 29.228 §6.1.3) and profile update
+//! (TS 29.228 §6.2.2).
+//!
+//! 1. `terminate` sends RTR, `terminated` applies what it means
+//! 2. `push_profile` plans one PPR for each set, `push_next` sends them one after another,
+//!    `profile_pushed` takes the answer
+
+use std::time::Duration;
+
+use common::cx::rtr::ReasonCode;
+use common::cx::{Answer, Answered, Outcome, Ppr, Request, Rtr};
+use common::diameter::base::result_code;
+use common::diameter::endpoint::NoAnswer;
+use common::node::{Now, Output};
+
+use crate::database::{Database, Pair};
+use crate::refusal::Refusal;
+use crate::{Hss, Wait, profile};
+
+/// An RTR on its way: what it ends, once it is answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Termination {
+    /// Diameter host of the S-CSCF.
+    pub host: String,
+    pub user_name: String,
+    pub private_identity: i64,
+    pub subscription: i64,
+    pub sets: Vec<i64>,
+    /// Empty: all of the private identity.
+    pub public_identities: Vec<String>,
+    pub reason: ReasonCode,
+    /// The operator's command that waits.
+    pub reply: Option<u64>,
+}
+
+/// PPRs of one command, sent one after another.
+#[derive(Debug)]
+pub struct Pushing {
+    reply: u64,
+    host: String,
+    subscription: i64,
+    /// Who may be named for each set; the first of the first set was asked last.
+    sets: Vec<Vec<Pair>>,
+    report: Vec<String>,
+}
+
+impl Hss {
+    /// The operator's `rtr IMPI [reason]`.
+    pub(crate) fn plan_termination(
+        &self,
+        reply: u64,
+        user_name: &str,
+        reason: ReasonCode,
+    ) -> Result<Option<Termination>, Refusal> {
+        let private =
+            self.database.private_identity(user_name)?.ok_or(Refusal::UnknownPrivateIdentity)?;
+        let server = self.database.subscription(private.subscription)?.server;
+        let pairs = self.database.served_pairs(private.id)?;
+        let (Some(server), false) = (server, pairs.is_empty()) else { return Ok(None) };
+        Ok(Some(Termination {
+            host: server.host,
+            user_name: user_name.to_owned(),
+            private_identity: private.id,
+            subscription: private.subscription,
+            public_identities: Vec::new(),
+            sets: pairs.into_iter().map(|pair| pair.implicit_set).collect(),
+            reason,
+            reply: Some(reply),
+        }))
+    }
+
+    /// TS 29.228 §6.1.3.1: tells the S-CSCF that holds the user.
+    pub(crate) fn terminate(&mut self, now: Now, wait: Termination, out: &mut Vec<Output>) {
+        let rtr = Rtr {
+            destination_host: wait.host.clone(),
+            user_name: wait.user_name.clone(),
+            associated_identities: Vec::new(),
+            public_identities: wait.public_identities.clone(),
+            reason_code: wait.reason,
+            reason_info: None,
+        };
+        let host = wait.host.clone();
+        let limit = self.push_limit();
+        self.cx.ask(now, Request::Rtr(rtr), Some(&host), Wait::Terminated(wait), limit, out);
+    }
+
+    /// TS 29.228 §6.1.3.1: the state follows the answer, and its absence too: an S-CSCF that cannot
+    /// be reached does not keep a terminated user registered. Only UNABLE_TO_COMPLY, emergency
+    /// registrations that must stay, leaves everything as it is.
+    pub(crate) fn terminated(
+        &mut self,
+        wait: Termination,
+        result: Result<Answered, NoAnswer>,
+        out: &mut Vec<Output>,
+    ) {
+        let outcome = outcome_of(&result);
+        let ends = outcome != Ok(Outcome::UNABLE_TO_COMPLY)
+            && wait.reason != ReasonCode::NewServerAssigned;
+        let applied = self
+            .database
+            .procedure(|| if ends { end_registrations(&self.database, &wait) } else { Ok(()) });
+        let text = match (&applied, outcome) {
+            (Err(refusal), _) => format!("{}: {refusal}", wait.user_name),
+            (Ok(()), outcome) => {
+                let now = if ends { "registration ended" } else { "state kept" };
+                format!("{}: {now}, S-CSCF {}: {}", wait.user_name, wait.host, describe(outcome))
+            }
+        };
+        self.finished_push("RTR", &wait.user_name, &wait.host, outcome, applied.err());
+        if let Some(id) = wait.reply {
+            out.push(Output::Reply { id, text });
+        }
+    }
+
+    /// The operator's `ppr IMPI`: every set of the private identity that an S-CSCF holds.
+    pub(crate) fn plan_push(
+        &self,
+        reply: u64,
+        user_name: &str,
+    ) -> Result<Option<Pushing>, Refusal> {
+        let private =
+            self.database.private_identity(user_name)?.ok_or(Refusal::UnknownPrivateIdentity)?;
+        let server = self.database.subscription(private.subscription)?.server;
+        let mut sets = Vec::new();
+        for pair in self.database.served_pairs(private.id)? {
+            sets.push(self.database.push_candidates(pair.implicit_set)?);
+        }
+        let (Some(server), false) = (server, sets.is_empty()) else { return Ok(None) };
+        Ok(Some(Pushing {
+            reply,
+            host: server.host,
+            subscription: private.subscription,
+            sets,
+            report: Vec::new(),
+        }))
+    }
+
+    /// TS 29.228 §6.2.2.1: the whole profile of the next set, or the end.
+    pub(crate) fn push_next(&mut self, now: Now, mut wait: Pushing, out: &mut Vec<Output>) {
+        while wait.sets.first().is_some_and(Vec::is_empty) {
+            wait.sets.remove(0);
+        }
+        let Some(pair) = wait.sets.first().and_then(|candidates| candidates.first()) else {
+            out.push(Output::Reply { id: wait.reply, text: wait.report.join("\n") });
+            return;
+        };
+        match self.profile_push(pair, wait.subscription, &wait.host) {
+            Ok(ppr) => {
+                let host = wait.host.clone();
+                let limit = self.push_limit();
+                let wait = Wait::ProfilePushed(Box::new(wait));
+                self.cx.ask(now, Request::Ppr(ppr), Some(&host), wait, limit, out);
+            }
+            Err(refusal) => {
+                wait.report.push(format!("{}: {refusal}", pair.user_name));
+                out.push(Output::Reply { id: wait.reply, text: wait.report.join("\n") });
+            }
+        }
+    }
+
+    fn profile_push(&self, pair: &Pair, subscription: i64, host: &str) -> Result<Ppr, Refusal> {
+        let subscription = self.database.subscription(subscription)?;
+        let user_data = profile::user_data(&self.database, pair.implicit_set, &pair.user_name)?;
+        Ok(Ppr {
+            destination_host: host.to_owned(),
+            user_name: pair.user_name.clone(),
+            user_data: Some(user_data.to_xml().into()),
+            charging_information: profile::charging(&self.database, &self.config, &subscription)?,
+        })
+    }
+
+    /// TS 29.228 §6.2.2.1: a private identity that the S-CSCF does not know is no longer registered
+    /// there, and another one of the set is tried; a profile that is too much for the S-CSCF moves
+    /// the user to another.
+    pub(crate) fn profile_pushed(
+        &mut self,
+        now: Now,
+        mut wait: Pushing,
+        result: Result<Answered, NoAnswer>,
+        out: &mut Vec<Output>,
+    ) {
+        let outcome = outcome_of(&result);
+        let candidates = &mut wait.sets[0];
+        let pair = candidates.remove(0);
+        wait.report.push(format!("{}: {}", pair.user_name, describe(outcome)));
+        let termination = Termination {
+            host: wait.host.clone(),
+            user_name: pair.user_name.clone(),
+            private_identity: pair.private_identity,
+            subscription: wait.subscription,
+            sets: vec![pair.implicit_set],
+            public_identities: Vec::new(),
+            reason: ReasonCode::ServerChange,
+            reply: None,
+        };
+        let mut applied = Ok(());
+        if outcome == Ok(Outcome::USER_UNKNOWN) {
+            applied = self.database.procedure(|| end_registrations(&self.database, &termination));
+        } else {
+            candidates.clear();
+        }
+        self.finished_push("PPR", &pair.user_name, &wait.host, outcome, applied.err());
+        if outcome == Ok(Outcome::TOO_MUCH_DATA) {
+            match self.database.public_identities_of(pair.implicit_set) {
+                Ok(public_identities) => {
+                    self.terminate(now, Termination { public_identities, ..termination }, out);
+                }
+                Err(refusal) => wait.report.push(format!("{}: {refusal}", pair.user_name)),
+            }
+        }
+        self.push_next(now, wait, out);
+    }
+
+    fn push_limit(&self) -> Duration {
+        Duration::from_millis(self.config.push_timeout_milliseconds)
+    }
+}
+
+fn end_registrations(database: &Database, wait: &Termination) -> Result<(), Refusal> {
+    for set in &wait.sets {
+        if !database.deregister(*set, Some(wait.private_identity))? {
+            database.set_unregistered(*set, false)?;
+        }
+    }
+    database.release_server_if_unused(wait.subscription)
+}
+
+fn outcome_of(result: &Result<Answered, NoAnswer>) -> Result<Outcome, NoAnswer> {
+    match result {
+        Ok(Answered { answer: Answer::Rta(rta), .. }) => Ok(rta.outcome),
+        Ok(Answered { answer: Answer::Ppa(ppa), .. }) => Ok(ppa.outcome),
+        Ok(_) => Err(NoAnswer::Malformed),
+        Err(no_answer) => Err(*no_answer),
+    }
+}
+
+fn describe(outcome: Result<Outcome, NoAnswer>) -> String {
+    match outcome {
+        Ok(Outcome::Base(result_code::LIMITED_SUCCESS)) => {
+            "done, emergency registrations stay".to_owned()
+        }
+        Ok(outcome) if outcome.is_success() => "done".to_owned(),
+        Ok(outcome) => format!("refused ({outcome:?})"),
+        Err(NoAnswer::NoPeer) => "cannot be reached".to_owned(),
+        Err(NoAnswer::Timeout) => "did not answer".to_owned(),
+        Err(NoAnswer::Overloaded) => "too many requests are waiting".to_owned(),
+        Err(NoAnswer::Malformed) => "answered something else".to_owned(),
+    }
+}

@@ -1,0 +1,145 @@
+//! The tables of the HSS and how an older file becomes a current one (data model: TS 29.228 §6,
+//! TS 23.008 §3).
+//!
+//! State is kept where it belongs, so that it cannot contradict itself: registration and pending
+//! authentication per (implicit set, private identity), because the public identities of a set
+//! share them; the assigned S-CSCF per subscription. Booleans are 0 or 1, lists are JSON text.
+
+use rusqlite::Connection;
+
+/// `PRAGMA user_version` of a file that this program wrote.
+pub const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The step at place n makes version n + 1 out of version n.
+const MIGRATIONS: [&str; 1] = [VERSION_1];
+
+const VERSION_1: &str = "
+-- Facts about the file itself: key_check is a sealed constant that tells whether a key file fits.
+CREATE TABLE property (
+    name TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Charging-Information: DiameterURIs.
+CREATE TABLE charging (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    primary_event_charging TEXT,
+    secondary_event_charging TEXT,
+    primary_charging_collection TEXT,
+    secondary_charging_collection TEXT
+) STRICT;
+
+-- What a ServiceProfile of User-Data holds beside its public identities.
+CREATE TABLE service_profile (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    subscribed_media_profile_id INTEGER,
+    initial_filter_criteria TEXT NOT NULL DEFAULT '[]',
+    shared_ifc_set_ids TEXT NOT NULL DEFAULT '[]',
+    has_unregistered_services INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO service_profile (name) VALUES ('default');
+
+-- An IMS subscription with the S-CSCF assigned to it. previous_* is the S-CSCF that a MAR of
+-- another one displaced while it still served the user. NULL lists: as configured.
+CREATE TABLE subscription (
+    id INTEGER PRIMARY KEY,
+    is_suspended INTEGER NOT NULL DEFAULT 0,
+    visited_networks TEXT,
+    mandatory_capabilities TEXT,
+    optional_capabilities TEXT,
+    server_names TEXT,
+    charging INTEGER REFERENCES charging (id),
+    server_name TEXT,
+    server_host TEXT,
+    server_realm TEXT,
+    previous_server_name TEXT,
+    previous_server_host TEXT,
+    previous_server_realm TEXT,
+    is_reassignment_pending INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+-- keys: sealed under the key file, bound to the identity. resync_*: what the last AUTS said.
+CREATE TABLE private_identity (
+    id INTEGER PRIMARY KEY,
+    subscription INTEGER NOT NULL REFERENCES subscription (id) ON DELETE CASCADE,
+    identity TEXT NOT NULL UNIQUE,
+    algorithm TEXT NOT NULL CHECK (algorithm IN ('milenage', 'tuak', 'test', 'none')),
+    keys BLOB,
+    amf INTEGER NOT NULL DEFAULT 0,
+    sqn INTEGER NOT NULL DEFAULT 0,
+    last_rand BLOB,
+    resync_sqn_ms INTEGER,
+    resync_failures INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX private_identity_subscription ON private_identity (subscription);
+
+CREATE TABLE implicit_set (
+    id INTEGER PRIMARY KEY,
+    subscription INTEGER NOT NULL REFERENCES subscription (id) ON DELETE CASCADE,
+    is_unregistered INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX implicit_set_subscription ON implicit_set (subscription);
+
+-- identity_type: 0 distinct public user identity, 1 distinct PSI, 2 wildcarded PSI, 4 wildcarded
+-- public user identity. application_server: where a PSI is routed directly.
+CREATE TABLE public_identity (
+    id INTEGER PRIMARY KEY,
+    implicit_set INTEGER NOT NULL REFERENCES implicit_set (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    identity TEXT NOT NULL UNIQUE,
+    is_barred INTEGER NOT NULL DEFAULT 0,
+    identity_type INTEGER NOT NULL DEFAULT 0 CHECK (identity_type IN (0, 1, 2, 4)),
+    is_active INTEGER NOT NULL DEFAULT 1,
+    display_name TEXT,
+    alias_identity_group_id TEXT,
+    application_server TEXT,
+    service_profile INTEGER NOT NULL REFERENCES service_profile (id)
+) STRICT;
+CREATE INDEX public_identity_set ON public_identity (implicit_set, position);
+CREATE INDEX public_identity_wildcard ON public_identity (identity) WHERE identity_type IN (2, 4);
+CREATE INDEX public_identity_profile ON public_identity (service_profile);
+
+-- One row: this private identity may register this set.
+CREATE TABLE registration (
+    implicit_set INTEGER NOT NULL REFERENCES implicit_set (id) ON DELETE CASCADE,
+    private_identity INTEGER NOT NULL REFERENCES private_identity (id) ON DELETE CASCADE,
+    is_registered INTEGER NOT NULL DEFAULT 0,
+    is_authentication_pending INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (implicit_set, private_identity)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX registration_private_identity ON registration (private_identity);
+";
+
+/// Brings the tables up to [`VERSION`]. Refuses a file that a newer program wrote.
+///
+/// # Errors
+/// A sentence for the operator.
+pub fn migrate(connection: &Connection) -> Result<(), String> {
+    let found = version(connection)?;
+    if found > VERSION {
+        return Err(format!(
+            "the database has schema version {found}, this program knows {VERSION}: \
+             use a newer program"
+        ));
+    }
+    for (place, step) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+        let script =
+            format!("BEGIN IMMEDIATE; {step} PRAGMA user_version = {}; COMMIT;", place + 1);
+        connection.execute_batch(&script).map_err(|error| {
+            format!("cannot bring the database to version {}: {error}", place + 1)
+        })?;
+    }
+    Ok(())
+}
+
+/// `PRAGMA user_version`: 0 for an empty file.
+///
+/// # Errors
+/// A sentence for the operator: not a database, or not readable.
+pub fn version(connection: &Connection) -> Result<i64, String> {
+    connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|error| format!("cannot read the database: {error}"))
+}

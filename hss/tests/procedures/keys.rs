@@ -1,0 +1,130 @@
+//! What is on disk: no keys in clear, nothing of a turn before its end.
+
+use std::path::PathBuf;
+
+use hss::database::Database;
+use rusqlite::Connection;
+
+use crate::world::*;
+
+/// A database file that goes away with the test.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str) -> File {
+        let name = format!("tessera-hss-{}-{name}.db", std::process::id());
+        let file = File(std::env::temp_dir().join(name));
+        file.remove();
+        file
+    }
+
+    fn open(&self) -> Connection {
+        let connection = Connection::open(&self.0).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection
+    }
+
+    fn octets(&self) -> Vec<u8> {
+        let wal = format!("{}-wal", self.0.display());
+        let mut octets = std::fs::read(&self.0).unwrap();
+        octets.extend(std::fs::read(wal).unwrap_or_default());
+        octets
+    }
+
+    fn remove(&self) {
+        for tail in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{tail}", self.0.display()));
+        }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+#[test]
+fn keys_are_not_on_disk_in_clear() {
+    let file = File::new("keys");
+    let world = World::on(file.open());
+    let octets = file.octets();
+    let holds = |wanted: &[u8]| octets.windows(wanted.len()).any(|part| part == wanted);
+    assert!(holds(ALICE.as_bytes()), "the subscriber is there");
+    for key in [K, OPC] {
+        assert!(!holds(&hex::decode(key).unwrap()[..6]));
+        assert!(!holds(key.as_bytes()) && !holds(key.to_uppercase().as_bytes()));
+    }
+    let shown = hss::provision::describe(&world.database, ALICE).unwrap()
+        + &format!("{:?}", hss::provision::list(&world.database).unwrap())
+        + &format!("{:?}", subscribers())
+        + &format!("{:?}", world.config);
+    assert!(!shown.contains(K) && !shown.contains(OPC) && !shown.contains(&"11".repeat(16)));
+}
+
+/// TS 33.102 Annex C: the number is stored before the vector leaves. A crash before the end of the
+/// turn takes the vector along; after it the number is used.
+#[test]
+fn a_crash_before_commit_leaves_no_trace() {
+    let file = File::new("crash");
+    drop(World::on(file.open()));
+
+    let mut world = open(&file);
+    world.mar(S1).unwrap();
+    assert_ne!(world.sqn(ALICE), 0);
+    // No `commit`: the answer was not released either.
+    drop(world);
+    let mut world = open(&file);
+    assert_eq!((world.sqn(ALICE), world.server_name(ALICE)), (0, None));
+
+    world.mar(S1).unwrap();
+    world.database.commit().unwrap();
+    let sqn = world.sqn(ALICE);
+    drop(world);
+    let world = open(&file);
+    assert_eq!(world.sqn(ALICE), sqn);
+    assert_eq!(world.server_name(ALICE).as_deref(), Some(S1));
+}
+
+fn open(file: &File) -> World {
+    let config = config();
+    World {
+        vault: hss::keys::Vault::new(config.key.as_ref().unwrap()),
+        database: Database::new(file.open()).unwrap(),
+        random: common::random::Random::from_seed([6; 32]),
+        config,
+    }
+}
+
+/// A procedure that faults half-way leaves the rest of the turn alone.
+#[test]
+fn a_fault_takes_back_its_own_writes_only() {
+    let mut world = World::new();
+    world.mar(S1).unwrap();
+    let sqn = world.sqn(ALICE);
+    let result: Result<(), _> = world.database.procedure(|| {
+        world.database.write("UPDATE private_identity SET sqn = 0", [])?;
+        Err(hss::refusal::Refusal::Fault("half-way".into()))
+    });
+    assert!(result.is_err());
+    assert_eq!(world.sqn(ALICE), sqn);
+    world.database.commit().unwrap();
+    assert_eq!(world.sqn(ALICE), sqn);
+}
+
+/// A damaged key is a fault of ours, not a crash and not a vector.
+#[test]
+fn damaged_keys_are_a_fault() {
+    let mut world = World::new();
+    world.database.write("UPDATE private_identity SET keys = x'0102'", []).unwrap();
+    let refusal = world.mar(S1).unwrap_err();
+    assert_eq!(refusal.outcome(), common::cx::Outcome::UNABLE_TO_COMPLY);
+}
+
+/// A file of a newer program is not touched.
+#[test]
+fn refuses_a_newer_schema() {
+    let connection = Connection::open_in_memory().unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    assert!(Database::new(connection).unwrap_err().contains("99"));
+}

@@ -1,0 +1,10 @@
+//! The HSS by its decision tables (TS 29.228 §6): one test for one row.
+
+mod import;
+mod keys;
+mod lir;
+mod mar;
+mod provision;
+mod sar;
+mod uar;
+mod world;
