@@ -311,6 +311,12 @@ impl<W> Endpoint<W> {
         self.send_response(now, incoming, &response, server::Event::Provisional, out);
     }
 
+    /// RFC 3261 §9.2: true when a CANCEL came for this INVITE. A core that answers INVITEs itself
+    /// asks this, and ends a cancelled one with 487; for one that is forwarded all is done here.
+    pub fn is_cancelled(&self, incoming: &Incoming) -> bool {
+        self.servers.get(&incoming.key()).is_some_and(|server| server.is_cancelled)
+    }
+
     /// Forwards `request` (a changed copy of `incoming.request()`; Max-Forwards is decremented and
     /// our Via pushed here). `limit`: give up after that even if the transaction would go on.
     ///
@@ -498,6 +504,7 @@ impl<W> Endpoint<W> {
             self.counters.timeouts += 1;
         }
         if is_over {
+            self.stop_client(key);
             self.remove_client(key);
         } else {
             self.timers.stop(&Timer::Client(key, client::Timer::Retransmit));

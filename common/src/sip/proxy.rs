@@ -224,18 +224,27 @@ pub(crate) fn fingerprint(request: &Request, salt: u64) -> u64 {
 
 /// RFC 3261 §8.2.6.2, §19.3: the To tag of our responses. Made from the request, so that a
 /// stateless answer repeats it and the one to a CANCEL has the one of its INVITE (§9.2).
-pub(crate) fn tag_for(request: &Request, via: &Via, salt: u64) -> String {
+pub(crate) fn tag_for(request: &Request, via: &Via, salt: u64) -> Tag {
     let mut hasher = DefaultHasher::new();
     (salt, "tag").hash(&mut hasher);
     request.call_id().hash(&mut hasher);
-    request.from_tag().hash(&mut hasher);
     via.branch().hash(&mut hasher);
     request.cseq().hash(&mut hasher);
-    format!("{:016x}", hasher.finish())
+    Tag(hasher.finish())
+}
+
+/// A To tag of ours: written only where it is needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Tag(u64);
+
+impl Tag {
+    pub fn text(self) -> String {
+        format!("{:016x}", self.0)
+    }
 }
 
 /// Puts a tag on the To of a response that has none.
-pub(crate) fn add_to_tag(response: &mut Response, tag: &str) {
+pub(crate) fn add_to_tag(response: &mut Response, tag: Tag) {
     let Some(to) = response.headers().get(Name::To) else { return };
     let may_have_tag = to.as_bytes().windows(3).any(|text| text.eq_ignore_ascii_case(b"tag"));
     if may_have_tag {
@@ -244,7 +253,7 @@ pub(crate) fn add_to_tag(response: &mut Response, tag: &str) {
             Ok(_) | Err(_) => return,
         }
     }
-    let tagged = format!("{to};tag={tag}");
+    let tagged = format!("{to};tag={}", tag.text());
     response.headers_mut().set(Name::To, &tagged);
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::node::Flow;
 use crate::sip::header::Name;
 use crate::sip::message::Request;
-use crate::sip::proxy;
+use crate::sip::proxy::{self, Tag};
 
 /// Shared by an endpoint and its requests: whether it still lives, and how many were forgotten.
 #[derive(Debug, Default)]
@@ -29,56 +29,47 @@ impl Ledger {
 /// panics in debug builds and is counted in release builds.
 #[derive(Debug)]
 pub struct Incoming {
+    /// A request is large and travels far: through events, waits and branches.
+    received: Box<Received>,
+}
+
+#[derive(Debug)]
+struct Received {
     request: Request,
-    flow: Flow,
-    reply_flow: Flow,
-    second_reply_flow: Option<Flow>,
-    /// Its server transaction.
-    key: u64,
-    fingerprint: u64,
-    tag: String,
+    reception: Reception,
     is_answered: bool,
     ledger: Arc<Ledger>,
 }
 
 /// What the endpoint found out about a request at its reception.
+#[derive(Debug)]
 pub(super) struct Reception {
     pub flow: Flow,
     pub reply_flow: Flow,
     pub second_reply_flow: Option<Flow>,
+    /// Its server transaction.
     pub key: u64,
     pub fingerprint: u64,
-    pub tag: String,
+    pub tag: Tag,
 }
 
 impl Incoming {
     pub(super) fn new(request: Request, reception: Reception, ledger: &Arc<Ledger>) -> Incoming {
-        let Reception { flow, reply_flow, second_reply_flow, key, fingerprint, tag } = reception;
         let ledger = Arc::clone(ledger);
-        Incoming {
-            request,
-            flow,
-            reply_flow,
-            second_reply_flow,
-            key,
-            fingerprint,
-            tag,
-            is_answered: false,
-            ledger,
-        }
+        Incoming { received: Box::new(Received { request, reception, is_answered: false, ledger }) }
     }
 
     pub fn request(&self) -> &Request {
-        &self.request
+        &self.received.request
     }
 
     pub fn flow(&self) -> Flow {
-        self.flow
+        self.received.reception.flow
     }
 
     /// Where responses go: by default as RFC 3261 §18.2.2 and RFC 3581 say.
     pub fn reply_flow(&self) -> Flow {
-        self.reply_flow
+        self.received.reception.reply_flow
     }
 
     /// Sends responses elsewhere: the P-CSCF answers UDP requests inside IPsec from port_pc to
@@ -87,50 +78,51 @@ impl Incoming {
     /// The endpoint's own 100 of an INVITE goes where it says from the time of `progress` or
     /// `forward` on; [`super::Endpoint::receive_answering_on`] says it from the start.
     pub fn set_reply_flow(&mut self, flow: Flow) {
-        self.reply_flow = flow;
-        self.second_reply_flow = None;
-        let Ok(mut via) = proxy::top_via(&self.request) else { return };
+        self.received.reception.reply_flow = flow;
+        self.received.reception.second_reply_flow = None;
+        let Ok(mut via) = proxy::top_via(&self.received.request) else { return };
         if via.parameter("rport").is_some() {
             via.set_parameter("rport", Some(&flow.remote.port().to_string()));
-            self.request.headers_mut().set_first_value(Name::Via, &via.to_string());
+            self.received.request.headers_mut().set_first_value(Name::Via, &via.to_string());
         }
     }
 
     /// Where responses go when the TCP connection of the request is gone (RFC 3261 §18.2.2): by
     /// default a new connection from any local port to the sent-by port. `None`: nowhere.
     pub fn set_second_reply_flow(&mut self, flow: Option<Flow>) {
-        self.second_reply_flow = flow;
+        self.received.reception.second_reply_flow = flow;
     }
 
     pub(super) fn second_reply_flow(&self) -> Option<Flow> {
-        self.second_reply_flow
+        self.received.reception.second_reply_flow
     }
 
     pub(super) fn key(&self) -> u64 {
-        self.key
+        self.received.reception.key
     }
 
     pub(super) fn fingerprint(&self) -> u64 {
-        self.fingerprint
+        self.received.reception.fingerprint
     }
 
-    pub(super) fn tag(&self) -> &str {
-        &self.tag
+    pub(super) fn tag(&self) -> Tag {
+        self.received.reception.tag
     }
 
     pub(super) fn answered(mut self) {
-        self.is_answered = true;
+        self.received.is_answered = true;
     }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        if self.is_answered || self.ledger.is_closed.load(Ordering::Relaxed) {
+        if self.received.is_answered || self.received.ledger.is_closed.load(Ordering::Relaxed) {
             return;
         }
-        self.ledger.dropped.fetch_add(1, Ordering::Relaxed);
+        self.received.ledger.dropped.fetch_add(1, Ordering::Relaxed);
         if cfg!(debug_assertions) && !std::thread::panicking() {
-            let (method, call_id) = (self.request.method_text(), self.request.call_id());
+            let (method, call_id) =
+                (self.received.request.method_text(), self.received.request.call_id());
             panic!("{method} with Call-ID {call_id} was dropped without an answer");
         }
     }

@@ -236,7 +236,7 @@ impl<W> Endpoint<W> {
         mut response: Response,
         out: &mut Vec<Output>,
     ) {
-        proxy::add_to_tag(&mut response, &proxy::tag_for(request, via, self.salt));
+        proxy::add_to_tag(&mut response, proxy::tag_for(request, via, self.salt));
         self.counters.responses_sent.count(request.method(), response.status());
         let bytes = response.to_bytes();
         self.remember_on_connection(arrival.reply_flow, arrival.second_reply_flow, &bytes);
@@ -269,7 +269,7 @@ impl<W> Endpoint<W> {
             let goes_on = self.on_server(now, known, server::Event::Ack, None, out);
             return goes_on.then_some(Event::Ack { request, flow });
         }
-        if request.to_tag() == Some(proxy::tag_for(&request, via, self.salt).as_str()) {
+        if request.to_tag() == Some(proxy::tag_for(&request, via, self.salt).text().as_str()) {
             // RFC 3261 §8.2.7: it acknowledges what was refused without a transaction.
             return None;
         }

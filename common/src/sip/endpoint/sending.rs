@@ -365,7 +365,15 @@ impl<W> Endpoint<W> {
             && let Some(oldest) = self.lingering_clients.first().copied()
         {
             self.counters.evicted += 1;
+            self.stop_client(oldest);
             self.remove_client(oldest);
+        }
+    }
+
+    /// Stops a transaction that its machine has not ended.
+    pub(super) fn stop_client(&mut self, key: u64) {
+        for timer in [client::Timer::Retransmit, client::Timer::GiveUp, client::Timer::Linger] {
+            self.timers.stop(&Timer::Client(key, timer));
         }
     }
 
@@ -375,9 +383,6 @@ impl<W> Endpoint<W> {
         debug_assert!(client.pending.is_none(), "the wait was handed out before");
         self.waiting.remove(&(client.flow.transport, client.flow.remote, key));
         self.lingering_clients.remove(&key);
-        for timer in [client::Timer::Retransmit, client::Timer::GiveUp, client::Timer::Linger] {
-            self.timers.stop(&Timer::Client(key, timer));
-        }
         self.timers.stop(&Timer::Limit(key));
         if let Some(invite) = client.cancel_of {
             self.cancels.remove(&invite);
@@ -531,6 +536,7 @@ impl<W> Endpoint<W> {
             && let Some(oldest) = self.lingering_servers.first().copied()
         {
             self.counters.evicted += 1;
+            self.stop_server(oldest);
             self.remove_server(oldest);
         }
     }
@@ -545,8 +551,12 @@ impl<W> Endpoint<W> {
         {
             self.acknowledgeable.remove(&dialog);
         }
-        use server::Timer::{GiveUp, Linger, Retransmit, Trying};
-        for timer in [Trying, Retransmit, GiveUp, Linger] {
+    }
+
+    /// Stops a transaction that its machine has not ended.
+    fn stop_server(&mut self, key: u64) {
+        use server::Timer::{GiveUp, Linger, Retransmit};
+        for timer in [Retransmit, GiveUp, Linger] {
             self.timers.stop(&Timer::Server(key, timer));
         }
     }
