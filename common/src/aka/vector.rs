@@ -149,6 +149,7 @@ impl Algorithm {
 }
 
 /// The f-functions of one card, its key already expanded.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack for one vector, never in a list")]
 enum Functions<'a> {
     Milenage(Milenage),
     Tuak(Tuak<'a>),

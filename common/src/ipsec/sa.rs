@@ -100,10 +100,10 @@ impl SaSet {
     pub fn associations(&self) -> [Association; 4] {
         let Ports { uc, us, pc, ps } = self.ports;
         [
-            self.from_ue(uc, ps, self.spis.ps),
-            self.to_ue(ps, uc, self.spis.uc),
-            self.to_ue(pc, us, self.spis.us),
-            self.from_ue(us, pc, self.spis.pc),
+            self.sent_by_ue(uc, ps, self.spis.ps),
+            self.sent_to_ue(ps, uc, self.spis.uc),
+            self.sent_to_ue(pc, us, self.spis.us),
+            self.sent_by_ue(us, pc, self.spis.pc),
         ]
     }
 
@@ -140,7 +140,7 @@ impl SaSet {
         }
     }
 
-    fn from_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
+    fn sent_by_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
         Association {
             source: SocketAddr::new(self.ue, source),
             destination: SocketAddr::new(self.pcscf, destination),
@@ -149,7 +149,7 @@ impl SaSet {
         }
     }
 
-    fn to_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
+    fn sent_to_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
         Association {
             source: SocketAddr::new(self.pcscf, source),
             destination: SocketAddr::new(self.ue, destination),

@@ -1,0 +1,33 @@
+//! A phone as a value: IP packets, commands and times in; IP packets, events and a trace out.
+//!
+//! | module | what it is for | specification |
+//! |---|---|---|
+//! | [`isim`] | identities and keys of the card | TS 31.103, TS 23.003 §13 |
+//! | [`config`] | what a phone is set up with, and the faults a test asks for | |
+//! | [`phone`] | the phone: packets in and out, commands, times | |
+//! | [`register`] | the registration procedures | TS 24.229 §5.1.1 |
+//! | [`outcome`] | how they end | TS 24.229 §5.1.1 |
+//! | [`event`] | what is told of them | |
+//! | [`request`] | how a REGISTER is written | TS 24.229 §5.1.1.2 |
+//! | [`sets`] | sets of security associations and their lives | TS 33.203 §7.4 |
+//! | [`packets`] | UDP and IP | |
+//! | [`tcp`] | TCP, by smoltcp | |
+//!
+//! No sockets and no clock: the simulator drives it in virtual time, the program drives it through
+//! a TUN device.
+
+pub mod config;
+pub mod event;
+pub mod isim;
+pub mod outcome;
+pub mod packets;
+pub mod phone;
+pub mod register;
+pub mod request;
+pub mod sets;
+pub mod tcp;
+
+pub use config::{Config, Faults};
+pub use event::{Cause, Event, InvalidChallenge, Kind};
+pub use isim::Isim;
+pub use phone::{Command, Dropped, Input, Output, Phone, Trace};

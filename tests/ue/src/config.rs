@@ -1,0 +1,98 @@
+//! What a phone is set up with.
+
+use std::net::{IpAddr, SocketAddr};
+
+use common::ipsec::agree::AlgorithmPair;
+use common::ipsec::sa::{Encryption, Integrity};
+use common::node::Transport;
+
+use crate::isim::Isim;
+
+/// Seconds that a UE asks for (TS 24.229 §5.1.1.2.1).
+pub const EXPIRES_SECONDS: u32 = 600_000;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub isim: Isim,
+    /// Given by the bearer.
+    pub address: IpAddr,
+    /// Unprotected ports of the P-CSCFs, in the order in which they are tried.
+    pub pcscfs: Vec<SocketAddr>,
+    /// The transport of requests; a request longer than 1300 bytes goes by TCP anyway.
+    pub transport: Transport,
+    /// Without it, a phone that offers no security agreement at all.
+    pub ipsec: bool,
+    /// In the order of Security-Client.
+    pub algorithms: Vec<AlgorithmPair>,
+    /// Where answers to unprotected requests are awaited.
+    pub unprotected_port: u16,
+    /// First of the port numbers used for protection; 1000 of them are.
+    pub first_protected_port: u16,
+    /// `+sip.instance`, without quotes and angle brackets: `urn:gsma:imei:35209900-176148-0`.
+    pub instance_id: Option<String>,
+    /// Feature tags of Contact, as written.
+    pub feature_tags: Vec<String>,
+    /// P-Access-Network-Info, sent only over a security association.
+    pub access_network: Option<String>,
+    pub expires_seconds: u32,
+    /// Registers again in time, and tries again after failures, as TS 24.229 wants it.
+    pub automatic: bool,
+    /// Octets of the longest IP packet that the bearer takes.
+    pub mtu: usize,
+    pub faults: Faults,
+}
+
+/// Deliberate faults, one per test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Faults {
+    /// The card has another K: no network is authentic to it.
+    pub wrong_k: bool,
+    /// The card is ahead of the HSS: the next challenge ends in AUTS.
+    pub stale_sqn: bool,
+    /// The response is computed from another RES.
+    pub wrong_response: bool,
+    /// The keys of the associations are others than those of the AKA run.
+    pub wrong_association_keys: bool,
+    /// Security-Verify names another SPI than Security-Server did.
+    pub wrong_security_verify: bool,
+    /// No Security-Verify at all.
+    pub no_security_verify: bool,
+    /// Security-Client of the answer to a challenge is not that of the challenged REGISTER.
+    pub changed_security_client: bool,
+    /// No Security-Client and no sec-agree.
+    pub no_security_client: bool,
+}
+
+impl Config {
+    /// A phone with the usual settings: IPsec with every pair, UDP, automatic.
+    pub fn new(isim: Isim, address: IpAddr, pcscf: SocketAddr) -> Config {
+        Config {
+            isim,
+            address,
+            pcscfs: vec![pcscf],
+            transport: Transport::Udp,
+            ipsec: true,
+            algorithms: default_algorithms(),
+            unprotected_port: 5060,
+            first_protected_port: 31_000,
+            instance_id: Some("urn:gsma:imei:35209900-176148-0".to_string()),
+            feature_tags: vec![
+                "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\"".to_string(),
+                "+g.3gpp.smsip".to_string(),
+            ],
+            access_network: Some(
+                "3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF".to_string(),
+            ),
+            expires_seconds: EXPIRES_SECONDS,
+            automatic: true,
+            mtu: 1500,
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// One pair: with more of them the answer to a challenge grows beyond 1300 octets, and goes by TCP
+/// whatever the transport of the configuration is (RFC 3261 §18.1.1).
+pub fn default_algorithms() -> Vec<AlgorithmPair> {
+    vec![AlgorithmPair { alg: Integrity::HmacSha1_96, ealg: Encryption::AesCbc }]
+}

@@ -1,0 +1,440 @@
+//! The registration procedures of a UE (TS 24.229 §5.1.1).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::aka::digest::AkaNonce;
+use common::aka::vector::CardAnswer;
+use common::ipsec::sa::{Keys, SetId};
+use common::node::Now;
+use common::secret::Secret;
+use common::sip::auth::DigestParameters;
+use common::sip::endpoint::NoReply;
+use common::sip::header::Name;
+use common::sip::message::Response;
+use common::sip::security::mechanisms;
+
+use crate::event::{Cause, Event, InvalidChallenge, Kind};
+use crate::phone::{Output, Phone};
+use crate::request::{self, Answer, Register};
+use crate::sets::{self, Offered};
+
+/// Invalid challenges that are answered before the UE gives up (TS 24.229 §5.1.1.5.3).
+const INVALID_CHALLENGES: u8 = 2;
+/// Right answers that were challenged again, and repeats with a new Call-ID or a longer interval.
+const REPEATS: u8 = 3;
+
+/// A public identity that is registered.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    pub call_id: String,
+    pub(crate) from_tag: String,
+    pub(crate) cseq: u32,
+    pub expires_at: Now,
+    pub is_protected: bool,
+    /// P-Associated-URI: the first one is the default public identity.
+    pub associated: Vec<String>,
+    /// Service-Route, topmost first.
+    pub service_route: Vec<String>,
+    /// Path, topmost first.
+    pub path: Vec<String>,
+    pub public_gruu: Option<String>,
+    pub temporary_gruu: Option<String>,
+}
+
+/// What waits for an answer: the REGISTER of that number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wait(u64);
+
+/// Timers, per identity.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Timer {
+    /// Time to register again (TS 24.229 §5.1.1.4.1).
+    Refresh(usize),
+    Expiry(usize),
+    Retry(usize),
+}
+
+/// The procedure that is running.
+#[derive(Debug)]
+pub struct Attempt {
+    pub(crate) kind: Kind,
+    pub(crate) identity: usize,
+    serial: u64,
+    pub(crate) call_id: String,
+    pub(crate) from_tag: String,
+    pub(crate) cseq: u32,
+    expires_seconds: u32,
+    /// The set that protects what is no answer to a challenge; `None` in clear.
+    pub(crate) over: Option<SetId>,
+    /// The temporary set, once a challenge is answered by it.
+    pub(crate) temporary: Option<SetId>,
+    offered: Option<Offered>,
+    pub(crate) authorization: DigestParameters,
+    /// RES of the challenge that was answered.
+    pub(crate) res: Option<Secret<Vec<u8>>>,
+    invalid_challenges: u8,
+    repeats: u8,
+}
+
+impl Attempt {
+    /// The set by which the last REGISTER went; `None` in clear.
+    pub(crate) fn path(&self) -> Option<SetId> {
+        self.temporary.or(self.over)
+    }
+
+    /// That set is gone: what is still to be sent goes by the other one, or in clear.
+    pub(crate) fn forget_set(&mut self, id: SetId) {
+        for set in [&mut self.over, &mut self.temporary] {
+            set.take_if(|set| *set == id);
+        }
+    }
+}
+
+impl Phone {
+    /// TS 24.229 §5.1.1.2, §5.1.1.4: initial when nothing protects yet, else over the set in use.
+    pub(crate) fn register(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
+        let is_known = self.registrations.contains_key(&identity);
+        let kind = if is_known { Kind::Refresh } else { Kind::Initial };
+        self.begin(now, kind, identity, self.sets.in_use(), out);
+    }
+
+    /// TS 24.229 §5.1.1.6
+    pub(crate) fn deregister(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
+        self.timers.stop(&Timer::Retry(identity));
+        if self.registrations.contains_key(&identity) {
+            self.begin(now, Kind::Deregistration, identity, self.sets.in_use(), out);
+        }
+    }
+
+    pub(crate) fn on_timer(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
+        match timer {
+            // One procedure at a time: the one that runs answers the question as well, or fails
+            // and leaves it to the expiry.
+            Timer::Refresh(identity) | Timer::Retry(identity) if self.attempt.is_some() => {
+                self.timers.set(Timer::Retry(identity), now + Duration::from_secs(1));
+            }
+            Timer::Refresh(identity) | Timer::Retry(identity) => self.register(now, identity, out),
+            Timer::Expiry(identity) => {
+                self.registrations.remove(&identity);
+                self.timers.stop(&Timer::Refresh(identity));
+                out.push(Output::Event(Event::Lost { identity }));
+                if self.config.automatic {
+                    self.timers.set(Timer::Retry(identity), now);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn begin(
+        &mut self,
+        now: Now,
+        kind: Kind,
+        identity: usize,
+        over: Option<SetId>,
+        out: &mut Vec<Output>,
+    ) {
+        if identity >= self.config.isim.impus.len() {
+            return;
+        }
+        self.timers.stop(&Timer::Retry(identity));
+        self.timers.stop(&Timer::Refresh(identity));
+        let known = self.registrations.get(&identity).filter(|_| kind != Kind::Initial);
+        let (call_id, from_tag, cseq) = match known {
+            Some(known) => (known.call_id.clone(), known.from_tag.clone(), known.cseq + 1),
+            None => (self.new_call_id(), self.random.token(), 1),
+        };
+        let authorization = match (&self.credentials, over) {
+            (Some(credentials), Some(_)) => credentials.clone(),
+            (Some(credentials), None) if kind != Kind::Initial => credentials.clone(),
+            _ => request::empty_authorization(&self.config),
+        };
+        let expires_seconds =
+            if kind == Kind::Deregistration { 0 } else { self.config.expires_seconds };
+        self.attempt = Some(Attempt {
+            kind,
+            identity,
+            serial: 0,
+            call_id,
+            from_tag,
+            cseq,
+            expires_seconds,
+            over,
+            temporary: None,
+            offered: self.new_offer(),
+            authorization,
+            res: None,
+            invalid_challenges: 0,
+            repeats: 0,
+        });
+        self.send_register(now, out);
+    }
+
+    /// TS 24.229 §5.1.1.2.1
+    fn send_register(&mut self, now: Now, out: &mut Vec<Output>) {
+        let Some(attempt) = &mut self.attempt else { return };
+        self.next_serial += 1;
+        attempt.serial = self.next_serial;
+        let path = attempt.path();
+        let faults = self.config.faults;
+        let set = path.and_then(|id| self.sets.get(id));
+        let port = set.map_or(self.config.unprotected_port, |set| set.esp.set().ports.us);
+        let mut security_verify = match set {
+            Some(_) if faults.no_security_verify => Vec::new(),
+            Some(set) => set.security_server.clone(),
+            None => Vec::new(),
+        };
+        if faults.wrong_security_verify && attempt.temporary.is_some() {
+            for line in &mut security_verify {
+                *line = line.replacen("spi-c=", "spi-c=1", 1);
+            }
+        }
+        let mut security_client =
+            attempt.offered.as_ref().map(|offered| offered.security_client.clone());
+        if faults.changed_security_client && attempt.temporary.is_some() {
+            security_client = security_client.map(|text| text.replace("spi-s=", "spi-s=1"));
+        }
+        let register = Register {
+            public_identity: &self.config.isim.impus[attempt.identity],
+            call_id: &attempt.call_id,
+            from_tag: &attempt.from_tag,
+            cseq: attempt.cseq,
+            expires_seconds: attempt.expires_seconds,
+            contact: SocketAddr::new(self.config.address, port),
+            authorization: &attempt.authorization,
+            security_client: security_client.as_deref(),
+            security_verify: &security_verify,
+            is_protected: path.is_some(),
+        };
+        let request = register.write(&self.config);
+        let wait = Wait(attempt.serial);
+        self.send(now, request, path, wait, out);
+    }
+
+    /// The end of a REGISTER's transaction.
+    pub(crate) fn on_reply(
+        &mut self,
+        now: Now,
+        wait: Wait,
+        reply: Result<Response, NoReply>,
+        out: &mut Vec<Output>,
+    ) {
+        if self.attempt.as_ref().is_none_or(|attempt| Wait(attempt.serial) != wait) {
+            return;
+        }
+        let response = match reply {
+            Ok(response) => response,
+            Err(NoReply::Timeout) => return self.fail(now, Cause::Timeout, None, out),
+            Err(NoReply::Unreachable) => return self.fail(now, Cause::Unreachable, None, out),
+        };
+        let result = match response.status() {
+            200..300 => self.on_success(now, &response, out),
+            401 => self.on_challenge(now, &response, out),
+            423 => self.on_interval_too_brief(now, &response, out),
+            status => Err(Cause::Refused(status)),
+        };
+        if let Err(cause) = result {
+            let retry_after = seconds(&response, Name::RetryAfter);
+            self.fail(now, cause, retry_after, out);
+        }
+    }
+
+    /// TS 24.229 §5.1.1.5.1: MAC first, then the sequence number, then the security agreement.
+    fn on_challenge(
+        &mut self,
+        now: Now,
+        response: &Response,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Cause> {
+        let Some(attempt) = &self.attempt else { return Ok(()) };
+        if attempt.repeats >= REPEATS {
+            return Err(Cause::Refused(401));
+        }
+        let (challenge, nonce) = read_challenge(response).ok_or(Cause::UnknownChallenge)?;
+        match self.config.isim.card.answer(&nonce.rand, &nonce.autn) {
+            CardAnswer::MacFailure => {
+                self.refuse(now, InvalidChallenge::Mac, &challenge, Answer::Empty, out)
+            }
+            CardAnswer::SyncFailure { auts } => {
+                let answer = Answer::Resynchronisation(&auts);
+                self.refuse(now, InvalidChallenge::Sqn, &challenge, answer, out)
+            }
+            CardAnswer::Success { res, ck, ik } => {
+                if attempt.offered.is_some() && !self.agree(now, response, Keys { ck, ik }, out) {
+                    return self.abandon(now, out);
+                }
+                self.answer_challenge(now, &challenge, res, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// TS 24.229 §5.1.1.5.3: refuses at most two challenges in a row; the offer is a new one, and no
+    /// associations are set up.
+    fn refuse(
+        &mut self,
+        now: Now,
+        reason: InvalidChallenge,
+        challenge: &DigestParameters,
+        answer: Answer<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Cause> {
+        self.drop_temporary(out);
+        let cnonce = self.random.token();
+        let offered = self.new_offer();
+        let authorization = request::authorization(&self.config, challenge, answer, &cnonce);
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        let identity = attempt.identity;
+        out.push(Output::Event(Event::ChallengeRefused { identity, reason }));
+        if attempt.invalid_challenges >= INVALID_CHALLENGES {
+            return Err(Cause::InvalidChallenges);
+        }
+        attempt.invalid_challenges += 1;
+        attempt.cseq += 1;
+        attempt.offered = offered;
+        attempt.authorization = authorization;
+        self.send_register(now, out);
+        Ok(())
+    }
+
+    /// TS 24.229 §5.1.1.5.1: sets up the temporary associations with the mechanism that the P-CSCF
+    /// prefers of those offered. False when there is none.
+    fn agree(
+        &mut self,
+        now: Now,
+        response: &Response,
+        mut keys: Keys,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        self.drop_temporary(out);
+        let remote = self.pcscf_address();
+        let Some(attempt) = &mut self.attempt else { return false };
+        let Some(offered) = &attempt.offered else { return false };
+        let listed = mechanisms(response.headers(), Name::SecurityServer).unwrap_or_default();
+        let Some(chosen) = sets::choose(&listed, &self.config.algorithms) else { return false };
+        if self.config.faults.wrong_association_keys {
+            keys = Keys { ck: Secret::new([0x5A; 16]), ik: Secret::new([0xA5; 16]) };
+        }
+        let lines = response.headers().lines(Name::SecurityServer).map(str::to_owned).collect();
+        let addresses = (SocketAddr::new(self.config.address, 0), remote);
+        let seed = self.random.bytes();
+        let set = self.sets.install(now, addresses, offered, &chosen, keys, lines, seed);
+        attempt.temporary = Some(set);
+        self.use_set(set, out);
+        true
+    }
+
+    fn answer_challenge(
+        &mut self,
+        now: Now,
+        challenge: &DigestParameters,
+        res: Secret<Vec<u8>>,
+        out: &mut Vec<Output>,
+    ) {
+        let cnonce = self.random.token();
+        let mut password = res.expose().clone();
+        if self.config.faults.wrong_response {
+            password.reverse();
+        }
+        let answer = Answer::Response(&password);
+        let authorization = request::authorization(&self.config, challenge, answer, &cnonce);
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.invalid_challenges = 0;
+        attempt.repeats += 1;
+        attempt.cseq += 1;
+        attempt.authorization = authorization;
+        attempt.res = Some(res);
+        self.send_register(now, out);
+    }
+
+    /// TS 24.229 §5.1.1.5.1: without a usable Security-Server this authentication is abandoned, and
+    /// another REGISTER has another Call-ID.
+    fn abandon(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), Cause> {
+        let call_id = self.new_call_id();
+        let offered = self.new_offer();
+        let authorization = request::empty_authorization(&self.config);
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        let identity = attempt.identity;
+        let reason = InvalidChallenge::SecurityServer;
+        out.push(Output::Event(Event::ChallengeRefused { identity, reason }));
+        if attempt.invalid_challenges >= 1 {
+            return Err(Cause::NoSecurityAgreement);
+        }
+        attempt.invalid_challenges += 1;
+        attempt.call_id = call_id;
+        attempt.cseq = 1;
+        attempt.offered = offered;
+        if attempt.over.is_none() {
+            attempt.authorization = authorization;
+        }
+        self.send_register(now, out);
+        Ok(())
+    }
+
+    /// TS 24.229 §5.1.1.2.1, §5.1.1.4.1: the network wants a longer interval.
+    fn on_interval_too_brief(
+        &mut self,
+        now: Now,
+        response: &Response,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Cause> {
+        self.drop_temporary(out);
+        let offered = self.new_offer();
+        let authorization = request::empty_authorization(&self.config);
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        let wanted = seconds(response, Name::MinExpires).unwrap_or(0);
+        let is_longer = wanted > attempt.expires_seconds && attempt.expires_seconds > 0;
+        if !is_longer || attempt.repeats >= REPEATS {
+            return Err(Cause::Refused(423));
+        }
+        attempt.repeats += 1;
+        attempt.expires_seconds = wanted;
+        attempt.cseq += 1;
+        attempt.offered = offered;
+        if attempt.over.is_none() {
+            attempt.authorization = authorization;
+        }
+        self.send_register(now, out);
+        Ok(())
+    }
+
+    pub(crate) fn drop_temporary(&mut self, out: &mut Vec<Output>) {
+        if let Some(attempt) = &mut self.attempt {
+            attempt.temporary = None;
+            attempt.res = None;
+        }
+        if let Some(set) = self.sets.temporary() {
+            self.remove_set(set, out);
+        }
+    }
+
+    fn new_offer(&mut self) -> Option<Offered> {
+        if !self.config.ipsec || self.config.faults.no_security_client {
+            return None;
+        }
+        Some(self.sets.offer(&self.config.algorithms, &mut self.random))
+    }
+
+    fn new_call_id(&mut self) -> String {
+        let token = self.random.token();
+        format!("{token}@{}", self.config.address)
+    }
+}
+
+/// The first challenge of AKAv1-MD5 with a realm and a nonce of RAND and AUTN (RFC 3310 §3.2).
+fn read_challenge(response: &Response) -> Option<(DigestParameters, AkaNonce)> {
+    response.headers().lines(Name::WwwAuthenticate).find_map(|line| {
+        let challenge = DigestParameters::parse(line).ok()?;
+        let is_aka = challenge.get("algorithm")?.eq_ignore_ascii_case("AKAv1-MD5");
+        challenge.get("realm").filter(|_| is_aka)?;
+        let nonce = AkaNonce::decode(challenge.get("nonce")?)?;
+        Some((challenge, nonce))
+    })
+}
+
+/// A header of seconds, comments and parameters behind it left out.
+pub(crate) fn seconds(response: &Response, name: Name) -> Option<u32> {
+    let text = response.headers().get(name)?;
+    let digits = text.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
+}

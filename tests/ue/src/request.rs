@@ -1,0 +1,147 @@
+//! How a REGISTER is written (TS 24.229 §5.1.1.2, §5.1.1.4, §5.1.1.6).
+
+use std::net::SocketAddr;
+
+use common::aka::digest;
+use common::sip::auth::DigestParameters;
+use common::sip::header::Name;
+use common::sip::message::Request;
+use common::sip::uri::{Host, HostPort};
+
+use crate::config::Config;
+
+/// What varies from one REGISTER to the next.
+#[derive(Clone, Debug)]
+pub struct Register<'a> {
+    pub public_identity: &'a str,
+    pub call_id: &'a str,
+    pub from_tag: &'a str,
+    pub cseq: u32,
+    pub expires_seconds: u32,
+    /// hostport of Contact.
+    pub contact: SocketAddr,
+    pub authorization: &'a DigestParameters,
+    pub security_client: Option<&'a str>,
+    /// Lines of the Security-Server that is verified; empty for none.
+    pub security_verify: &'a [String],
+    /// Sent inside a security association.
+    pub is_protected: bool,
+}
+
+impl Register<'_> {
+    /// TS 24.229 §5.1.1.2.1
+    ///
+    /// No Route: the P-CSCF is where the request is sent to.
+    pub fn write(&self, config: &Config) -> Request {
+        let mut request = Request::new("REGISTER", &home_uri(config));
+        let headers = request.headers_mut();
+        headers.append(Name::MaxForwards, "70");
+        headers.append(Name::From, &format!("<{}>;tag={}", self.public_identity, self.from_tag));
+        headers.append(Name::To, &format!("<{}>", self.public_identity));
+        headers.append(Name::Contact, &self.contact(config));
+        headers.append(Name::CallId, self.call_id);
+        headers.append(Name::CSeq, &format!("{} REGISTER", self.cseq));
+        headers.append(Name::Supported, "path, gruu");
+        if let Some(security_client) = self.security_client {
+            headers.append(Name::Require, "sec-agree");
+            headers.append(Name::ProxyRequire, "sec-agree");
+            headers.append(Name::SecurityClient, security_client);
+        }
+        for line in self.security_verify {
+            headers.append(Name::SecurityVerify, line);
+        }
+        if let Some(access_network) = config.access_network.as_ref().filter(|_| self.is_protected) {
+            headers.append(Name::PAccessNetworkInfo, access_network);
+        }
+        headers.append(Name::Authorization, &self.authorization.to_credentials());
+        request
+    }
+
+    fn contact(&self, config: &Config) -> String {
+        let host_port = host_port(self.contact);
+        let mut contact = format!("<sip:{host_port}>");
+        if let Some(instance_id) = &config.instance_id {
+            contact.push_str(&format!(";+sip.instance=\"<{instance_id}>\""));
+        }
+        for tag in &config.feature_tags {
+            contact.push(';');
+            contact.push_str(tag);
+        }
+        contact.push_str(&format!(";expires={}", self.expires_seconds));
+        contact
+    }
+}
+
+/// The Request-URI of every REGISTER, and `uri` of its Authorization.
+pub fn home_uri(config: &Config) -> String {
+    format!("sip:{}", config.isim.home_domain)
+}
+
+pub fn host_port(address: SocketAddr) -> HostPort {
+    HostPort { host: Host::Address(address.ip()), port: Some(address.port()) }
+}
+
+/// Authorization of a REGISTER that answers nothing yet (TS 24.229 §5.1.1.2.2).
+pub fn empty_authorization(config: &Config) -> DigestParameters {
+    let mut authorization = DigestParameters::default();
+    authorization.set("username", &config.isim.impi);
+    authorization.set("realm", &config.isim.home_domain);
+    authorization.set("uri", &home_uri(config));
+    authorization.set("nonce", "");
+    authorization.set("response", "");
+    authorization
+}
+
+/// How a challenge is answered.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    /// RES (RFC 3310 §3.3).
+    Response(&'a [u8]),
+    /// MAC failure: nothing (TS 24.229 §5.1.1.5.3).
+    Empty,
+    /// The sequence number was not fresh (RFC 3310 §3.4).
+    Resynchronisation(&'a [u8; 14]),
+}
+
+/// Authorization that answers `challenge` (RFC 3310 §3.3, §3.4).
+pub fn authorization(
+    config: &Config,
+    challenge: &DigestParameters,
+    answer: Answer<'_>,
+    cnonce: &str,
+) -> DigestParameters {
+    let mut authorization = DigestParameters::default();
+    authorization.set("username", &config.isim.impi);
+    for name in ["realm", "nonce", "opaque", "algorithm"] {
+        if let Some(value) = challenge.get(name) {
+            authorization.set(name, value);
+        }
+    }
+    authorization.set("uri", &home_uri(config));
+    if let Some(qop) = challenge.get("qop").and_then(choose_qop) {
+        authorization.set("qop", qop);
+        authorization.set("nc", "00000001");
+        authorization.set("cnonce", cnonce);
+    }
+    let password: &[u8] = match answer {
+        Answer::Response(res) => res,
+        Answer::Empty | Answer::Resynchronisation(_) => b"",
+    };
+    let response = match answer {
+        Answer::Empty => Some(String::new()),
+        _ => digest::response(&authorization, password, "REGISTER", b""),
+    };
+    // Realm and nonce were there, or the challenge would not have been read.
+    authorization.set("response", &response.unwrap_or_default());
+    if let Answer::Resynchronisation(auts) = answer {
+        authorization.set("auts", &digest::encode_auts(auts));
+    }
+    authorization
+}
+
+/// `auth` when it is offered, else `auth-int`; none of others (RFC 7616 §3.3).
+fn choose_qop(offered: &str) -> Option<&'static str> {
+    ["auth", "auth-int"]
+        .into_iter()
+        .find(|known| offered.split(',').any(|token| token.trim().eq_ignore_ascii_case(known)))
+}

@@ -1,0 +1,363 @@
+//! TCP of one phone (RFC 9293), by smoltcp: connections by their two addresses, and whole SIP
+//! messages out of them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use bytes::Bytes;
+use common::limits::Limits;
+use common::node::{Flow, Now, Transport};
+use common::random::Random;
+use common::sip::framer::{Frame, Framer};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+/// Octets of each direction's buffer.
+const BUFFER: usize = 16 * 1024;
+/// Octets that may wait in front of a full buffer.
+const WAITING: usize = 256 * 1024;
+/// Connections at a time; one more is refused.
+const CONNECTIONS: usize = 16;
+/// Silence after which a connection is given up. Long enough for a SYN sent five times.
+const TIMEOUT: Duration = Duration::from_secs(32);
+
+/// The TCP stack of one phone.
+pub struct Stack {
+    interface: Interface,
+    device: Queues,
+    sockets: SocketSet<'static>,
+    address: IpAddr,
+    /// In the order of opening.
+    connections: Vec<Connection>,
+    /// Ports that take connections, with the socket that waits for the next one.
+    listening: Vec<(u16, SocketHandle)>,
+    next_ephemeral: u16,
+    limits: Limits,
+    due: Option<Now>,
+}
+
+/// What came of a connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Happened {
+    Message {
+        flow: Flow,
+        bytes: Bytes,
+    },
+    /// It could not be opened, or ended while something was waiting to be sent. `flow` is as it was
+    /// asked for.
+    Failed {
+        flow: Flow,
+    },
+}
+
+struct Connection {
+    handle: SocketHandle,
+    flow: Flow,
+    asked: Flow,
+    framer: Framer,
+    waiting: VecDeque<u8>,
+    is_open: bool,
+}
+
+impl Stack {
+    pub fn new(address: IpAddr, mtu: usize, random: &mut Random) -> Stack {
+        let mut device = Queues { mtu, arrived: VecDeque::new(), leaving: VecDeque::new() };
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = random.u64();
+        let mut interface = Interface::new(config, &mut device, Instant::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            let prefix = if address.is_ipv4() { 32 } else { 128 };
+            let added = addresses.push(IpCidr::new(IpAddress::from(address), prefix));
+            debug_assert!(added.is_ok(), "an interface takes at least one address");
+        });
+        Stack {
+            interface,
+            device,
+            sockets: SocketSet::new(Vec::new()),
+            address,
+            connections: Vec::new(),
+            listening: Vec::new(),
+            next_ephemeral: 49_152 + random.below(8_192) as u16,
+            limits: Limits::default(),
+            due: None,
+        }
+    }
+
+    /// Puts `bytes` on the connection of that flow, and opens one when there is none. A local port
+    /// of 0 means any. False when it cannot.
+    pub fn send(&mut self, now: Now, flow: Flow, bytes: &[u8]) -> bool {
+        self.due = Some(now);
+        let found = self.connections.iter().position(|connection| {
+            connection.flow.remote == flow.remote
+                && (flow.local.port() == 0 || connection.flow.local == flow.local)
+        });
+        let Some(place) = found.or_else(|| self.open(now, flow)) else { return false };
+        let connection = &mut self.connections[place];
+        if connection.waiting.len() + bytes.len() > WAITING {
+            return false;
+        }
+        connection.waiting.extend(bytes);
+        true
+    }
+
+    /// Takes connections at `port` from now on.
+    pub fn listen(&mut self, port: u16) {
+        if self.listening.iter().any(|(known, _)| *known == port) {
+            return;
+        }
+        let mut socket = new_socket();
+        if socket.listen((IpAddress::from(self.address), port)).is_ok() {
+            let handle = self.sockets.add(socket);
+            self.listening.push((port, handle));
+        }
+    }
+
+    /// Ends what goes between the two ports, and stops listening where nothing listens any more.
+    pub fn abort(&mut self, local_port: u16, remote_port: u16) {
+        for connection in &mut self.connections {
+            let ports = (connection.flow.local.port(), connection.flow.remote.port());
+            if ports == (local_port, remote_port) {
+                self.sockets.get_mut::<Socket>(connection.handle).abort();
+                connection.waiting.clear();
+            }
+        }
+    }
+
+    pub fn stop_listening(&mut self, port: u16) {
+        for (_, handle) in self.listening.extract_if(.., |(known, _)| *known == port) {
+            self.sockets.remove(handle);
+        }
+    }
+
+    /// True when a connection of the phone's own runs between these two addresses.
+    pub fn knows(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.connections
+            .iter()
+            .any(|connection| (connection.flow.local, connection.flow.remote) == (local, remote))
+    }
+
+    /// A clear IP packet that carries TCP.
+    pub fn receive(&mut self, now: Now, packet: &[u8]) {
+        self.device.arrived.push_back(packet.to_vec());
+        self.due = Some(now);
+    }
+
+    pub fn next_timeout(&self) -> Option<Now> {
+        self.due
+    }
+
+    /// Does what is due: packets to send, messages that are complete.
+    pub fn poll(&mut self, now: Now, packets: &mut Vec<Vec<u8>>, happened: &mut Vec<Happened>) {
+        if self.due.is_none_or(|due| due > now) {
+            return;
+        }
+        let timestamp = instant(now);
+        self.write();
+        self.interface.poll(timestamp, &mut self.device, &mut self.sockets);
+        self.accept();
+        for place in 0..self.connections.len() {
+            self.read(place, happened);
+        }
+        self.write();
+        self.interface.poll(timestamp, &mut self.device, &mut self.sockets);
+        self.bury(happened);
+        packets.extend(self.device.leaving.drain(..));
+        let at = self.interface.poll_at(timestamp, &self.sockets);
+        self.due = at.map(|at| moment(at).max(now + std::time::Duration::from_millis(1)));
+    }
+
+    fn open(&mut self, now: Now, flow: Flow) -> Option<usize> {
+        if self.connections.len() >= CONNECTIONS {
+            return None;
+        }
+        let mut local = flow.local;
+        if local.port() == 0 {
+            local.set_port(self.next_ephemeral);
+            self.next_ephemeral = self.next_ephemeral.checked_add(1).unwrap_or(49_152);
+        }
+        let handle = self.sockets.add(new_socket());
+        let socket = self.sockets.get_mut::<Socket>(handle);
+        let opened =
+            socket.connect(self.interface.context(), endpoint(flow.remote), endpoint(local));
+        if opened.is_err() {
+            self.sockets.remove(handle);
+            return None;
+        }
+        self.due = Some(now);
+        self.connections.push(Connection::new(handle, Flow { local, ..flow }, flow));
+        Some(self.connections.len() - 1)
+    }
+
+    /// Turns listening sockets that have found a peer into connections.
+    fn accept(&mut self) {
+        for place in 0..self.listening.len() {
+            let (port, handle) = self.listening[place];
+            let socket = self.sockets.get::<Socket>(handle);
+            if socket.is_listening() {
+                continue;
+            }
+            let remote = socket
+                .remote_endpoint()
+                .map(|remote| SocketAddr::new(IpAddr::from(remote.addr), remote.port));
+            let mut next = new_socket();
+            let listens = next.listen((IpAddress::from(self.address), port));
+            debug_assert!(listens.is_ok(), "a new socket can listen");
+            self.listening[place].1 = self.sockets.add(next);
+            match remote {
+                Some(remote) if self.connections.len() < CONNECTIONS => {
+                    let local = SocketAddr::new(self.address, port);
+                    let flow = Flow { transport: Transport::Tcp, local, remote };
+                    self.connections.push(Connection::new(handle, flow, flow));
+                }
+                _ => {
+                    self.sockets.remove(handle);
+                }
+            }
+        }
+    }
+
+    fn read(&mut self, place: usize, happened: &mut Vec<Happened>) {
+        let connection = &mut self.connections[place];
+        let socket = self.sockets.get_mut::<Socket>(connection.handle);
+        connection.is_open |= socket.may_send();
+        while socket.can_recv() {
+            let framer = &mut connection.framer;
+            let taken = socket.recv(|octets| {
+                framer.push(octets);
+                (octets.len(), octets.len())
+            });
+            if !matches!(taken, Ok(1..)) {
+                break;
+            }
+        }
+        loop {
+            match connection.framer.next(&self.limits) {
+                Ok(None) => break,
+                Ok(Some(Frame::Message(bytes))) => {
+                    happened.push(Happened::Message { flow: connection.flow, bytes });
+                }
+                Ok(Some(Frame::Ping)) => connection.waiting.extend(b"\r\n"),
+                Err(_) => {
+                    socket.abort();
+                    break;
+                }
+            }
+        }
+        if socket.state() == State::CloseWait {
+            socket.close();
+        }
+    }
+
+    fn write(&mut self) {
+        for connection in &mut self.connections {
+            let socket = self.sockets.get_mut::<Socket>(connection.handle);
+            while socket.can_send() && !connection.waiting.is_empty() {
+                let (front, _) = connection.waiting.as_slices();
+                match socket.send_slice(front) {
+                    Ok(sent @ 1..) => drop(connection.waiting.drain(..sent)),
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// Forgets connections that have ended.
+    fn bury(&mut self, happened: &mut Vec<Happened>) {
+        let sockets = &mut self.sockets;
+        self.connections.retain(|connection| {
+            let socket = sockets.get::<Socket>(connection.handle);
+            if !matches!(socket.state(), State::Closed | State::TimeWait) {
+                return true;
+            }
+            if !connection.is_open || !connection.waiting.is_empty() {
+                happened.push(Happened::Failed { flow: connection.asked });
+            }
+            sockets.remove(connection.handle);
+            false
+        });
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flows: Vec<_> = self.connections.iter().map(|connection| connection.flow).collect();
+        f.debug_struct("Stack").field("connections", &flows).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    fn new(handle: SocketHandle, flow: Flow, asked: Flow) -> Connection {
+        let framer = Framer::default();
+        Connection { handle, flow, asked, framer, waiting: VecDeque::new(), is_open: false }
+    }
+}
+
+fn new_socket() -> Socket<'static> {
+    let buffer = || SocketBuffer::new(vec![0; BUFFER]);
+    let mut socket = Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket.set_timeout(Some(TIMEOUT));
+    socket
+}
+
+fn endpoint(address: SocketAddr) -> IpEndpoint {
+    IpEndpoint::new(IpAddress::from(address.ip()), address.port())
+}
+
+fn instant(now: Now) -> Instant {
+    Instant::from_micros(now.elapsed_since_epoch().as_micros() as i64)
+}
+
+fn moment(at: Instant) -> Now {
+    Now::since_epoch(std::time::Duration::from_micros(at.total_micros() as u64))
+}
+
+/// The device under smoltcp: two lists of packets.
+struct Queues {
+    mtu: usize,
+    arrived: VecDeque<Vec<u8>>,
+    leaving: VecDeque<Vec<u8>>,
+}
+
+struct Arrived(Vec<u8>);
+struct Leaving<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl Device for Queues {
+    type RxToken<'a> = Arrived;
+    type TxToken<'a> = Leaving<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Arrived, Leaving<'_>)> {
+        Some((Arrived(self.arrived.pop_front()?), Leaving(&mut self.leaving)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Leaving<'_>> {
+        Some(Leaving(&mut self.leaving))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        capabilities
+    }
+}
+
+impl RxToken for Arrived {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(&self.0)
+    }
+}
+
+impl TxToken for Leaving<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let mut packet = vec![0; length];
+        let result = fill(&mut packet);
+        self.0.push_back(packet);
+        result
+    }
+}
