@@ -1170,3 +1170,59 @@ fn limits_connections() {
         .collect();
     assert_eq!(closed, [2, 3]);
 }
+
+/// Whatever dies, hangs, loses its connections or comes back: every wait comes back once and in time, and
+/// in the end everybody is connected again, once, and is served.
+#[test]
+fn comes_to_rest_after_any_trouble() {
+    for seed in 0..60u8 {
+        let mut random = Random::from_seed([seed; 32]);
+        let mut world = World::started(vec![
+            ("scscf1", config("scscf1", &["hss1", "hss2"])),
+            ("hss1", config("hss1", &["scscf1"])),
+            ("hss2", config("hss2", &[])),
+        ]);
+        let mut asked: BTreeMap<u32, Now> = BTreeMap::new();
+        for wait in 0..120u32 {
+            let name = ["hss1", "hss2", "scscf1"][random.below(3) as usize];
+            match random.below(12) {
+                0 => world.kill(name),
+                1 => world.at(name).is_hung = name != "scscf1",
+                2 => {
+                    // The network forgets all connections and tells nobody.
+                    world.links.clear();
+                }
+                3 | 4 => world.at(name).is_away = false,
+                5 => world.resume(name),
+                6 => world.at(name).is_slow = true,
+                7 => world.at(name).is_slow = false,
+                _ => {}
+            }
+            world.ask("scscf1", uar(), Some("hss1.hims.net").filter(|_| wait % 2 == 0), wait);
+            asked.insert(wait, world.now);
+            let pause = [1, 20, 900, 4_000, 40_000][random.below(5) as usize];
+            world.run(pause);
+        }
+        for name in ["scscf1", "hss1", "hss2"] {
+            world.at(name).is_away = false;
+            world.at(name).is_slow = false;
+            world.resume(name);
+        }
+        world.run(200_000);
+        for (wait, at) in &asked {
+            let answers = &world.at("scscf1").answers;
+            let of_wait: Vec<_> = answers.iter().filter(|answer| answer.1 == *wait).collect();
+            assert_eq!(of_wait.len(), 1, "seed {seed}, wait {wait}");
+            assert!(of_wait[0].0.since(*at) <= LIMIT, "seed {seed}, wait {wait}");
+        }
+        for name in ["scscf1", "hss1", "hss2"] {
+            assert!(world.at(name).endpoint.is_up(), "seed {seed}, {name}");
+            assert_eq!(world.at(name).endpoint.owed(), 0, "seed {seed}, {name}");
+        }
+        assert_eq!(world.connections_between("scscf1", "hss1"), 1, "seed {seed}");
+        assert_eq!(world.connections_between("scscf1", "hss2"), 1, "seed {seed}");
+        world.ask("scscf1", uar(), None, 1_000);
+        world.run(100);
+        assert!(world.outcome("scscf1", 1_000).is_ok(), "seed {seed}");
+    }
+}

@@ -11,15 +11,18 @@
 //! | Push-Profile 305 | [`Ppr`] | [`Ppa`] |
 
 pub mod avp;
+pub mod groups;
 pub mod lir;
 pub mod mar;
 pub mod ppr;
 pub mod rtr;
 pub mod sar;
+mod stats;
 pub mod uar;
 pub mod user_data;
+mod xml;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,8 +34,11 @@ use crate::diameter::message::{Avp, Builder, Failure, Message};
 use crate::limits::Limits;
 use crate::node::{ConnectionId, Input, Now, Output};
 use crate::random::Random;
-use crate::stats::{Histogram, Samples};
+use crate::stats::Samples;
 
+use stats::{Direction, Stats, count};
+
+pub use groups::{ChargingInformation, ServerCapabilities};
 pub use lir::{Lia, Lir};
 pub use mar::{AuthDataItem, Maa, Mar};
 pub use ppr::{Ppa, Ppr};
@@ -73,23 +79,6 @@ impl Outcome {
         let (Outcome::Base(code) | Outcome::Experimental(code)) = self;
         (2000..3000).contains(&code)
     }
-}
-
-/// Server-Capabilities (TS 29.229 §6.3.4). All empty: any S-CSCF will do.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ServerCapabilities {
-    pub mandatory: Vec<u32>,
-    pub optional: Vec<u32>,
-    pub server_names: Vec<String>,
-}
-
-/// Charging-Information (TS 29.229 §6.3.19): DiameterURIs.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct ChargingInformation {
-    pub primary_event_charging: Option<String>,
-    pub secondary_event_charging: Option<String>,
-    pub primary_charging_collection: Option<String>,
-    pub secondary_charging_collection: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -219,8 +208,7 @@ impl<W> Endpoint<W> {
     }
 
     /// TS 29.229 §6.1: answers. Results of 3xxx go out as protocol errors, with the E bit.
-    pub fn answer(&mut self, now: Now, received: Received, answer: Answer, out: &mut Vec<Output>) {
-        let _ = now;
+    pub fn answer(&mut self, _now: Now, received: Received, answer: Answer, out: &mut Vec<Output>) {
         let reply_to = &received.reply_to;
         let outcome = answer.outcome();
         self.stats.count(Direction::Sent, reply_to.command, outcome);
@@ -546,144 +534,6 @@ fn write_supported_features(builder: &mut Builder) {
         group.number(avp::FEATURE_LIST_ID, 1);
         group.number(avp::FEATURE_LIST, avp::SUPPORTED_FEATURE_LIST);
     });
-}
-
-impl ServerCapabilities {
-    fn decode(group: &Avp<'_>) -> Result<ServerCapabilities, Failure> {
-        let mut capabilities = ServerCapabilities::default();
-        for avp in group.group()? {
-            if avp.is(avp::MANDATORY_CAPABILITY) {
-                capabilities.mandatory.push(avp.number()?);
-            } else if avp.is(avp::OPTIONAL_CAPABILITY) {
-                capabilities.optional.push(avp.number()?);
-            } else if avp.is(avp::SERVER_NAME) {
-                capabilities.server_names.push(avp.text()?.to_owned());
-            }
-        }
-        Ok(capabilities)
-    }
-
-    fn encode(&self, builder: &mut Builder) {
-        builder.group(avp::SERVER_CAPABILITIES, |group| {
-            for capability in &self.mandatory {
-                group.number(avp::MANDATORY_CAPABILITY, *capability);
-            }
-            for capability in &self.optional {
-                group.number(avp::OPTIONAL_CAPABILITY, *capability);
-            }
-            for server_name in &self.server_names {
-                group.text(avp::SERVER_NAME, server_name);
-            }
-        });
-    }
-}
-
-impl ChargingInformation {
-    fn decode(group: &Avp<'_>) -> Result<ChargingInformation, Failure> {
-        let mut charging = ChargingInformation::default();
-        for avp in group.group()? {
-            let place = if avp.is(avp::PRIMARY_EVENT_CHARGING_FUNCTION_NAME) {
-                &mut charging.primary_event_charging
-            } else if avp.is(avp::SECONDARY_EVENT_CHARGING_FUNCTION_NAME) {
-                &mut charging.secondary_event_charging
-            } else if avp.is(avp::PRIMARY_CHARGING_COLLECTION_FUNCTION_NAME) {
-                &mut charging.primary_charging_collection
-            } else if avp.is(avp::SECONDARY_CHARGING_COLLECTION_FUNCTION_NAME) {
-                &mut charging.secondary_charging_collection
-            } else {
-                continue;
-            };
-            *place = Some(avp.text()?.to_owned());
-        }
-        Ok(charging)
-    }
-
-    fn encode(&self, builder: &mut Builder) {
-        builder.group(avp::CHARGING_INFORMATION, |group| {
-            for (definition, name) in [
-                (avp::PRIMARY_EVENT_CHARGING_FUNCTION_NAME, &self.primary_event_charging),
-                (avp::SECONDARY_EVENT_CHARGING_FUNCTION_NAME, &self.secondary_event_charging),
-                (avp::PRIMARY_CHARGING_COLLECTION_FUNCTION_NAME, &self.primary_charging_collection),
-                (
-                    avp::SECONDARY_CHARGING_COLLECTION_FUNCTION_NAME,
-                    &self.secondary_charging_collection,
-                ),
-            ] {
-                avp::optional_text(group, definition, name.as_deref());
-            }
-        });
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Direction {
-    Sent,
-    Received,
-}
-
-/// Different results counted apart, per direction and command. What comes from others must not
-/// make labels without end.
-const RESULTS_COUNTED: usize = 256;
-
-/// Plain counters; labels are command codes and results.
-#[derive(Debug, Default)]
-struct Stats {
-    requests: BTreeMap<u32, u64>,
-    answers: BTreeMap<(Direction, u32, Outcome), u64>,
-    answers_beyond: u64,
-    malformed_requests: BTreeMap<u32, u64>,
-    malformed_answers: BTreeMap<u32, u64>,
-    took: BTreeMap<u32, Histogram>,
-}
-
-impl Stats {
-    fn count(&mut self, direction: Direction, command: u32, outcome: Outcome) {
-        let key = (direction, command, outcome);
-        if self.answers.len() >= RESULTS_COUNTED && !self.answers.contains_key(&key) {
-            self.answers_beyond += 1;
-        } else {
-            count(&mut self.answers, key);
-        }
-    }
-
-    fn samples(&self, samples: &mut Samples) {
-        let help = "Requests received, by command.";
-        for (code, value) in &self.requests {
-            let labels = [("command", command::name(*code))];
-            samples.counter("tessera_cx_requests_received_total", help, &labels, *value);
-        }
-        let help = "Answers by direction, command and result.";
-        for ((direction, code, outcome), value) in &self.answers {
-            let direction = match direction {
-                Direction::Sent => "sent",
-                Direction::Received => "received",
-            };
-            let result = outcome.label();
-            let labels =
-                [("direction", direction), ("command", command::name(*code)), ("result", &result)];
-            samples.counter("tessera_cx_answers_total", help, &labels, *value);
-        }
-        let help = "Answers whose results are too many to count apart.";
-        samples.counter("tessera_cx_answers_beyond_total", help, &[], self.answers_beyond);
-        let help = "Messages that could not be used, by kind and command.";
-        for (kind, counts) in
-            [("request", &self.malformed_requests), ("answer", &self.malformed_answers)]
-        {
-            for (code, value) in counts {
-                let labels = [("kind", kind), ("command", command::name(*code))];
-                samples.counter("tessera_cx_malformed_total", help, &labels, *value);
-            }
-        }
-        let help = "From a request sent to its answer, failover included.";
-        for (code, histogram) in &self.took {
-            let labels = [("command", command::name(*code))];
-            samples.histogram("tessera_cx_answer_seconds", help, &labels, histogram);
-        }
-    }
-}
-
-fn count<K: Ord>(counts: &mut BTreeMap<K, u64>, key: K) {
-    *counts.entry(key).or_default() += 1;
 }
 
 /// Bytes of a message as the peer would see them, for tests of other crates.

@@ -1,13 +1,24 @@
 //! Diameter base protocol (RFC 6733): messages, peers, the endpoint. Knows no SIP and no application.
 //!
-//! [`message`] is the codec, [`base`] the AVPs and commands of the base protocol, [`peer`] and
-//! [`watchdog`] the two state machines as tables, `connections` what carries them out, `duplicates` the
-//! memory of answers given, and [`endpoint`] the door: ask, answer, input, expire, next_event.
+//! | module | what it is for |
+//! |---|---|
+//! | [`endpoint`] | the door: ask, answer, input, expire, next_event |
+//! | `outgoing`, `incoming` | requests sent and requests received |
+//! | `duplicates` | the memory of answers given |
+//! | `connections`, `greeting` | messages on connections; CER and CEA |
+//! | `peers` | carries out the two state machines |
+//! | [`peer`], [`watchdog`] | the two state machines as tables |
+//! | [`message`], [`base`] | the codec; AVPs and commands of the base protocol |
 
 pub mod base;
 mod connections;
 mod duplicates;
 pub mod endpoint;
+mod greeting;
+mod incoming;
 pub mod message;
+mod outgoing;
 pub mod peer;
+mod peers;
+mod stats;
 pub mod watchdog;
