@@ -8,4 +8,5 @@ pub mod ims;
 pub mod kernel;
 pub mod ladder;
 pub mod network;
+pub mod storm;
 pub mod world;
