@@ -97,10 +97,7 @@ impl Ims {
         let imsi = format!("00101{number:010}");
         let mut k = [0x4B; 16];
         k[8..].copy_from_slice(&number.to_be_bytes());
-        let algorithm = Algorithm::Milenage {
-            k: Secret::new(k),
-            opc: Secret::new([0x0C; 16]),
-        };
+        let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
         let isim = ue::Isim::of_imsi(&imsi, "001", "01", algorithm.clone());
         if kind != scenarios::Phone::Unknown {
             let identities: Vec<&str> = isim.impus.iter().map(String::as_str).collect();
@@ -416,7 +413,8 @@ fn zone(world: &mut World) {
         let data = RecordData::Srv { priority: 10, weight: 10, port: 5060, target };
         add(&format!("_sip._{transport}.{HOME}"), RecordType::Srv, data);
     }
-    for (host, last) in [("icscf", 20), ("scscf1", 31), ("scscf2", 32), ("hss", 40), ("pcscf", 10)] {
+    for (host, last) in [("icscf", 20), ("scscf1", 31), ("scscf2", 32), ("hss", 40), ("pcscf", 10)]
+    {
         add(&format!("{host}.{HOME}"), RecordType::A, RecordData::Address(address(last)));
     }
     for ((name, record_type), records) in records {

@@ -10,8 +10,8 @@ use common::ipsec::esp::{EspSet, OpenError, spi_of};
 use common::ipsec::sa::{SaSet, SetId};
 use common::node::{Flow, Now, Transport};
 use common::random::Random;
-use ue::tcp::{Happened, Stack};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use ue::tcp::{Happened, Stack};
 
 /// What comes of a packet from a UE, of a message to one, or of time.
 #[derive(Default)]
@@ -314,4 +314,3 @@ fn ip_builder(
         _ => None,
     }
 }
-

@@ -162,8 +162,7 @@ fn heal(ims: &mut Ims) -> Result<(), String> {
             return Ok(());
         }
         if ims.world.now >= end {
-            let standings: Vec<_> =
-                ims.world.phones.iter().map(|phone| phone.standing()).collect();
+            let standings: Vec<_> = ims.world.phones.iter().map(|phone| phone.standing()).collect();
             return Err(format!("not registered after healing: {standings:?}"));
         }
     }
@@ -234,8 +233,9 @@ fn persisted(ims: &mut Ims) -> Result<(), String> {
 
 /// Seconds left differ between two looks.
 fn without_times(text: &str) -> Vec<String> {
-    let word = |word: &str| {
-        if word.chars().all(|c| c.is_ascii_digit()) { "N".to_owned() } else { word.to_owned() }
+    let word = |word: &str| match word.split_once("expires=") {
+        Some((before, _)) => format!("{before}expires"),
+        None => word.to_owned(),
     };
     text.lines().map(|line| line.split(' ').map(word).collect::<Vec<_>>().join(" ")).collect()
 }
@@ -246,9 +246,8 @@ fn leave(ims: &mut Ims) -> Result<(), String> {
         ims.world.phones[ue].expect();
     }
     let until = ims.world.now + Duration::from_secs(140);
-    ims.world.run(until, |world| {
-        world.phones.iter().all(|phone| phone.standing() == Standing::Idle)
-    });
+    ims.world
+        .run(until, |world| world.phones.iter().all(|phone| phone.standing() == Standing::Idle));
     let standings: Vec<_> = ims.world.phones.iter().map(|phone| phone.standing()).collect();
     if standings.iter().all(|standing| *standing == Standing::Idle) {
         return Ok(());

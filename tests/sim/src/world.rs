@@ -237,7 +237,8 @@ impl World {
             .iter()
             .filter(|member| !member.hangs)
             .filter_map(|member| member.core.as_ref().and_then(|core| core.next_timeout()));
-        let kernels = self.members.iter().filter_map(|member| member.kernel.as_ref()?.next_timeout());
+        let kernels =
+            self.members.iter().filter_map(|member| member.kernel.as_ref()?.next_timeout());
         let phones = self.phones.iter().filter_map(|phone| phone.next_timeout());
         queued.into_iter().chain(cores).chain(kernels).chain(phones).min()
     }
