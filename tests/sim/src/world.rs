@@ -104,6 +104,9 @@ pub struct World {
     phone_by_address: BTreeMap<IpAddr, usize>,
     pub events: u64,
     pub messages: u64,
+    /// Every SIP message in order: who, to whom, inside ESP, bytes. Kept while `is_recording`.
+    pub wire: Vec<(String, String, bool, Bytes)>,
+    pub is_recording: bool,
 }
 
 impl World {
@@ -131,6 +134,8 @@ impl World {
             phone_by_address: BTreeMap::new(),
             events: 0,
             messages: 0,
+            wire: Vec::new(),
+            is_recording: false,
         }
     }
 
@@ -359,20 +364,29 @@ impl World {
         }
     }
 
+    fn record(&mut self, from: &str, to: &str, protected: bool, bytes: &Bytes) {
+        if self.is_recording {
+            self.wire.push((from.to_owned(), to.to_owned(), protected, bytes.clone()));
+        }
+    }
+
     fn send_sip(&mut self, member: usize, flow: Flow, bytes: Bytes) {
         self.messages += 1;
         let from = self.members[member].name;
         if let Some(ue) = self.phone_by_address.get(&flow.remote.ip()).copied() {
-            let Some(kernel) = self.members[member].kernel.as_mut() else { return };
+            let Some(kernel) = self.members[member].kernel.as_ref() else { return };
             let protected = kernel.is_protected(&flow);
             self.checkers.towards_ue(self.seed, &bytes);
+            self.record(from, &format!("ue{ue}"), protected, &bytes);
             self.ladder.sip(self.now, from, &format!("ue{ue}"), protected, &bytes);
+            let Some(kernel) = self.members[member].kernel.as_mut() else { return };
             let work = kernel.downlink(self.now, &flow, &bytes);
             self.kernel_did(member, ue, work);
             return;
         }
         let to = self.by_address.get(&flow.remote.ip()).copied();
         let to_name = to.map_or("nowhere", |to| self.members[to].name);
+        self.record(from, to_name, false, &bytes);
         self.ladder.sip(self.now, from, to_name, false, &bytes);
         let is_up = to.is_some_and(|to| self.members[to].core.is_some());
         match (flow.transport, to) {
@@ -440,6 +454,7 @@ impl World {
         for (flow, bytes, protected) in work.messages {
             let to = self.members[member].name;
             self.checkers.reached_pcscf(self.seed, protected, &bytes);
+            self.record(&format!("ue{ue}"), to, protected, &bytes);
             self.ladder.sip(self.now, &format!("ue{ue}"), to, protected, &bytes);
             self.messages += 1;
             let after = self.network.kernel_takes();
