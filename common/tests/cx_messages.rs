@@ -210,8 +210,8 @@ fn all_messages_round_trip() {
     }
 }
 
-/// TS 29.229 §6.1.1, §6.1.3, §6.1.7; S-41, S-52, S-94: the AVPs that are mandatory are on the wire, with
-/// V and M set, and in newer ones M clear (TS 29.229 §6.3 table 6.3.1).
+/// TS 29.229 §6.1.1, §6.1.3, §6.1.7; S-41, S-52, S-94: the AVPs that are mandatory are on the wire,
+/// with V and M set, and in newer ones M clear (TS 29.229 §6.3 table 6.3.1).
 #[test]
 fn writes_mandatory_avps_with_their_flags() {
     let expect = |request: &Request, expected: &[Definition]| {
@@ -330,7 +330,8 @@ fn follows_the_m_bit() {
     assert!(Request::decode(&lenient).is_ok());
 }
 
-/// RFC 6733 §7.1.5: 5004 for values that do not exist and text that is none, 5009 for what occurs twice.
+/// RFC 6733 §7.1.5: 5004 for values that do not exist and text that is none, 5009 for what occurs
+/// twice.
 #[test]
 fn refuses_values() {
     let all = requests();
@@ -362,8 +363,8 @@ fn refuses_values() {
     assert_eq!(code, result_code::INVALID_AVP_LENGTH);
 }
 
-/// TS 29.229 §6.2, RFC 6733 §6.2: an answer with nothing but a result is the answer that was asked for;
-/// the two kinds of result are told apart; both at once, or none, is no answer.
+/// TS 29.229 §6.2, RFC 6733 §6.2: an answer with nothing but a result is the answer that was asked
+/// for; the two kinds of result are told apart; both at once, or none, is no answer.
 #[test]
 fn reads_results() {
     for command in 300..=305 {

@@ -93,7 +93,8 @@ pub struct Builder {
 }
 
 impl Message {
-    /// RFC 6733 §3, §4.1, §7.1.3, §7.1.5: checks version, length, flags and the lengths of all AVPs.
+    /// RFC 6733 §3, §4.1, §7.1.3, §7.1.5: checks version, length, flags and the lengths of all
+    /// AVPs.
     ///
     /// # Errors
     ///
