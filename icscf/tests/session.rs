@@ -25,10 +25,8 @@ fn lir(received: &Received) -> &Lir {
     }
 }
 
-/// INVITE is answered 100 at once.
 fn asked(dialogue: &mut Dialogue, text: &str) -> Received {
     dialogue.receives(PCSCF, text);
-    assert_eq!(dialogue.replies().status(), 100);
     dialogue.asks()
 }
 
@@ -138,7 +136,6 @@ fn follows_a_further_route() {
     let mut dialogue = Dialogue::new(config());
     let route = "Route: <sip:icscf1.hims.net;lr>, <sip:192.0.2.77:5070;lr>\r\nMax-Forwards";
     dialogue.receives(PCSCF, &invite(&[("Max-Forwards", route)]));
-    assert_eq!(dialogue.replies().status(), 100);
     dialogue.asks_nothing();
     let request = dialogue.forwards_to("192.0.2.77:5070");
     let routes: Vec<_> = request.headers().values(Name::Route).collect();
@@ -168,7 +165,7 @@ fn hung_hss() {
     let mut dialogue = Dialogue::new(config());
     dialogue.deafen_hss();
     dialogue.receives(PCSCF, &invite(&[]));
-    assert_eq!(dialogue.replies().status(), 100);
     dialogue.wait(Duration::from_secs(6));
+    assert_eq!(dialogue.replies().status(), 100);
     assert_eq!(dialogue.replies().status(), 480);
 }

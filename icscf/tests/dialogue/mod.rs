@@ -1,5 +1,7 @@
 //! A core alone between a test and an HSS that the test answers for: real bytes on every side.
 
+#![allow(dead_code)] // each test file uses its own part
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
