@@ -177,6 +177,18 @@ impl Headers {
         self.named(name).count()
     }
 
+    /// The names that stand in more than one line, one bit for each: in one pass.
+    pub(crate) fn repeated(&self) -> u128 {
+        const { assert!(Name::ALL.len() <= u128::BITS as usize, "one bit per name") };
+        let (mut seen, mut repeated) = (0, 0);
+        for name in self.lines.iter().filter_map(|line| line.name) {
+            let bit = 1 << name as u32;
+            repeated |= seen & bit;
+            seen |= bit;
+        }
+        repeated
+    }
+
     /// True when a line of that name is not UTF-8.
     pub fn is_unreadable(&self, name: Name) -> bool {
         self.named(name).any(|line| self.text(line).is_none())

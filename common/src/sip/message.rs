@@ -414,7 +414,8 @@ fn tag(value: &str) -> Option<&str> {
 
 /// What requests and responses must have alike.
 fn check_common(headers: &Headers) -> Result<(), ParseError> {
-    for name in ONCE {
+    let repeated = headers.repeated();
+    for name in ONCE.iter().filter(|name| repeated & (1 << **name as u32) != 0) {
         let mut values = headers.raw(*name);
         let first = values.next();
         if values.any(|value| Some(value) != first || !REPEATABLE.contains(name)) {
