@@ -27,7 +27,8 @@ use zeroize::Zeroizing;
 use crate::config::Config;
 use crate::daemon::{open, read_key};
 use crate::database::Database;
-use crate::import::{self, Entry, PublicEntry};
+use crate::entry::{Entry, PublicEntry};
+use crate::import;
 use crate::keys::Vault;
 use crate::provision::{self, Listed, Removal, Subscriber};
 use crate::{Hss, refusal::Refusal};
@@ -92,7 +93,7 @@ enum SubscriberCommand {
     Export,
 }
 
-/// The options of `add`; what they mean is told at `import::Entry`.
+/// The options of `add`; what they mean is told at `entry::Entry`.
 #[derive(Args)]
 struct AddOptions {
     /// IMSI: gives the private and a temporary public identity.

@@ -163,7 +163,7 @@ impl Database {
     pub fn procedure<T>(&self, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
         let result = work();
         if self.turn.get() == Turn::Writing {
-            if matches!(result, Err(Refusal::Fault(_) | Refusal::Busy)) {
+            if result.as_ref().is_err_and(Refusal::is_fault) {
                 self.connection.execute_batch("ROLLBACK TO procedure")?;
             }
             self.run("RELEASE procedure", [])?;
