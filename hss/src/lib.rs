@@ -31,6 +31,7 @@ pub mod mar;
 pub mod profile;
 pub mod provision;
 pub mod push;
+mod records;
 pub mod refusal;
 pub mod sar;
 pub mod schema;
