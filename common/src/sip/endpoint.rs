@@ -36,7 +36,7 @@ mod reception;
 mod responding;
 mod sending;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 pub use incoming::Incoming;
 
