@@ -4,7 +4,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::run::protected;
 use super::{PlaneChoice, Shell, http, plane, store, stream, udp};
 use crate::node::Transport;
 
@@ -35,14 +34,14 @@ pub(super) fn missing(shell: &Shell) -> Vec<String> {
         missing.extend(store::check(path).err());
     }
     if let Some(choice) = shell.ipsec {
-        missing.extend(plane::check(choice, &protected(shell)).err());
+        missing.extend(plane::check(choice).err());
     }
     missing
 }
 
 /// What else is worth knowing: which data plane would be used.
 pub(super) fn notes(shell: &Shell) -> Vec<String> {
-    let note = |choice: PlaneChoice| plane::check(choice, &protected(shell)).ok();
+    let note = |choice: PlaneChoice| plane::check(choice).ok();
     shell.ipsec.and_then(note).into_iter().collect()
 }
 

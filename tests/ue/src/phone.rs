@@ -113,8 +113,6 @@ pub struct Phone {
     endpoint: Endpoint<Wait>,
     stack: Stack,
     reassembly: Reassembly,
-    /// Of the last packet, should it have to be cut.
-    next_identification: u32,
     waiting: VecDeque<Command>,
 }
 
@@ -140,7 +138,6 @@ impl Phone {
             endpoint: Endpoint::new(random.fork(), &Limits::default()),
             stack,
             reassembly: Reassembly::default(),
-            next_identification: random.u32(),
             waiting: VecDeque::new(),
             config,
             random,
@@ -489,8 +486,7 @@ impl Phone {
                 packet
             }
         };
-        self.next_identification = self.next_identification.wrapping_add(1);
-        let fragments = packets::fragments(packet, self.config.mtu, self.next_identification);
+        let fragments = packets::fragments(packet, self.config.mtu);
         out.extend(fragments.into_iter().map(|packet| Output::Packet(packet.into())));
     }
 

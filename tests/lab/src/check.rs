@@ -1,0 +1,273 @@
+//! `lab check`: every scenario that the build knows, in this world; then what only a real wire can
+//! show. Scenarios run on a thread of their own and ask the loop of the lab for what they need.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use scenarios::{Function, Phone, Scenario, Standing, World};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use ue::Faults;
+
+use crate::laboratory::{Ask, Laboratory};
+use crate::processes;
+use crate::wire;
+
+/// Between two looks at a condition.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// A daemon that does not answer its metrics in this time has none to give.
+const METRICS_PATIENCE: Duration = Duration::from_secs(2);
+const RESTART_LIMIT: Duration = Duration::from_secs(20);
+
+/// What became of a scenario.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub name: String,
+    pub shows: String,
+    pub seconds: f64,
+    /// Absent: passed.
+    pub error: Option<String>,
+}
+
+/// The world of scenarios in front of the lab's loop.
+struct LabWorld {
+    asks: mpsc::Sender<Ask>,
+    http: BTreeMap<&'static str, SocketAddr>,
+}
+
+impl LabWorld {
+    /// Has the loop do something, and waits for its answer. A loop that is gone answers nothing.
+    fn ask<T: Default + Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Laboratory) -> T + Send + 'static,
+    ) -> T {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        let ask: Ask = Box::new(move |laboratory| {
+            let _ = sender.send(what(laboratory));
+        });
+        if self.asks.blocking_send(ask).is_err() {
+            return T::default();
+        }
+        receiver.recv().unwrap_or_default()
+    }
+}
+
+impl World for LabWorld {
+    fn add_phone(&mut self, phone: Phone) -> usize {
+        let faults = Faults {
+            stale_sqn: phone == Phone::CardAhead,
+            wrong_k: phone == Phone::WrongKey,
+            wrong_response: phone == Phone::WrongResponse,
+            wrong_security_verify: phone == Phone::AlteredSecurityVerify,
+            ..Faults::default()
+        };
+        let is_known = phone != Phone::Unknown;
+        let number = self.ask(move |laboratory| laboratory.add_phone(is_known, faults));
+        number.unwrap_or(usize::MAX)
+    }
+
+    fn register(&mut self, ue: usize) {
+        self.ask(move |laboratory| laboratory.handsets.register(ue));
+    }
+
+    fn reregister(&mut self, ue: usize) {
+        self.ask(move |laboratory| laboratory.handsets.register(ue));
+    }
+
+    fn deregister(&mut self, ue: usize) {
+        self.ask(move |laboratory| laboratory.handsets.deregister(ue));
+    }
+
+    fn standing(&mut self, ue: usize) -> Standing {
+        let standing = self.ask(move |laboratory| Some(laboratory.handsets.standing(ue)));
+        standing.unwrap_or(Standing::Idle)
+    }
+
+    fn completed(&mut self, ue: usize) -> u64 {
+        self.ask(move |laboratory| laboratory.handsets.completed(ue))
+    }
+
+    fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let Some(address) = self.http.get(of.name()) else { return 0.0 };
+        match processes::fetch(*address, "/metrics", METRICS_PATIENCE) {
+            Ok(text) => sum_of(&text, name, labels),
+            Err(_) => 0.0,
+        }
+    }
+
+    fn kill(&mut self, function: Function) {
+        self.ask(move |laboratory| {
+            if let Some(process) = laboratory.processes.get_mut(function.name()) {
+                process.kill();
+            }
+        });
+    }
+
+    fn start(&mut self, function: Function) {
+        let started = self.ask(move |laboratory| laboratory.start_again(function.name()).err());
+        if let Some(error) = started {
+            eprintln!("{error}");
+            return;
+        }
+        let Some(address) = self.http.get(function.name()) else { return };
+        let begin = Instant::now();
+        while begin.elapsed() < RESTART_LIMIT {
+            let answer = processes::fetch(*address, "/readyz", METRICS_PATIENCE);
+            if answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+                return;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    fn hang(&mut self, function: Function, hangs: bool) {
+        let signal = if hangs { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.ask(move |laboratory| {
+            if let Some(process) = laboratory.processes.get(function.name()) {
+                process.signal(signal);
+            }
+        });
+    }
+
+    fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: &mut dyn FnMut(&mut dyn World) -> bool,
+    ) -> Result<(), String> {
+        let begin = Instant::now();
+        while !condition(self) {
+            if begin.elapsed() > limit {
+                return Err(format!("{what}: not within {limit:?}"));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+/// Sum over the samples of a metric in the text exposition whose labels include these.
+fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (found, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.rsplit_once('}')?,
+            None => ("", rest),
+        };
+        if !value.starts_with(' ') {
+            return None;
+        }
+        let has = |(name, value): &(&str, &str)| {
+            found
+                .split("\",")
+                .any(|label| label.trim_end_matches('"') == format!("{name}=\"{value}"))
+        };
+        labels.iter().all(has).then(|| value.trim().parse::<f64>().ok())?
+    });
+    values.sum()
+}
+
+/// Runs all scenarios, one after the other, while the loop of the lab goes on. One line for each.
+pub async fn run(laboratory: &mut Laboratory) -> Vec<Outcome> {
+    let (sender, mut asks) = mpsc::channel::<Ask>(16);
+    let http = laboratory.http();
+    let (outcome_sender, mut outcomes) = mpsc::channel::<Outcome>(16);
+    let thread = std::thread::spawn(move || {
+        let mut world = LabWorld { asks: sender, http };
+        for scenario in scenarios::all() {
+            if outcome_sender.blocking_send(run_one(scenario, &mut world)).is_err() {
+                return;
+            }
+        }
+        for check in wire::ALL {
+            let begin = Instant::now();
+            let result = run_wire(check, &mut world);
+            let outcome = outcome(check.name, check.shows, begin, result);
+            if outcome_sender.blocking_send(outcome).is_err() {
+                return;
+            }
+        }
+    });
+    let mut all = Vec::new();
+    loop {
+        while let Ok(outcome) = outcomes.try_recv() {
+            print(&outcome);
+            all.push(outcome);
+        }
+        if thread.is_finished() && outcomes.is_empty() {
+            break;
+        }
+        laboratory.step(&mut asks).await;
+    }
+    if thread.join().is_err() {
+        let error = Some("a scenario panicked".to_owned());
+        all.push(Outcome { name: "scenarios".into(), shows: String::new(), seconds: 0.0, error });
+    }
+    all
+}
+
+fn run_one(scenario: &Scenario, world: &mut LabWorld) -> Outcome {
+    let begin = Instant::now();
+    let result = (scenario.run)(world);
+    outcome(scenario.name, scenario.shows, begin, result)
+}
+
+/// A phone registers, and what passed on the links meanwhile is looked at.
+fn run_wire(check: &wire::Check, world: &mut LabWorld) -> Result<(), String> {
+    world.ask(|laboratory| laboratory.recent.clear());
+    let ue = world.add_phone(Phone::Good);
+    world.register(ue);
+    let limit = Duration::from_secs(30);
+    world.until("the registration ends", limit, &mut |world| {
+        !matches!(world.standing(ue), Standing::Busy)
+    })?;
+    let standing = world.standing(ue);
+    if standing != Standing::Registered {
+        return Err(format!("not registered: {standing:?}"));
+    }
+    // The last packets are on their way from the sockets to the loop.
+    std::thread::sleep(Duration::from_millis(300));
+    let run = check.run;
+    let result = world.ask(move |laboratory| {
+        let Some(address) = laboratory.handsets.address(ue) else {
+            return Some("the phone has no address".to_owned());
+        };
+        run(&laboratory.recent, address).err()
+    });
+    result.map_or(Ok(()), Err)
+}
+
+fn outcome(name: &str, shows: &str, begin: Instant, result: Result<(), String>) -> Outcome {
+    Outcome {
+        name: name.to_owned(),
+        shows: shows.to_owned(),
+        seconds: begin.elapsed().as_secs_f64(),
+        error: result.err(),
+    }
+}
+
+fn print(outcome: &Outcome) {
+    let Outcome { name, shows, seconds, error } = outcome;
+    match error {
+        None => println!("ok    {name:42} {seconds:8.3} s  {shows}"),
+        Some(error) => println!("FAIL  {name:42} {seconds:8.3} s  {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed_by_label() {
+        let text = "HTTP/1.1 200 OK\n# HELP a_total x\na_total{state=\"new\",by=\"x, y\"} 2\n\
+                    a_total{state=\"old\",by=\"x\"} 3\na_total_more 9\nb 4\n";
+        assert_eq!(sum_of(text, "a_total", &[]), 5.0);
+        assert_eq!(sum_of(text, "a_total", &[("state", "old")]), 3.0);
+        assert_eq!(sum_of(text, "a_total", &[("state", "new"), ("by", "x, y")]), 2.0);
+        assert_eq!(sum_of(text, "a_total", &[("state", "ol")]), 0.0);
+        assert_eq!(sum_of(text, "b", &[]), 4.0);
+    }
+}

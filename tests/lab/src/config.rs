@@ -1,0 +1,202 @@
+//! The configuration of every node, as files in the lab's directory: what an operator would write
+//! for this network.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use crate::subscribers::Subscribers;
+use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology};
+
+/// Home domain of the lab (TS 23.003 §13.2): MCC 001, MNC 01 is the test network.
+pub const HOME_DOMAIN: &str = "ims.mnc001.mcc001.3gppnetwork.org";
+
+/// Which data plane the P-CSCF uses for ESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Plane {
+    Auto,
+    Xfrm,
+    Userspace,
+    /// No IPsec at all: what the signalling itself costs.
+    Off,
+}
+
+impl Plane {
+    fn name(self) -> &'static str {
+        match self {
+            Plane::Auto | Plane::Off => "auto",
+            Plane::Xfrm => "xfrm",
+            Plane::Userspace => "userspace",
+        }
+    }
+}
+
+/// What the files depend on.
+pub struct Settings<'a> {
+    pub directory: &'a Path,
+    /// Where the eNodeB writes its capture.
+    pub radio_capture: &'a Path,
+    pub version: IpVersion,
+    pub plane: Plane,
+    pub topology: &'a Topology,
+    pub subscribers: &'a Subscribers,
+}
+
+impl Settings<'_> {
+    /// Writes all of them.
+    pub fn write(&self) -> Result<(), String> {
+        self.file("lte.toml", &self.lte())?;
+        self.file("pcscf.toml", &self.pcscf())?;
+        self.file("icscf.toml", &self.icscf())?;
+        for name in ["scscf1", "scscf2"] {
+            self.file(&format!("{name}.toml"), &self.scscf(name))?;
+        }
+        self.file("hss.toml", &self.hss())?;
+        self.file("subscribers.toml", &self.subscribers.provisioning())
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<(), String> {
+        let path = self.directory.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses(self.version)
+    }
+
+    fn core(&self, node: &str, port: u16) -> SocketAddr {
+        SocketAddr::new(self.addresses().core(node), port)
+    }
+
+    fn netns(&self, node: &str) -> String {
+        quoted_path(&self.topology.namespace(node).path())
+    }
+
+    fn lte(&self) -> String {
+        let all = self.addresses();
+        let pcscf = all.pcscf_gm();
+        let (pool, pcscf_key) = match pcscf {
+            IpAddr::V4(_) => (format!("pool_v4 = \"{POOL_V4}\""), "pcscf_v4"),
+            IpAddr::V6(_) => (format!("pool_v6 = \"{POOL_V6}\""), "pcscf_v6"),
+        };
+        let mut text = String::new();
+        let _ = write!(
+            text,
+            "[radio]\nsocket = {}\ncapture = {}\n\n\
+             [enodeb]\naddress = \"{}\"\nnetns = {}\n\n\
+             [sgw]\ns1u_address = \"{}\"\ns5u_address = \"{}\"\nnetns = {}\n\n\
+             [pgw]\naddress = \"{}\"\nnetns = {}\n{pool}\n{pcscf_key} = \"{pcscf}\"\n\n\
+             [link.uplink]\ndelay_milliseconds = 2.0\nmtu = 1358\n\n\
+             [link.downlink]\ndelay_milliseconds = 2.0\n",
+            quoted_path(&self.directory.join("radio.sock")),
+            quoted_path(self.radio_capture),
+            all.enb_s1u(),
+            self.netns("enb"),
+            all.sgw_s1u(),
+            all.sgw_s5u(),
+            self.netns("sgw"),
+            all.pgw_s5u(),
+            self.netns("pgw"),
+        );
+        text
+    }
+
+    fn pcscf(&self) -> String {
+        format!(
+            "name = \"pcscf.{HOME_DOMAIN}\"\n\
+             visited_network = \"{HOME_DOMAIN}\"\n\
+             log_identities = true\n\
+             store = {}\n\n\
+             [gm]\naddresses = [\"{}\"]\n\n\
+             [mw]\nlisten = [\"{}\"]\n\n\
+             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\n\n{}",
+            quoted_path(&self.directory.join("pcscf.db")),
+            self.addresses().pcscf_gm(),
+            self.core("pcscf", 5060),
+            self.plane.name(),
+            if self.plane == Plane::Off { "off" } else { "required" },
+            self.dns(),
+        )
+    }
+
+    fn icscf(&self) -> String {
+        let mut text = format!(
+            "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\n\n{}{}{}",
+            self.sip("icscf"),
+            self.diameter_client("icscf"),
+            self.dns(),
+        );
+        for (priority, name) in ["scscf1", "scscf2"].iter().enumerate() {
+            let _ = write!(
+                text,
+                "\n[[scscf]]\nname = \"sip:{name}.{HOME_DOMAIN}:5060\"\npriority = {priority}\n"
+            );
+        }
+        text
+    }
+
+    fn scscf(&self, name: &str) -> String {
+        format!(
+            "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}\
+             [registration]\nprotection = \"{}\"\n\n{}",
+            quoted_path(&self.directory.join(format!("{name}.db"))),
+            self.sip(name),
+            self.diameter_client(name),
+            if self.plane == Plane::Off { "optional" } else { "required" },
+            self.dns(),
+        )
+    }
+
+    fn hss(&self) -> String {
+        format!(
+            "database = {}\nkey_file = {}\nlog_identities = true\n\n\
+             [diameter]\nidentity = \"hss.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
+             listen = \"{}\"\n",
+            quoted_path(&self.directory.join("hss.db")),
+            quoted_path(&self.directory.join("hss.key")),
+            self.core("hss", 3868),
+        )
+    }
+
+    fn sip(&self, name: &str) -> String {
+        let at = self.core(name, 5060);
+        let server_name = match name.starts_with("scscf") {
+            true => format!("server_name = \"sip:{name}.{HOME_DOMAIN}:5060\"\n"),
+            false => String::new(),
+        };
+        format!(
+            "[sip]\nname = \"{name}.{HOME_DOMAIN}\"\n{server_name}\
+             [sip.listen]\nudp = [\"{at}\"]\ntcp = [\"{at}\"]\n\n"
+        )
+    }
+
+    fn diameter_client(&self, name: &str) -> String {
+        format!(
+            "[diameter]\nidentity = \"{name}.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
+             peers = [{{ host = \"{}\" }}]\n\n",
+            self.addresses().core("hss")
+        )
+    }
+
+    fn dns(&self) -> String {
+        format!("[dns]\nservers = [\"{}\"]\n", self.core("dns", 53))
+    }
+}
+
+/// A path as a TOML string.
+fn quoted_path(path: &Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted() {
+        assert_eq!(quoted_path(Path::new("/tmp/a b")), "\"/tmp/a b\"");
+        let odd = quoted_path(Path::new("/tmp/\"x\\"));
+        let table: toml::Table = format!("p = {odd}").parse().unwrap();
+        assert_eq!(table["p"].as_str(), Some("/tmp/\"x\\"));
+    }
+}

@@ -1,0 +1,326 @@
+//! The phones of the lab: cores of `ue` on bearers of the LTE transport, all over one connection to
+//! the eNodeB's radio socket.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use common::node::{Now, Transport};
+use common::random::Random;
+use lte::attach::{Attached, IpVersion};
+use lte::radio::{self, Message, Record};
+use scenarios::Standing;
+use socket2::Socket;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use ue::{Cause, Command, Event, Faults, Input, Isim, Output, Phone, Trace};
+
+use crate::subscribers::Subscribers;
+
+/// What all phones have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    pub version: IpVersion,
+    pub transport: Transport,
+    pub ipsec: bool,
+    /// Registers again in time and after failures, as phones do; a scenario wants to see the failure.
+    pub automatic: bool,
+}
+
+/// Something worth a line of the ladder.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// Since the Unix epoch.
+    pub time: Duration,
+    pub who: String,
+    pub what: String,
+}
+
+pub struct Handsets {
+    radio: AsyncFd<Socket>,
+    habits: Habits,
+    handsets: Vec<Handset>,
+    random: Random,
+    pub notes: Vec<Note>,
+}
+
+struct Handset {
+    isim: Isim,
+    faults: Faults,
+    bearer: Bearer,
+    phone: Option<Phone>,
+    /// Given before the bearer was there.
+    waiting: Option<Command>,
+    standing: Standing,
+    completed: u64,
+}
+
+/// The default bearer of the IMS APN.
+enum Bearer {
+    Asked,
+    Attached(Attached),
+    Refused,
+}
+
+/// What [`Handsets::next`] waited for.
+pub enum Due {
+    Radio(Vec<u8>),
+    Time,
+}
+
+fn now() -> Now {
+    Now::since_epoch(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+impl Handsets {
+    /// Connects to the eNodeB.
+    pub fn connect(path: &Path, habits: Habits, random: Random) -> Result<Handsets, String> {
+        let connect = || {
+            let socket = radio::connect(path)?;
+            socket.set_nonblocking(true)?;
+            let _ = socket.set_recv_buffer_size(4 << 20);
+            // SAFETY: the socket is owned by the answer and closed only with it.
+            let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+            watched.map_err(|error| error.into_parts().1)
+        };
+        let radio = connect().map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Handsets { radio, habits, handsets: Vec::new(), random, notes: Vec::new() })
+    }
+
+    /// Switches a phone on: it attaches. The answer is its number.
+    pub fn add(&mut self, subscriber: usize, subscribers: &Subscribers, faults: Faults) -> usize {
+        let number = self.handsets.len();
+        let imsi = Subscribers::imsi(subscriber);
+        let message = Message::Attach { version: self.habits.version, imsi: &imsi };
+        self.send(number, message);
+        self.handsets.push(Handset {
+            isim: subscribers.isim(subscriber),
+            faults,
+            bearer: Bearer::Asked,
+            phone: None,
+            waiting: None,
+            standing: Standing::Idle,
+            completed: 0,
+        });
+        number
+    }
+
+    pub fn len(&self) -> usize {
+        self.handsets.len()
+    }
+
+    /// What the ladder calls it.
+    pub fn name(number: usize) -> String {
+        format!("ue{}", number + 1)
+    }
+
+    /// Its address, once it is attached.
+    pub fn address(&self, number: usize) -> Option<IpAddr> {
+        match &self.handsets.get(number)?.bearer {
+            Bearer::Attached(attached) => Some(attached.address),
+            Bearer::Asked | Bearer::Refused => None,
+        }
+    }
+
+    pub fn standing(&self, number: usize) -> Standing {
+        let Some(handset) = self.handsets.get(number) else { return Standing::Idle };
+        handset.standing.clone()
+    }
+
+    pub fn completed(&self, number: usize) -> u64 {
+        self.handsets.get(number).map_or(0, |handset| handset.completed)
+    }
+
+    pub fn register(&mut self, number: usize) {
+        self.command(number, Command::Register { identity: 0 });
+    }
+
+    pub fn deregister(&mut self, number: usize) {
+        self.command(number, Command::Deregister { identity: 0 });
+    }
+
+    fn command(&mut self, number: usize, command: Command) {
+        let Some(handset) = self.handsets.get_mut(number) else { return };
+        if let Bearer::Refused = handset.bearer {
+            return;
+        }
+        handset.standing = Standing::Busy;
+        match handset.phone.is_some() {
+            true => self.give(number, Input::Command(command)),
+            false => handset.waiting = Some(command),
+        }
+    }
+
+    /// Waits for a record of the eNodeB or for a phone's time.
+    pub async fn next(&self) -> Due {
+        let due = self.next_timeout().map(|at| at.since(now()));
+        let patience = due.unwrap_or(Duration::from_secs(3_600));
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let ready = tokio::time::timeout_at(deadline, self.radio.readable()).await;
+            let Ok(Ok(mut ready)) = ready else { return Due::Time };
+            let mut buffer = vec![0; radio::RECORD_LIMIT];
+            let received = ready.try_io(|socket| {
+                use std::io::Read;
+                (&mut socket.get_ref()).read(&mut buffer)
+            });
+            match received {
+                Ok(Ok(0)) | Ok(Err(_)) => {
+                    // The transport is gone: only time goes on.
+                    tokio::time::sleep_until(deadline).await;
+                    return Due::Time;
+                }
+                Ok(Ok(length)) => {
+                    buffer.truncate(length);
+                    return Due::Radio(buffer);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Carries out what [`Handsets::next`] found.
+    pub fn handle(&mut self, due: Due) {
+        match due {
+            Due::Radio(record) => self.on_record(&record),
+            Due::Time => {
+                let now = now();
+                let is_due = |phone: &Phone| phone.next_timeout().is_some_and(|at| at <= now);
+                let due = (0..self.handsets.len())
+                    .filter(|n| self.handsets[*n].phone.as_ref().is_some_and(is_due));
+                for number in due.collect::<Vec<_>>() {
+                    self.give(number, Input::Timeout);
+                }
+            }
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Now> {
+        self.handsets.iter().filter_map(|handset| handset.phone.as_ref()?.next_timeout()).min()
+    }
+
+    fn on_record(&mut self, record: &[u8]) {
+        let Ok(Record { reference, message }) = radio::decode(record) else { return };
+        let number = reference as usize;
+        if number >= self.handsets.len() {
+            return;
+        }
+        match message {
+            Message::Attached(attached) => self.attached(number, attached),
+            Message::Data(packet) => {
+                self.give(number, Input::Packet(Bytes::copy_from_slice(packet)))
+            }
+            Message::Refused { reason } | Message::Detached { reason } => {
+                let handset = &mut self.handsets[number];
+                handset.bearer = Bearer::Refused;
+                handset.standing = Standing::Failed { status: 0, cause: reason.to_owned() };
+                self.note(number, format!("no bearer: {reason}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn attached(&mut self, number: usize, attached: Attached) {
+        let handset = &mut self.handsets[number];
+        let pcscf = SocketAddr::new(attached.pcscf, 5060);
+        let mut config = ue::Config::new(handset.isim.clone(), attached.address, pcscf);
+        config.transport = self.habits.transport;
+        config.ipsec = self.habits.ipsec;
+        config.automatic = self.habits.automatic;
+        config.mtu = usize::from(attached.mtu);
+        config.faults = handset.faults;
+        handset.phone = Some(Phone::new(config, self.random.fork()));
+        let waiting = handset.waiting.take();
+        let address = attached.address;
+        let pcscf = attached.pcscf;
+        handset.bearer = Bearer::Attached(attached);
+        self.note(number, format!("attached: address {address}, P-CSCF {pcscf}"));
+        if let Some(command) = waiting {
+            self.give(number, Input::Command(command));
+        }
+    }
+
+    fn give(&mut self, number: usize, input: Input) {
+        let handset = &mut self.handsets[number];
+        let Some(phone) = handset.phone.as_mut() else { return };
+        let mut out = Vec::new();
+        phone.handle(now(), input, &mut out);
+        for output in out {
+            match output {
+                Output::Packet(packet) => self.send(number, Message::Data(&packet)),
+                Output::Event(event) => self.on_event(number, event),
+                Output::Trace(trace) => self.on_trace(number, trace),
+            }
+        }
+    }
+
+    fn on_event(&mut self, number: usize, event: Event) {
+        let handset = &mut self.handsets[number];
+        let text = match &event {
+            Event::Registered { granted_seconds, is_protected, .. } => {
+                handset.standing = Standing::Registered;
+                handset.completed += 1;
+                let how = if *is_protected { "over IPsec" } else { "in clear" };
+                format!("registered {how} for {granted_seconds} s")
+            }
+            Event::Deregistered { .. } => {
+                handset.standing = Standing::Idle;
+                handset.completed += 1;
+                "deregistered".to_owned()
+            }
+            Event::ChallengeRefused { reason, .. } => format!("challenge refused: {reason:?}"),
+            Event::Failed { cause, .. } => {
+                let status = match cause {
+                    Cause::Refused(status) => *status,
+                    Cause::Timeout => 408,
+                    _ => 0,
+                };
+                handset.standing = Standing::Failed { status, cause: format!("{cause:?}") };
+                format!("failed: {cause:?}")
+            }
+            Event::Lost { .. } => {
+                handset.standing = Standing::Idle;
+                "registration lost".to_owned()
+            }
+        };
+        self.note(number, text);
+    }
+
+    fn on_trace(&mut self, number: usize, trace: Trace) {
+        match trace {
+            Trace::SetInstalled { ports, spis, pair, .. } => {
+                let text = format!(
+                    "SAs installed: {}/{} {ports:?} {spis:?}",
+                    pair.alg.name(),
+                    pair.ealg.name()
+                );
+                self.note(number, text);
+            }
+            Trace::SetInUse { .. } => self.note(number, "SAs in use".to_owned()),
+            Trace::SetRemoved { .. } => self.note(number, "SAs removed".to_owned()),
+            Trace::Dropped(why) => self.note(number, format!("packet dropped: {why:?}")),
+            // The wire tells these.
+            Trace::Sent { .. } | Trace::Received { .. } => {}
+        }
+    }
+
+    fn note(&mut self, number: usize, what: String) {
+        let time = now().elapsed_since_epoch();
+        self.notes.push(Note { time, who: Self::name(number), what });
+    }
+
+    fn send(&mut self, number: usize, message: Message<'_>) {
+        let record = Record { reference: number as u32, message }.encode();
+        // A full socket loses the packet, as a radio link would.
+        let _ = self.radio.get_ref().send(&record);
+    }
+}
+
+impl std::fmt::Debug for Handsets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let radio = self.radio.get_ref().as_raw_fd();
+        f.debug_struct("Handsets").field("radio", &radio).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,386 @@
+//! The laboratory itself: everything started in order, one loop that moves phones, captures and the
+//! ladder, and everything stopped again.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use common::node::Transport;
+use common::random::Random;
+use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
+use ue::Faults;
+
+use crate::associations::Monitor;
+use crate::capture::{self, Capture};
+use crate::config::{HOME_DOMAIN, Plane, Settings};
+use crate::decode::{Decoder, Event};
+use crate::dns::{Dns, Zone};
+use crate::handsets::{Habits, Handsets, Note};
+use crate::ladder::{Ladder, SETTLING};
+use crate::processes::{self, Process};
+use crate::subscribers::Subscribers;
+use crate::topology::{Addresses, CORE_NODES, IpVersion, Topology};
+
+/// Subscribers beyond those who register at once, for scenarios.
+const SPARE_SUBSCRIBERS: usize = 256;
+/// Messages kept for scenarios that look at the wire.
+const RECENT_LIMIT: usize = 100_000;
+const TICK: Duration = Duration::from_millis(50);
+
+/// The daemons: name of the node, of the program, and the port of its HTTP on the host.
+pub const DAEMONS: [(&str, &str, u16); 5] = [
+    ("hss", "hss", 9304),
+    ("scscf1", "scscf", 9303),
+    ("scscf2", "scscf", 9305),
+    ("icscf", "icscf", 9302),
+    ("pcscf", "pcscf", 9301),
+];
+
+/// What the command line asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub plane: Plane,
+    pub version: IpVersion,
+    pub transport: Transport,
+    pub ues: usize,
+    pub capture: Option<PathBuf>,
+    pub json: Option<PathBuf>,
+    pub keep: Option<PathBuf>,
+    /// Phones look after their registrations by themselves.
+    pub automatic: bool,
+    /// Lines of the ladder are printed.
+    pub is_ladder_printed: bool,
+}
+
+/// Something to be done between two events of the loop, on its thread.
+pub type Ask = Box<dyn FnOnce(&mut Laboratory) + Send>;
+
+pub struct Laboratory {
+    // In the order in which they are to be dropped: processes before their namespaces.
+    pub handsets: Handsets,
+    pub processes: BTreeMap<&'static str, Process>,
+    _monitor: Option<Monitor>,
+    capture: Capture,
+    _dns: Dns,
+    pub topology: Topology,
+    pub subscribers: Subscribers,
+    pub ladder: Ladder,
+    /// What passed on the links lately.
+    pub recent: Vec<Event>,
+    decoder: Decoder,
+    notes: mpsc::Receiver<Note>,
+    tick: Interval,
+    directory: Directory,
+    pub options: Options,
+    /// Processes that ended by themselves.
+    pub casualties: Vec<String>,
+}
+
+/// Where configuration, databases and logs are.
+struct Directory {
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // A directory left in /tmp is not worth an error at the end.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Directory {
+    fn make(keep: Option<&Path>) -> Result<Directory, String> {
+        use std::os::unix::fs::DirBuilderExt;
+        let (path, is_kept) = match keep {
+            Some(path) => {
+                let path = std::path::absolute(path)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                (path, true)
+            }
+            None => {
+                let name = format!("tessera-lab-{}", std::process::id());
+                (std::env::temp_dir().join(name), false)
+            }
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Directory { path, is_kept })
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Laboratory {
+    /// Starts everything: the network, the DNS, the transport, the daemons, each as soon as what it
+    /// needs is ready. `http`: listening sockets of [`DAEMONS`], in that order.
+    pub async fn start(
+        options: Options,
+        http: Vec<TcpListener>,
+        mut random: Random,
+    ) -> Result<Laboratory, String> {
+        let topology = Topology::build()?;
+        let directory = Directory::make(options.keep.as_deref())?;
+        if let Some(path) = &options.capture {
+            std::fs::create_dir_all(path)
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        let captures = options.capture.as_deref().unwrap_or(&directory.path);
+        let radio_capture = std::path::absolute(capture::file_of(captures, "radio"))
+            .map_err(|error| format!("{}: {error}", captures.display()))?;
+        let subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
+        Settings {
+            directory: &directory.path,
+            radio_capture: &radio_capture,
+            version: options.version,
+            plane: options.plane,
+            topology: &topology,
+            subscribers: &subscribers,
+        }
+        .write()?;
+        let addresses = Addresses(options.version);
+        let zone = zone(addresses);
+        let dns = Dns::start(topology.namespace("dns"), addresses.core("dns"), &[zone])?;
+        let mut capture = Capture::start(&topology, options.capture.as_deref())?;
+        let (note_sender, notes) = mpsc::channel(1_024);
+        let monitor = match options.plane {
+            Plane::Userspace | Plane::Off => None,
+            Plane::Auto | Plane::Xfrm => Some(Monitor::start(&topology, note_sender)?),
+        };
+        provision(&directory.path)?;
+        let mut processes = BTreeMap::new();
+        let mut lte = Process::new("lte", "lte", &directory.path, None);
+        lte.start(&topology, None)?;
+        for ((name, role, _), listener) in DAEMONS.into_iter().zip(http) {
+            let mut process = Process::new(name, role, &directory.path, Some(listener));
+            process.start(&topology, Some(name))?;
+            processes.insert(name, process);
+        }
+        let socket = directory.path.join("radio.sock");
+        lte.wait_until_ready(Some(&|| socket.exists())).await?;
+        processes.insert("lte", lte);
+        capture.follow_radio(&radio_capture)?;
+        for process in processes.values_mut() {
+            if process.name != "lte" {
+                process.wait_until_ready(None).await?;
+            }
+        }
+        let habits = Habits {
+            version: match options.version {
+                IpVersion::V4 => lte::attach::IpVersion::V4,
+                IpVersion::V6 => lte::attach::IpVersion::V6,
+            },
+            transport: options.transport,
+            ipsec: options.plane != Plane::Off,
+            automatic: options.automatic,
+        };
+        let handsets = Handsets::connect(&socket, habits, random.fork())?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Laboratory {
+            handsets,
+            processes,
+            _monitor: monitor,
+            capture,
+            _dns: dns,
+            topology,
+            subscribers,
+            ladder: named_ladder(addresses, options.json.is_some()),
+            recent: Vec::new(),
+            decoder: Decoder::new(),
+            notes,
+            tick,
+            directory,
+            options,
+            casualties: Vec::new(),
+        })
+    }
+
+    /// Adds a phone of a subscriber that the HSS knows, or of a stranger.
+    pub fn add_phone(&mut self, is_known: bool, faults: Faults) -> Option<usize> {
+        let subscriber = match is_known {
+            true => self.subscribers.take()?,
+            false => self.subscribers.stranger(),
+        };
+        Some(self.handsets.add(subscriber, &self.subscribers, faults))
+    }
+
+    /// Where people find a daemon's metrics.
+    pub fn http(&self) -> BTreeMap<&'static str, SocketAddr> {
+        let addresses = self
+            .processes
+            .values()
+            .filter_map(|process| process.http_address().map(|address| (process.name, address)));
+        addresses.collect()
+    }
+
+    /// Starts a daemon again that was killed.
+    pub fn start_again(&mut self, name: &str) -> Result<(), String> {
+        let process = self.processes.get_mut(name).ok_or_else(|| format!("no process {name}"))?;
+        let namespace = process.name;
+        process.start(&self.topology, Some(namespace))
+    }
+
+    /// Waits for one thing to happen, and does what it needs.
+    pub async fn step(&mut self, asks: &mut mpsc::Receiver<Ask>) {
+        tokio::select! {
+            Some(seen) = self.capture.seen.recv() => {
+                for event in self.decoder.decode(&seen) {
+                    self.take(event);
+                }
+            }
+            due = self.handsets.next() => {
+                self.handsets.handle(due);
+                self.name_phones();
+                let notes = std::mem::take(&mut self.handsets.notes);
+                notes.into_iter().for_each(|note| self.ladder.note(note));
+            }
+            Some(note) = self.notes.recv() => self.ladder.note(note),
+            Some(ask) = asks.recv() => ask(self),
+            _ = self.tick.tick() => self.on_tick(),
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        if self.recent.len() >= RECENT_LIMIT {
+            self.recent.drain(..RECENT_LIMIT / 2);
+        }
+        self.recent.push(event.clone());
+        self.ladder.message(event);
+    }
+
+    fn name_phones(&mut self) {
+        for number in 0..self.handsets.len() {
+            if let Some(address) = self.handsets.address(number) {
+                self.ladder.name(address, Handsets::name(number));
+            }
+        }
+    }
+
+    fn on_tick(&mut self) {
+        self.print_until(since_epoch().saturating_sub(SETTLING));
+        for process in self.processes.values_mut() {
+            if let Some(status) = process.ended() {
+                let tail = processes::tail_of(process.log(), 10);
+                let text = format!("{} ended by itself ({status}):\n{tail}", process.name);
+                eprintln!("{text}");
+                self.casualties.push(text);
+                process.kill();
+            }
+        }
+    }
+
+    fn print_until(&mut self, until: Duration) {
+        for line in self.ladder.settle(until) {
+            if self.options.is_ladder_printed {
+                println!("{line}");
+            }
+        }
+    }
+
+    /// Everything that happened up to now is taken as past: the ladder begins anew.
+    pub async fn forget_the_past(&mut self) {
+        let printed = std::mem::replace(&mut self.options.is_ladder_printed, false);
+        self.settle_for(SETTLING * 2).await;
+        self.options.is_ladder_printed = printed;
+        self.recent.clear();
+        self.ladder.begin_anew();
+    }
+
+    /// Lets the loop run for so long.
+    pub async fn settle_for(&mut self, time: Duration) {
+        let (_sender, mut nothing) = mpsc::channel(1);
+        let end = tokio::time::Instant::now() + time;
+        while tokio::time::timeout_at(end, self.step(&mut nothing)).await.is_ok() {}
+    }
+
+    /// Stops everything; what did not end well is told.
+    pub async fn stop(mut self) -> Vec<String> {
+        self.settle_for(SETTLING * 2).await;
+        let mut complaints = std::mem::take(&mut self.casualties);
+        for name in ["pcscf", "icscf", "scscf1", "scscf2", "hss", "lte"] {
+            if let Some(process) = self.processes.get_mut(name)
+                && let Err(complaint) = process.stop().await
+            {
+                complaints.push(complaint);
+            }
+        }
+        if self.capture.unwatched() > 0 {
+            complaints.push(format!("{} packets were not watched", self.capture.unwatched()));
+        }
+        complaints
+    }
+
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.is_kept.then_some(self.directory.path.as_path())
+    }
+}
+
+/// The zone of the home domain (RFC 3263 §4): S-05.
+fn zone(addresses: Addresses) -> Zone {
+    let hosts = CORE_NODES.into_iter().filter(|node| *node != "dns");
+    let mut hosts: Vec<_> = hosts.map(|node| (node, addresses.core(node))).collect();
+    hosts.push(("ns", addresses.core("dns")));
+    Zone {
+        domain: HOME_DOMAIN.into(),
+        transports: vec!["udp", "tcp"],
+        entry_points: vec!["icscf"],
+        hosts,
+    }
+}
+
+fn named_ladder(addresses: Addresses, is_kept: bool) -> Ladder {
+    let mut ladder = Ladder::new(is_kept);
+    ladder.name(addresses.enb_s1u(), "enb");
+    ladder.name(addresses.sgw_s1u(), "sgw");
+    ladder.name(addresses.sgw_s5u(), "sgw");
+    ladder.name(addresses.pgw_s5u(), "pgw");
+    ladder.name(addresses.pgw_sgi(), "pgw");
+    ladder.name(addresses.pcscf_gm(), "pcscf");
+    for node in CORE_NODES {
+        ladder.name(addresses.core(node), node);
+    }
+    ladder
+}
+
+/// Key file, database and subscribers of the HSS, by its own commands.
+fn provision(directory: &Path) -> Result<(), String> {
+    let key = directory.join("hss.key");
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let run = |arguments: &[&std::ffi::OsStr]| {
+        let output = Command::new(&program)
+            .arg("hss")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| format!("hss: {error}"))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!("hss: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        }
+    };
+    // A kept directory may have been used before: its database stays, its subscribers do not match.
+    for suffix in ["hss.key", "hss.db", "hss.db-wal", "hss.db-shm"] {
+        let _ = std::fs::remove_file(directory.join(suffix));
+    }
+    run(&["key".as_ref(), "create".as_ref(), key.as_os_str()])?;
+    let config = directory.join("hss.toml");
+    let subscribers = directory.join("subscribers.toml");
+    run(&[
+        "--config".as_ref(),
+        config.as_os_str(),
+        "subscriber".as_ref(),
+        "import".as_ref(),
+        subscribers.as_os_str(),
+    ])
+}

@@ -1,0 +1,84 @@
+//! The subscribers of the lab: who they are, and how the HSS learns of them.
+
+use std::fmt::Write as _;
+
+use common::aka::vector::Algorithm;
+use common::random::Random;
+use common::secret::Secret;
+use ue::Isim;
+
+const MCC: &str = "001";
+const MNC: &str = "01";
+/// First digits of a telephone number, from the range that is kept for fiction.
+const MSISDN: &str = "1555010";
+
+/// So many cards exist; all but the last are known to the HSS.
+#[derive(Debug)]
+pub struct Subscribers {
+    cards: Vec<Keys>,
+    next: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Keys {
+    k: Secret<[u8; 16]>,
+    opc: Secret<[u8; 16]>,
+}
+
+impl Subscribers {
+    pub fn new(count: usize, random: &mut Random) -> Subscribers {
+        let mut keys = || Keys { k: Secret::new(random.bytes()), opc: Secret::new(random.bytes()) };
+        Subscribers { cards: (0..=count).map(|_| keys()).collect(), next: 0 }
+    }
+
+    /// The number of a subscriber who has not had a phone yet.
+    pub fn take(&mut self) -> Option<usize> {
+        let number = self.next;
+        (number + 1 < self.cards.len()).then(|| {
+            self.next += 1;
+            number
+        })
+    }
+
+    /// The card that the HSS does not know.
+    pub fn stranger(&self) -> usize {
+        self.cards.len() - 1
+    }
+
+    pub fn imsi(number: usize) -> String {
+        format!("{MCC}{MNC}{:010}", number + 1)
+    }
+
+    fn msisdn(number: usize) -> String {
+        format!("{MSISDN}{:04}", number + 1)
+    }
+
+    /// The card, with the identities that the HSS has for it.
+    pub fn isim(&self, number: usize) -> Isim {
+        let keys = &self.cards[number];
+        let algorithm = Algorithm::Milenage { k: keys.k.clone(), opc: keys.opc.clone() };
+        Isim::of_imsi(&Self::imsi(number), MCC, MNC, algorithm)
+    }
+
+    /// What `hss subscriber import` reads.
+    pub fn provisioning(&self) -> String {
+        let mut text = String::new();
+        let known = &self.cards[..self.cards.len() - 1];
+        for (number, keys) in known.iter().enumerate() {
+            let _ = write!(
+                text,
+                "[[subscriber]]\nimsi = \"{}\"\nmnc_digits = \"2\"\nmsisdn = \"{}\"\n\
+                 k = \"{}\"\nopc = \"{}\"\n\n",
+                Self::imsi(number),
+                Self::msisdn(number),
+                hex(keys.k.expose()),
+                hex(keys.opc.expose()),
+            );
+        }
+        text
+    }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
