@@ -135,7 +135,7 @@ impl Pcscf {
     fn on_request(&mut self, now: Now, mut incoming: Incoming, out: &mut Vec<Output>) {
         let side = self.side(&incoming.flow());
         if side == Side::GmProtected {
-            self.answer_inside_ipsec(now, &mut incoming);
+            self.heard_inside_ipsec(now, &mut incoming);
         }
         if self.is_draining {
             let mut response = incoming.request().response(503, "Shutting Down");
@@ -205,7 +205,13 @@ impl Node for Pcscf {
         match input {
             Input::Sip { flow, bytes } => {
                 let segment = self.segment(&flow);
-                if let Some(event) = self.sip.receive(now, flow, bytes, segment, out) {
+                let reply_flow = self.reply_flow(&flow);
+                let sip = &mut self.sip;
+                let event = match reply_flow {
+                    Some(to) => sip.receive_answering_on(now, flow, to, bytes, segment, out),
+                    None => sip.receive(now, flow, bytes, segment, out),
+                };
+                if let Some(event) = event {
                     self.on_sip(now, event, out);
                 }
             }

@@ -333,23 +333,32 @@ impl Security {
 }
 
 impl Pcscf {
-    /// TS 33.203 §7.1: responses to what came by UDP inside IPsec go from port_pc to port_us,
-    /// whatever port the request came from. A request on an old set is answered on the one in use
-    /// (ipsec.md F-09). Over TCP the connection decides.
-    ///
-    /// Also notes that the UE speaks on this set, which ends the old ones (ipsec.md L-06).
-    pub(crate) fn answer_inside_ipsec(&mut self, now: Now, incoming: &mut Incoming) {
+    /// TS 33.203 §7.1: responses to what came by UDP inside IPsec go from port_pc to port_us, whatever
+    /// port the request came from. What came on an old set is answered on the one in use (ipsec.md
+    /// F-09). `None`: as RFC 3261 says, which over TCP is the connection.
+    pub(crate) fn reply_flow(&self, flow: &Flow) -> Option<Flow> {
+        if flow.transport != Transport::Udp {
+            return None;
+        }
+        let set = self.security.set_of(flow)?;
+        let answer_on = match set.state {
+            State::Old => self.security.set_to_use(&set.impi, set.ue).unwrap_or(set),
+            _ => set,
+        };
+        Some(answer_on.flow_to_ue())
+    }
+
+    /// The UE speaks on this set, which ends the old ones (ipsec.md L-06). Where its TCP connection
+    /// has gone before the answer, that goes on one from port_pc to port_us, never in clear.
+    pub(crate) fn heard_inside_ipsec(&mut self, now: Now, incoming: &mut Incoming) {
         let flow = incoming.flow();
         let Some(set) = self.security.set_of(&flow) else { return };
-        let (id, impi, ue) = (set.id, set.impi.clone(), set.ue);
-        self.heard(now, id);
-        let answer_on = match self.security.get(id) {
-            Some(set) if set.state == State::Old => self.security.set_to_use(&impi, ue),
-            other => other,
-        };
-        if let (Transport::Udp, Some(set)) = (flow.transport, answer_on) {
-            incoming.set_reply_flow(set.flow_to_ue());
+        let id = set.id;
+        if flow.transport == Transport::Tcp {
+            let second = Flow { transport: Transport::Tcp, ..set.flow_to_ue() };
+            incoming.set_second_reply_flow(Some(second));
         }
+        self.heard(now, id);
     }
 
     /// TS 24.229 §5.2.2.1: the first protected message on the new set puts it into use and leaves
