@@ -1,5 +1,5 @@
-//! Endpoints joined by a network of virtual time: greeting, questions, watchdog, failover, reconnection,
-//! election, silence, limits (RFC 6733 §5, §6; RFC 3539).
+//! Endpoints joined by a network of virtual time: greeting, questions, watchdog, failover,
+//! reconnection, election, silence, limits (RFC 6733 §5, §6; RFC 3539).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -569,7 +569,8 @@ fn reconnects() {
     assert!(world.outcome("scscf1", 1).is_ok());
 }
 
-/// RFC 3539 §3.4: DWR when nothing was heard for Tw; RFC 6733 §5.5: answered, and nothing else happens.
+/// RFC 3539 §3.4: DWR when nothing was heard for Tw; RFC 6733 §5.5: answered, and nothing else
+/// happens.
 #[test]
 fn watches() {
     let mut world = pair();
@@ -584,9 +585,9 @@ fn watches() {
     assert!(world.at("scscf1").endpoint.is_up());
 }
 
-/// Pitfall 23; RFC 3539 §3.4: an HSS that hangs with its connection up. Requests time out in their time,
-/// the watchdog finds out, requests then fail at once, and service returns with the HSS: REOPEN serves
-/// when there is no other, and three DWAs end it.
+/// Pitfall 23; RFC 3539 §3.4: an HSS that hangs with its connection up. Requests time out in their
+/// time, the watchdog finds out, requests then fail at once, and service returns with the HSS:
+/// REOPEN serves when there is no other, and three DWAs end it.
 #[test]
 fn survives_a_hung_peer() {
     let mut world = pair();
@@ -619,8 +620,8 @@ fn survives_a_hung_peer() {
     assert!(state.unwrap().labels.contains(&("watchdog", "okay".to_owned())), "{state:?}");
 }
 
-/// RFC 6733 §5.5.4: one of two HSSs hangs: questions take the other one when their peer's time is up,
-/// and go there directly once the watchdog has noticed.
+/// RFC 6733 §5.5.4: one of two HSSs hangs: questions take the other one when their peer's time is
+/// up, and go there directly once the watchdog has noticed.
 #[test]
 fn leaves_a_hung_peer_for_another() {
     let mut world = trio();
@@ -882,8 +883,8 @@ fn refuses_what_is_not_for_us() {
     expect(Bytes::from(with_reserved), result_code::INVALID_AVP_BITS);
 }
 
-/// RFC 6733 §7.1.5, TS 29.229 §6.1: malformed requests are answered by the endpoint and counted; the core
-/// never sees them.
+/// RFC 6733 §7.1.5, TS 29.229 §6.1: malformed requests are answered by the endpoint and counted;
+/// the core never sees them.
 #[test]
 fn answers_malformed_requests_itself() {
     let mut stranger = Stranger::greeted();
@@ -921,8 +922,8 @@ fn answers_malformed_requests_itself() {
     assert_eq!(stranger.world.places[0].requests.len(), 1, "a good one is served");
 }
 
-/// RFC 6733 §7.1.5: after a wrong length or version the stream cannot be followed: the answer, then the
-/// end of the connection.
+/// RFC 6733 §7.1.5: after a wrong length or version the stream cannot be followed: the answer, then
+/// the end of the connection.
 #[test]
 fn gives_up_a_stream_it_cannot_follow() {
     for (at, to, result) in
@@ -938,7 +939,8 @@ fn gives_up_a_stream_it_cannot_follow() {
     }
 }
 
-/// TS 29.229 §7.1: a required feature that is not supported: 5011 as experimental result, with our list.
+/// TS 29.229 §7.1: a required feature that is not supported: 5011 as experimental result, with our
+/// list.
 #[test]
 fn refuses_required_features() {
     let mut stranger = Stranger::greeted();
@@ -962,8 +964,8 @@ fn refuses_required_features() {
     assert_eq!(answer.outcome(), Outcome::SUBSEQUENT_REGISTRATION);
 }
 
-/// RFC 6733 §3, §6.2: a SAR that comes again with T is carried out once and answered twice, with the new
-/// Hop-by-Hop Identifier; without T it is another request. Proxy-Info comes back as it was.
+/// RFC 6733 §3, §6.2: a SAR that comes again with T is carried out once and answered twice, with
+/// the new Hop-by-Hop Identifier; without T it is another request. Proxy-Info comes back as it was.
 #[test]
 fn detects_duplicates() {
     let mut stranger = Stranger::greeted();
@@ -1011,8 +1013,8 @@ fn detects_duplicates() {
     assert_eq!(Header::peek(bytes).unwrap().hop_by_hop, 5);
 }
 
-/// RFC 6733 §5.6: a second connection of a peer that is up is refused, unless its Origin-State-Id says
-/// that the peer was restarted.
+/// RFC 6733 §5.6: a second connection of a peer that is up is refused, unless its Origin-State-Id
+/// says that the peer was restarted.
 #[test]
 fn takes_a_restarted_peer() {
     let mut world = pair();
@@ -1031,9 +1033,9 @@ fn takes_a_restarted_peer() {
     assert!(world.outcome("scscf1", 1).is_ok());
 }
 
-/// RFC 6733 §5.6: the network lost the connection, and only one side noticed. The other side refuses the
-/// second connection, asks on the first one, and takes the next when it got no answer. A peer that is
-/// well keeps its connection.
+/// RFC 6733 §5.6: the network lost the connection, and only one side noticed. The other side
+/// refuses the second connection, asks on the first one, and takes the next when it got no answer.
+/// A peer that is well keeps its connection.
 #[test]
 fn takes_a_peer_back_that_lost_its_connection() {
     let mut world = pair();
@@ -1093,8 +1095,8 @@ fn insists_on_the_configured_identity() {
     assert!(world.at("scscf1").endpoint.is_up());
 }
 
-/// RFC 6733 §6.1: the preferred HSS is asked while it is up; while it is away the other one is, without
-/// a Destination-Host that it would refuse.
+/// RFC 6733 §6.1: the preferred HSS is asked while it is up; while it is away the other one is,
+/// without a Destination-Host that it would refuse.
 #[test]
 fn prefers_the_host_named() {
     let mut world = trio();
@@ -1171,8 +1173,8 @@ fn limits_connections() {
     assert_eq!(closed, [2, 3]);
 }
 
-/// Whatever dies, hangs, loses its connections or comes back: every wait comes back once and in time, and
-/// in the end everybody is connected again, once, and is served.
+/// Whatever dies, hangs, loses its connections or comes back: every wait comes back once and in
+/// time, and in the end everybody is connected again, once, and is served.
 #[test]
 fn comes_to_rest_after_any_trouble() {
     for seed in 0..60u8 {

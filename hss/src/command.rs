@@ -10,13 +10,15 @@
 //! | `hss subscriber remove IMPI` | takes one out |
 //! | `hss profile import NAME FILE` | a service profile from User-Data XML |
 //!
-//! Commands may be used while the HSS runs.
+//! Commands may be used while the HSS runs. While an import writes (seconds for a hundred thousand
+//! subscribers), the HSS answers MAR and SAR with DIAMETER_TOO_BUSY.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use common::random::Random;
@@ -27,10 +29,14 @@ use zeroize::Zeroizing;
 use crate::config::Config;
 use crate::daemon::{open, read_key};
 use crate::database::Database;
-use crate::import::{self, Entry, PublicEntry};
+use crate::entry::{Entry, PublicEntry};
+use crate::import;
 use crate::keys::Vault;
 use crate::provision::{self, Listed, Removal, Subscriber};
 use crate::{Hss, refusal::Refusal};
+
+/// How long a command waits for another program that is writing.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Parser)]
 #[command(
@@ -92,7 +98,7 @@ enum SubscriberCommand {
     Export,
 }
 
-/// The options of `add`; what they mean is told at `import::Entry`.
+/// The options of `add`; what they mean is told at `entry::Entry`.
 #[derive(Args)]
 struct AddOptions {
     /// IMSI: gives the private and a temporary public identity.
@@ -276,7 +282,7 @@ impl Opened {
     fn at(config: &Path) -> Result<Opened, String> {
         let config: Config = common::net::config::load("hss", config)?;
         let key = read_key(&config.key_file)?;
-        let connection = open(&config.database)?;
+        let connection = open(&config.database, PATIENCE)?;
         let database = Database::new(connection)
             .map_err(|cause| format!("{}: {cause}", config.database.display()))?;
         let vault = Vault::new(&key);

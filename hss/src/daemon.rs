@@ -18,8 +18,9 @@ use crate::database::Database;
 use crate::keys::Vault;
 use crate::{Hss, provision, schema};
 
-/// How long one turn waits for another program that is writing; longer than an import commits.
-const BUSY: Duration = Duration::from_millis(2_000);
+/// How long one turn of the HSS waits for a command that is writing. Nothing is answered meanwhile,
+/// so it is short: whoever is refused tries again.
+const TURN_PATIENCE: Duration = Duration::from_millis(250);
 
 impl Daemon for Hss {
     const NAME: &'static str = "hss";
@@ -44,7 +45,7 @@ impl Daemon for Hss {
             return Err(fault.clone());
         }
         config.key = Some(read_key(&config.key_file)?);
-        let connection = open(&config.database)?;
+        let connection = open(&config.database, TURN_PATIENCE)?;
         Hss::new(config, connection, Random::from_seed(seed))
     }
 
@@ -58,11 +59,12 @@ impl Daemon for Hss {
     }
 }
 
-/// Opens the database for a daemon or a command: durable before an answer leaves.
-pub(crate) fn open(path: &Path) -> Result<Connection, String> {
+/// Opens the database for the HSS or a command: durable before an answer leaves. `patience`: how
+/// long to wait for another program that is writing.
+pub(crate) fn open(path: &Path, patience: Duration) -> Result<Connection, String> {
     let text = |error: rusqlite::Error| format!("{}: {error}", path.display());
     let connection = Connection::open(path).map_err(text)?;
-    connection.busy_timeout(BUSY).map_err(text)?;
+    connection.busy_timeout(patience).map_err(text)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(text)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(text)?;
     Ok(connection)

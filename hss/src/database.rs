@@ -1,14 +1,16 @@
 //! The HSS's look-ups and changes, as the procedures name them (data model: TS 29.228 §6).
 //!
 //! One turn of the event loop is one transaction: it begins at the first write and ends in
-//! [`Database::commit`], before any answer of the turn is released. Inside it each procedure has a
-//! savepoint, so that one that fails half-way leaves nothing behind and spoils no other.
+//! [`Database::commit`], before any answer of the turn is released. Inside it each procedure after
+//! the first has a savepoint, so that one that fails half-way leaves nothing behind and spoils no
+//! other.
 
 use std::cell::Cell;
 
 use common::sip::uri::Uri;
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
+pub use crate::records::*;
 use crate::refusal::Refusal;
 use crate::{schema, wildcard};
 
@@ -21,119 +23,14 @@ pub struct Database {
 enum Turn {
     /// Nothing was written in this turn.
     Clean,
-    /// A transaction is open.
+    /// The first procedure that writes is at it: it needs no savepoint, the transaction is its own.
+    First,
+    /// A transaction is open, and no procedure is at it.
     Written,
-    /// And the procedure of now has written too: its savepoint is open.
-    Writing,
-}
-
-/// Who may authenticate, with sealed keys.
-#[derive(Clone, Debug)]
-pub struct PrivateIdentity {
-    pub id: i64,
-    pub subscription: i64,
-}
-
-/// What a vector is made of.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    pub sealed_keys: Option<Vec<u8>>,
-    pub amf: [u8; 2],
-    pub sqn: u64,
-}
-
-/// State of a public identity (TS 29.228 §3.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum State {
-    NotRegistered,
-    Registered,
-    /// Not registered, but an S-CSCF keeps the profile.
-    Unregistered,
-}
-
-/// IdentityType of User-Data (TS 29.228 Annex E).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum IdentityType {
-    PublicIdentity,
-    Service,
-    WildcardedService,
-    WildcardedPublicIdentity,
-}
-
-#[derive(Clone, Debug)]
-pub struct PublicIdentity {
-    /// As provisioned: for a wildcard the wildcard.
-    pub identity: String,
-    pub implicit_set: i64,
-    pub subscription: i64,
-    pub is_barred: bool,
-    pub identity_type: IdentityType,
-    pub is_active: bool,
-    pub application_server: Option<String>,
-    pub state: State,
-    pub has_unregistered_services: bool,
-}
-
-impl PublicIdentity {
-    pub fn is_service(&self) -> bool {
-        matches!(self.identity_type, IdentityType::Service | IdentityType::WildcardedService)
-    }
-
-    pub fn is_wildcard(&self) -> bool {
-        use IdentityType::{WildcardedPublicIdentity, WildcardedService};
-        matches!(self.identity_type, WildcardedService | WildcardedPublicIdentity)
-    }
-}
-
-/// An S-CSCF: its SIP URI and the Diameter host and realm it asked from.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Server {
-    pub name: String,
-    pub host: String,
-    pub realm: String,
-}
-
-impl Server {
-    /// Server-Names are SIP URIs with a host name only; that is compared without case.
-    pub fn is_named(&self, name: &str) -> bool {
-        self.name.eq_ignore_ascii_case(name)
-    }
-}
-
-#[derive(Clone, Debug)]
-pub struct Subscription {
-    pub id: i64,
-    pub is_suspended: bool,
-    pub is_reassignment_pending: bool,
-    /// The S-CSCF assigned, by a MAR or a SAR.
-    pub server: Option<Server>,
-    /// The S-CSCF that a MAR of another one displaced.
-    pub previous: Option<Server>,
-    /// JSON lists; `None`: as configured.
-    pub visited_networks: Option<String>,
-    pub mandatory_capabilities: Option<String>,
-    pub optional_capabilities: Option<String>,
-    pub server_names: Option<String>,
-    pub charging: Option<i64>,
-}
-
-/// A private identity with one of its sets.
-#[derive(Clone, Debug)]
-pub struct Pair {
-    pub implicit_set: i64,
-    pub private_identity: i64,
-    pub user_name: String,
-}
-
-/// One registration as the HSS sees it; for checks over the whole network.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Assignment {
-    pub private_identity: String,
-    pub public_identity: String,
-    pub is_registered: bool,
-    pub is_authentication_pending: bool,
-    pub is_unregistered: bool,
-    pub server_name: Option<String>,
+    /// A later procedure is at it: its savepoint is open.
+    Later,
+    /// Another program is writing. One wait for it in a turn is enough.
+    Blocked,
 }
 
 const PUBLIC_IDENTITY: &str = "
@@ -162,12 +59,21 @@ impl Database {
     /// Runs one procedure. What it wrote stays unless it ends in a fault.
     pub fn procedure<T>(&self, work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
         let result = work();
-        if self.turn.get() == Turn::Writing {
-            if matches!(result, Err(Refusal::Fault(_) | Refusal::Busy)) {
-                self.connection.execute_batch("ROLLBACK TO procedure")?;
+        let is_fault = result.as_ref().is_err_and(Refusal::is_fault);
+        match (self.turn.get(), is_fault) {
+            (Turn::First, true) => {
+                self.turn.set(Turn::Clean);
+                self.run("ROLLBACK", [])?;
             }
-            self.run("RELEASE procedure", [])?;
-            self.turn.set(Turn::Written);
+            (Turn::First, false) => self.turn.set(Turn::Written),
+            (Turn::Later, _) => {
+                self.turn.set(Turn::Written);
+                if is_fault {
+                    self.run("ROLLBACK TO procedure", [])?;
+                }
+                self.run("RELEASE procedure", [])?;
+            }
+            (Turn::Clean | Turn::Written | Turn::Blocked, _) => {}
         }
         result
     }
@@ -177,29 +83,42 @@ impl Database {
     /// # Errors
     /// The database did not take it; nothing of the turn is stored.
     pub fn commit(&self) -> Result<(), Refusal> {
-        if self.turn.replace(Turn::Clean) != Turn::Clean {
-            self.run("COMMIT", [])?;
+        match self.turn.replace(Turn::Clean) {
+            Turn::Clean | Turn::Blocked => Ok(()),
+            Turn::First | Turn::Written | Turn::Later => self.run("COMMIT", []),
         }
-        Ok(())
     }
 
     /// Begins to write, before what is to be changed is read: nobody else writes until the turn
     /// ends.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`]: another program holds the database for too long.
     pub fn begin(&self) -> Result<(), Refusal> {
-        if self.turn.get() == Turn::Clean {
-            self.run("BEGIN IMMEDIATE", [])?;
-            self.turn.set(Turn::Written);
+        match self.turn.get() {
+            Turn::First | Turn::Later => Ok(()),
+            Turn::Blocked => Err(Refusal::Busy),
+            Turn::Clean => {
+                let begun = self.run("BEGIN IMMEDIATE", []);
+                let is_blocked = begun == Err(Refusal::Busy);
+                self.turn.set(match &begun {
+                    Ok(()) => Turn::First,
+                    Err(_) if is_blocked => Turn::Blocked,
+                    Err(_) => Turn::Clean,
+                });
+                begun
+            }
+            Turn::Written => {
+                self.run("SAVEPOINT procedure", [])?;
+                self.turn.set(Turn::Later);
+                Ok(())
+            }
         }
-        if self.turn.get() == Turn::Written {
-            self.run("SAVEPOINT procedure", [])?;
-            self.turn.set(Turn::Writing);
-        }
-        Ok(())
     }
 
     /// Gives the connection back without what was not committed, as a crash would.
     pub fn into_connection(self) -> Connection {
-        if self.turn.get() != Turn::Clean {
+        if !self.connection.is_autocommit() {
             // A rollback that fails leaves the same state: closing rolls back.
             let _ = self.connection.execute_batch("ROLLBACK");
         }
@@ -276,19 +195,23 @@ impl Database {
         .ok_or_else(|| Refusal::Fault(format!("subscription {id} has no row")))
     }
 
-    pub fn credentials(&self, private_identity: i64) -> Result<Credentials, Refusal> {
+    /// A private identity with what its vectors are made of.
+    pub fn credentials(&self, identity: &str) -> Result<Option<Credentials>, Refusal> {
         self.row(
-            "SELECT keys, amf, sqn FROM private_identity WHERE id = ?1",
-            [private_identity],
+            "SELECT id, subscription, keys, amf, sqn FROM private_identity WHERE identity = ?1",
+            [identity],
             |row| {
                 Ok(Credentials {
-                    sealed_keys: row.get(0)?,
-                    amf: row.get::<_, u16>(1)?.to_be_bytes(),
-                    sqn: row.get::<_, i64>(2)? as u64,
+                    private_identity: PrivateIdentity {
+                        id: row.get(0)?,
+                        subscription: row.get(1)?,
+                    },
+                    sealed_keys: row.get(2)?,
+                    amf: row.get::<_, u16>(3)?.to_be_bytes(),
+                    sqn: row.get::<_, i64>(4)? as u64,
                 })
             },
-        )?
-        .ok_or_else(|| Refusal::Fault(format!("private identity {private_identity} has no row")))
+        )
     }
 
     /// Stores the sequence number of the last vector made, and its RAND for the operator.

@@ -13,7 +13,7 @@
 //! Each decision is a function over the [`database::Database`], so that it can be read and tested
 //! alone. One turn is one transaction: [`Node::commit`] ends it before any answer leaves.
 //!
-//! [`provision`] and [`import`] bring subscribers in; [`keys`] seals their keys; [`schema`] is the
+//! [`provision`], [`import`] and [`entry`] bring subscribers in; [`keys`] seals their keys; [`schema`] is the
 //! file an operator may read with any SQLite tool.
 
 pub mod admin;
@@ -23,6 +23,7 @@ pub mod config;
 #[cfg(feature = "daemon")]
 mod daemon;
 pub mod database;
+pub mod entry;
 pub mod import;
 pub mod keys;
 pub mod lir;
@@ -30,6 +31,7 @@ pub mod mar;
 pub mod profile;
 pub mod provision;
 pub mod push;
+mod records;
 pub mod refusal;
 pub mod sar;
 pub mod schema;
@@ -224,10 +226,10 @@ impl Hss {
     fn finished(&mut self, received: &Received, answer: &Answer, refusal: Option<Refusal>) {
         let (command, user_name, public_identity) = subject_of(&received.request);
         let peer = &received.origin_host;
-        let outcome = outcome_of(answer);
+        let outcome = answer.outcome();
         *self.stats.requests.entry((command, outcome.into())).or_default() += 1;
         self.fault = match &refusal {
-            Some(Refusal::Fault(text)) => Some(text.clone()),
+            Some(Refusal::Storage(text)) => Some(text.clone()),
             _ => None,
         };
         self.log(&Finished { command, user_name, public_identity, peer, outcome, refusal });
@@ -253,7 +255,7 @@ impl Hss {
     fn log(&self, finished: &Finished) {
         let &Finished { command, peer, ref refusal, .. } = finished;
         let result = stats::Label::from(finished.outcome);
-        let faulty = matches!(refusal, Some(Refusal::Fault(_)));
+        let faulty = refusal.as_ref().is_some_and(Refusal::is_fault);
         if !faulty && !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
@@ -339,17 +341,6 @@ fn subject_of(request: &Request) -> (&'static str, &str, &str) {
         Request::Lir(lir) => ("LIR", "", &lir.public_identity),
         Request::Rtr(rtr) => ("RTR", &rtr.user_name, ""),
         Request::Ppr(ppr) => ("PPR", &ppr.user_name, ""),
-    }
-}
-
-fn outcome_of(answer: &Answer) -> Outcome {
-    match answer {
-        Answer::Uaa(uaa) => uaa.outcome,
-        Answer::Maa(maa) => maa.outcome,
-        Answer::Saa(saa) => saa.outcome,
-        Answer::Lia(lia) => lia.outcome,
-        Answer::Rta(rta) => rta.outcome,
-        Answer::Ppa(ppa) => ppa.outcome,
     }
 }
 

@@ -9,8 +9,8 @@ use crate::refusal::Refusal;
 
 /// TS 29.228 §6.1.4.1: which S-CSCF, or application server, serves this identity?
 ///
-/// NOT DONE: LIA-Flags bit 0 (TS 29.229 §6.3.59): [`Lia`] has no place for it; the I-CSCF sees
-/// direct routing of a PSI from the name alone.
+/// NOT DONE: TS 29.229 §6.1.6: LIA-Flags bit 0 for a PSI that is routed directly; [`Lia`] has no
+/// place for it, and an I-CSCF goes by the name alone.
 ///
 /// # Errors
 /// The first check that fails, in the order of the clause.

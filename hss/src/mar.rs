@@ -34,8 +34,9 @@ pub fn authenticate(
 ) -> Result<Maa, Refusal> {
     // What is read below must not change before the sequence number is stored.
     database.begin()?;
-    let private =
-        database.private_identity(&mar.user_name)?.ok_or(Refusal::UnknownPrivateIdentity)?;
+    let credentials =
+        database.credentials(&mar.user_name)?.ok_or(Refusal::UnknownPrivateIdentity)?;
+    let private = &credentials.private_identity;
     let public =
         database.public_identity(&mar.public_identity)?.ok_or(Refusal::UnknownPublicIdentity)?;
     if public.identity_type != IdentityType::PublicIdentity {
@@ -48,7 +49,6 @@ pub fn authenticate(
     if !mar.scheme.eq_ignore_ascii_case(DIGEST_AKA) {
         return Err(Refusal::UnsupportedScheme);
     }
-    let credentials = database.credentials(private.id)?;
     let sealed = credentials.sealed_keys.as_deref().ok_or(Refusal::UnsupportedScheme)?;
     let keys = vault.open(&mar.user_name, sealed).map_err(Refusal::Fault)?;
 
@@ -58,7 +58,7 @@ pub fn authenticate(
         if !may_resynchronise(&subscription, server) {
             return Err(Refusal::ServerNameDiffers);
         }
-        sqn = resynchronise(database, &private, &keys, sqn, authorization)?;
+        sqn = resynchronise(database, private, &keys, sqn, authorization)?;
     }
     remember_server(database, &subscription, server)?;
     database.set_authentication_pending(public.implicit_set, private.id, true)?;

@@ -159,13 +159,13 @@ pub fn add(
         Some(other) => {
             let found = database.private_identity(other)?;
             found
-                .ok_or_else(|| Refusal::Fault(format!("joins: {other} is not there")))?
+                .ok_or_else(|| Refusal::Conflict(format!("joins: {other} is not there")))?
                 .subscription
         }
     };
     let impi = &subscriber.private_identity;
     if database.private_identity(impi)?.is_some() {
-        return Err(Refusal::Fault(format!("impi: {impi} is there already")));
+        return Err(Refusal::Conflict(format!("impi: {impi} is there already")));
     }
     let sealed = subscriber.keys.as_ref().map(|keys| vault.seal(impi, keys, random));
     let private = database.insert(
@@ -251,8 +251,8 @@ fn insert_public_identity(
         ),
     );
     inserted.map_err(|refusal| match refusal {
-        Refusal::Fault(text) if text.contains("UNIQUE") => {
-            Refusal::Fault(format!("impu: {} is there already", public.identity))
+        Refusal::Storage(text) if text.contains("UNIQUE") => {
+            Refusal::Conflict(format!("impu: {} is there already", public.identity))
         }
         other => other,
     })
@@ -265,7 +265,7 @@ fn id_of(database: &Database, table: &'static str, name: &str) -> Result<i64, Re
     };
     database
         .row(sql, [name], |row| row.get(0))?
-        .ok_or_else(|| Refusal::Fault(format!("{table}: {name} is not there")))
+        .ok_or_else(|| Refusal::Conflict(format!("{table}: {name} is not there")))
 }
 
 /// Adds a service profile, or replaces the one of that name.

@@ -42,8 +42,12 @@ pub enum Refusal {
     SequenceExhausted,
     /// The database is being written by another program for too long.
     Busy,
-    /// The database or a sealed key could not be read; the text is for the log.
+    /// The database does not do its work; the text is for the log.
+    Storage(String),
+    /// What is stored makes no sense: a key that does not open, a list that is none.
     Fault(String),
+    /// What an operator wants to bring in contradicts what is there.
+    Conflict(String),
 }
 
 impl Refusal {
@@ -72,8 +76,18 @@ impl Refusal {
             Refusal::WrongMacS
             | Refusal::ServerNameDiffers
             | Refusal::SequenceExhausted
-            | Refusal::Fault(_) => Outcome::UNABLE_TO_COMPLY,
+            | Refusal::Storage(_)
+            | Refusal::Fault(_)
+            | Refusal::Conflict(_) => Outcome::UNABLE_TO_COMPLY,
         }
+    }
+
+    /// The fault is ours, so what the procedure wrote is taken back.
+    pub fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Busy | Refusal::Storage(_) | Refusal::Fault(_) | Refusal::Conflict(_)
+        )
     }
 
     /// For the log.
@@ -102,7 +116,7 @@ impl Refusal {
             Refusal::MissingIdentity => "User-Name or Public-Identity is missing",
             Refusal::SequenceExhausted => "sequence number is at its end",
             Refusal::Busy => "database is locked by another program",
-            Refusal::Fault(text) => text,
+            Refusal::Storage(text) | Refusal::Fault(text) | Refusal::Conflict(text) => text,
         }
     }
 }
@@ -119,7 +133,7 @@ impl From<rusqlite::Error> for Refusal {
             Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
                 Refusal::Busy
             }
-            _ => Refusal::Fault(format!("database: {error}")),
+            _ => Refusal::Storage(format!("database: {error}")),
         }
     }
 }

@@ -31,6 +31,9 @@ struct Subject<'a> {
 
 /// TS 29.228 §6.1.2.1: an S-CSCF is assigned to, or takes leave of, public identities.
 ///
+/// NOT DONE: TS 29.229 §6.1.4: the wildcard in an answer that refuses another one, and
+/// SCSCF-Restoration-Info; [`Saa`] has no place for them.
+///
 /// # Errors
 /// The first check that fails, in the order of the clause.
 pub fn assign(

@@ -46,14 +46,18 @@ impl Icscf {
         }
     }
 
-    /// How a request gets to a hop: from the first listening address of that transport and family.
-    /// `None` when there is none.
+    /// How a request gets to a hop: from the first listening address of that transport and family,
+    /// over TCP from any port of it. `None` when there is none.
     pub(crate) fn target(&self, hop: Hop) -> Option<Target> {
         let listen = self.config.sip.listen.of(hop.transport);
         let fits = |own: &&SocketAddr| own.is_ipv4() == hop.address.is_ipv4();
-        let local = *listen.iter().find(fits)?;
+        let own = *listen.iter().find(fits)?;
+        let local = match hop.transport {
+            Transport::Udp => own,
+            Transport::Tcp => SocketAddr::new(own.ip(), 0),
+        };
         let flow = Flow { transport: hop.transport, local, remote: hop.address };
-        let sent_by = HostPort { host: self.own_host.clone(), port: Some(local.port()) };
+        let sent_by = HostPort { host: self.own_host.clone(), port: Some(own.port()) };
         Some(Target { flow, tcp_local_port: 0, sent_by, segment: Segment::Core })
     }
 }

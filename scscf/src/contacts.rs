@@ -145,8 +145,11 @@ impl Wanted {
         }
     }
 
-    /// RFC 3261 §19.1.4: whether this is the address of a binding.
+    /// RFC 3261 §19.1.4: whether this is the address of a binding. `sos` makes another one of it.
     pub fn is_bound_as(&self, binding: &Binding) -> bool {
+        if self.is_emergency != binding.is_emergency {
+            return false;
+        }
         if self.address.uri_text == binding.uri {
             return true;
         }

@@ -112,7 +112,8 @@ pub struct Received {
     pub reply_to: ReplyTo,
 }
 
-/// An answer with who gave it: the S-CSCF puts `origin_host` into later requests as Destination-Host.
+/// An answer with who gave it: the S-CSCF puts `origin_host` into later requests as
+/// Destination-Host.
 #[derive(Debug)]
 pub struct Answered {
     pub answer: Answer,
@@ -183,7 +184,8 @@ impl<W> Endpoint<W> {
     }
 
     /// TS 29.229 §6.1: sends a request to the best peer that is up, or to the one named. The wait
-    /// comes back in [`Event::Answer`], never from inside this call. `limit`: overall, failover included.
+    /// comes back in [`Event::Answer`], never from inside this call. `limit`: overall, failover
+    /// included.
     ///
     /// RTR and PPR go to their own Destination-Host and nowhere else; for the others
     /// `destination_host` is the HSS that answered before, and another one may take its place.
@@ -221,8 +223,8 @@ impl<W> Endpoint<W> {
         self.pump(out);
     }
 
-    /// Feeds `Diameter`, `Opened`, `ConnectFailed` and `Closed` inputs; others are ignored. Afterwards
-    /// call [`Endpoint::next_event`] until `None`.
+    /// Feeds `Diameter`, `Opened`, `ConnectFailed` and `Closed` inputs; others are ignored.
+    /// Afterwards call [`Endpoint::next_event`] until `None`.
     pub fn input(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         self.diameter.input(now, input, out);
         self.pump(out);
@@ -456,8 +458,8 @@ struct Results {
 }
 
 impl Results {
-    /// Takes the AVP when it is a result. Others are passed over, unknown mandatory ones too: an answer
-    /// cannot be refused, and what it says can be used without them.
+    /// Takes the AVP when it is a result. Others are passed over, unknown mandatory ones too: an
+    /// answer cannot be refused, and what it says can be used without them.
     fn take(&mut self, avp: &Avp<'_>) -> Result<(), Failure> {
         if avp.is(base::RESULT_CODE) {
             self.base = Some(avp.number()?);

@@ -22,7 +22,8 @@ pub struct ServiceProfile {
 pub struct PublicIdentity {
     pub identity: String,
     pub is_barred: bool,
-    /// IdentityType: 0 distinct PUI, 1 distinct PSI, 2 wildcarded PSI, 3 non-distinct PUI, 4 wildcarded PUI.
+    /// IdentityType: 0 distinct PUI, 1 distinct PSI, 2 wildcarded PSI, 3 non-distinct PUI, 4
+    /// wildcarded PUI.
     pub identity_type: u8,
     pub display_name: Option<String>,
     pub alias_identity_group_id: Option<String>,
@@ -68,7 +69,8 @@ pub enum Condition {
         header: String,
         content: Option<String>,
     },
-    /// 0 ORIGINATING_REGISTERED, 1 TERMINATING_REGISTERED, 2 TERMINATING_UNREGISTERED, 3 ORIGINATING_UNREGISTERED, 4 ORIGINATING_CDIV.
+    /// 0 ORIGINATING_REGISTERED, 1 TERMINATING_REGISTERED, 2 TERMINATING_UNREGISTERED, 3
+    /// ORIGINATING_UNREGISTERED, 4 ORIGINATING_CDIV.
     SessionCase(u8),
     SessionDescription {
         line: String,

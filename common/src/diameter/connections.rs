@@ -113,7 +113,8 @@ impl<W> Endpoint<W> {
     ) {
         self.stats.undecodable += 1;
         let header = Header::peek(bytes);
-        tracing::warn!(remote = %at.remote, reason = %failure.message, "undecodable diameter message");
+        let reason = &failure.message;
+        tracing::warn!(remote = %at.remote, %reason, "undecodable diameter message");
         match header {
             Some(header) if header.is_request() => {
                 self.refuse_bytes(connection, bytes, failure, out);

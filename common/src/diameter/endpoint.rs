@@ -1,5 +1,5 @@
-//! Peers, connections and pending requests behind one door (RFC 6733 §5.5.4, §6). `W` is the daemon's
-//! enum of waits.
+//! Peers, connections and pending requests behind one door (RFC 6733 §5.5.4, §6). `W` is the
+//! daemon's enum of waits.
 //!
 //! A question goes to the first configured peer that is well, or to the one that is named. Its wait
 //! comes back exactly once: with the answer, or with the reason why there is none. When a peer
@@ -40,13 +40,16 @@ pub struct Config {
     /// Peers to connect to, in order of preference.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
-    /// Origin-Hosts that may connect to us; empty: any that belongs to our realm. Compared without case.
+    /// Origin-Hosts that may connect to us; empty: any that belongs to our realm. Compared without
+    /// case.
     #[serde(default)]
     pub allowed_peers: Vec<String>,
-    /// Watchdog interval Tw in milliseconds (RFC 3539: 30 s, at least 6 s; shorter is accepted for labs).
+    /// Watchdog interval Tw in milliseconds (RFC 3539: 30 s, at least 6 s; shorter is accepted for
+    /// labs).
     #[serde(default = "default_watchdog")]
     pub watchdog_milliseconds: u64,
-    /// First delay before a lost connection is tried again; doubles up to `reconnect_max_milliseconds`.
+    /// First delay before a lost connection is tried again; doubles up to
+    /// `reconnect_max_milliseconds`.
     #[serde(default = "default_reconnect")]
     pub reconnect_milliseconds: u64,
     #[serde(default = "default_reconnect_max")]

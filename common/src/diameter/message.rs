@@ -93,7 +93,8 @@ pub struct Builder {
 }
 
 impl Message {
-    /// RFC 6733 §3, §4.1, §7.1.3, §7.1.5: checks version, length, flags and the lengths of all AVPs.
+    /// RFC 6733 §3, §4.1, §7.1.3, §7.1.5: checks version, length, flags and the lengths of all
+    /// AVPs.
     ///
     /// # Errors
     ///
@@ -518,9 +519,14 @@ fn put_length(place: &mut [u8], length: usize) {
     place.copy_from_slice(&(length as u32).to_be_bytes()[1..]);
 }
 
+/// Three or four octets in network order.
 #[inline]
 fn number(octets: &[u8]) -> u32 {
-    octets.iter().fold(0, |number, octet| number << 8 | u32::from(*octet))
+    match *octets {
+        [a, b, c, d] => u32::from_be_bytes([a, b, c, d]),
+        [b, c, d] => u32::from_be_bytes([0, b, c, d]),
+        _ => 0,
+    }
 }
 
 #[inline]

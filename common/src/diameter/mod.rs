@@ -1,4 +1,5 @@
-//! Diameter base protocol (RFC 6733): messages, peers, the endpoint. Knows no SIP and no application.
+//! Diameter base protocol (RFC 6733): messages, peers, the endpoint. Knows no SIP and no
+//! application.
 //!
 //! | module | what it is for |
 //! |---|---|

@@ -263,9 +263,9 @@ impl<W> Endpoint<W> {
         self.end(pending.wait, pending.command, Ok(message), took);
     }
 
-    /// RFC 6733 §7.1.3: a peer that is too busy or cannot reach the destination leaves the request to
-    /// another one. It was not carried out, so it is no retransmission. Gives the request back when
-    /// the answer is what it gets.
+    /// RFC 6733 §7.1.3: a peer that is too busy or cannot reach the destination leaves the request
+    /// to another one. It was not carried out, so it is no retransmission. Gives the request back
+    /// when the answer is what it gets.
     fn serve_elsewhere(
         &mut self,
         now: Now,

@@ -1,7 +1,7 @@
 //! The peer state machine (RFC 6733 §5.6): one row of the table per arm.
 //!
-//! Two connections may exist at a time: the one that we opened (initiator, `I`) and the one that the
-//! peer opened (responder, `R`). The machine says what to do; the endpoint does it.
+//! Two connections may exist at a time: the one that we opened (initiator, `I`) and the one that
+//! the peer opened (responder, `R`). The machine says what to do; the endpoint does it.
 
 /// States of RFC 6733 §5.6.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -84,8 +84,8 @@ pub enum Action {
     Error,
 }
 
-/// RFC 6733 §5.6: the next state and what to do on the way. An event that the table does not know in
-/// a state changes nothing.
+/// RFC 6733 §5.6: the next state and what to do on the way. An event that the table does not know
+/// in a state changes nothing.
 pub fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use Action::*;
     use Event::*;

@@ -1,4 +1,5 @@
-//! Peers: carries out what the peer machine (RFC 6733 §5.6) and the watchdog (RFC 3539 §3.4) decide.
+//! Peers: carries out what the peer machine (RFC 6733 §5.6) and the watchdog (RFC 3539 §3.4)
+//! decide.
 
 use std::time::Duration;
 
@@ -415,9 +416,9 @@ impl<W> Endpoint<W> {
         }
     }
 
-    /// RFC 6733 §8.16: a larger Origin-State-Id says that the peer was restarted, so the connection that
-    /// we believe to be open is dead. So is one on which a DWR got no answer since the peer last
-    /// tried to open another.
+    /// RFC 6733 §8.16: a larger Origin-State-Id says that the peer was restarted, so the connection
+    /// that we believe to be open is dead. So is one on which a DWR got no answer since the peer
+    /// last tried to open another.
     ///
     /// DEVIATES: RFC 6733 §5.6 refuses the new connection until the watchdog has found out.
     pub(super) fn drop_stale(

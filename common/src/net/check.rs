@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use super::run::protected;
 use super::{PlaneChoice, Shell, http, plane, store, stream, udp};
 use crate::node::Transport;
 
@@ -34,14 +35,14 @@ pub(super) fn missing(shell: &Shell) -> Vec<String> {
         missing.extend(store::check(path).err());
     }
     if let Some(choice) = shell.ipsec {
-        missing.extend(plane::check(choice).err());
+        missing.extend(plane::check(choice, &protected(shell)).err());
     }
     missing
 }
 
 /// What else is worth knowing: which data plane would be used.
 pub(super) fn notes(shell: &Shell) -> Vec<String> {
-    let note = |choice: PlaneChoice| plane::check(choice).ok();
+    let note = |choice: PlaneChoice| plane::check(choice, &protected(shell)).ok();
     shell.ipsec.and_then(note).into_iter().collect()
 }
 

@@ -210,6 +210,7 @@ fn check<D: Daemon>(configuration: &D::Config, shell: &Shell) -> ExitCode {
 }
 
 fn start<D: Daemon>(configuration: D::Config, shell: &Shell) -> Result<(), String> {
+    raise_open_files(shell);
     let mut seed = [0; 32];
     rand::rngs::OsRng
         .try_fill_bytes(&mut seed)
@@ -227,6 +228,24 @@ fn start<D: Daemon>(configuration: D::Config, shell: &Shell) -> Result<(), Strin
         tracing::info!(daemon = D::NAME, "ended");
         Ok(())
     })
+}
+
+/// As many open files as the host allows, and a word when that is less than the limits want.
+fn raise_open_files(shell: &Shell) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let resource = Resource::RLIMIT_NOFILE;
+    let raised =
+        getrlimit(resource).and_then(|(_, hard)| setrlimit(resource, hard, hard).map(|()| hard));
+    let wanted = shell.limits.sip_connections + shell.limits.diameter_connections;
+    match raised {
+        Ok(hard) if hard < wanted as u64 => tracing::info!(
+            hard,
+            wanted,
+            "limits.sip_connections is more than the open files allowed: raise LimitNOFILE"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "open files not raised"),
+    }
 }
 
 /// One message for each SIGTERM or SIGINT.

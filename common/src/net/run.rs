@@ -87,6 +87,12 @@ pub(super) async fn run<N: Node>(
     Ok(())
 }
 
+/// Addresses and ports that only ESP may reach.
+pub(super) fn protected(shell: &Shell) -> Vec<SocketAddr> {
+    let listens = shell.sip.iter().filter(|listen| listen.is_protected);
+    listens.map(|listen| listen.address).collect()
+}
+
 async fn sleep_until(wanted: Option<Instant>) {
     match wanted {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -100,14 +106,8 @@ impl<N: Node> Loop<N> {
         let store = shell.store.as_deref().map(Store::open).transpose()?;
         let records = store.as_ref().map_or(Ok(Vec::new()), Store::read)?;
         let resolver = Rc::new(Resolver::new(&shell.dns)?);
-        let protected: Vec<SocketAddr> = shell
-            .sip
-            .iter()
-            .filter(|listen| listen.is_protected)
-            .map(|listen| listen.address)
-            .collect();
-        let plane =
-            shell.ipsec.map(|choice| Plane::open(choice, &protected, &inbox)).transpose()?;
+        let protected = protected(shell);
+        let plane = shell.ipsec.map(|choice| Plane::open(choice, &protected)).transpose()?;
         let device = plane.as_ref().and_then(Plane::device);
         let sockets = |transport: Transport| -> Vec<(SocketAddr, Option<String>)> {
             let of_transport = shell.sip.iter().filter(|listen| listen.transport == transport);
@@ -216,9 +216,11 @@ impl<N: Node> Loop<N> {
                 Output::InstallSas { id, set } => self.install(id, &set),
                 Output::RemoveSas { set } => {
                     self.flush();
-                    let plane = self.plane.as_mut();
-                    for (local, remote) in plane.map_or_else(Vec::new, |plane| plane.remove(set)) {
-                        self.tcp.abort(local, remote);
+                    if let Some(plane) = &mut self.plane {
+                        for (local, remote) in plane.connections(set) {
+                            self.tcp.disconnect(local, remote);
+                        }
+                        plane.remove(set);
                     }
                 }
                 // Written in `commit`.

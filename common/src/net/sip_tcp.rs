@@ -103,10 +103,11 @@ impl SipConnections {
         }
     }
 
-    /// Ends a connection whose associations are gone (a cached route would still encrypt for them).
-    pub fn abort(&self, local: SocketAddr, remote: SocketAddr) {
+    /// Ends a connection whose associations are about to go (a cached route would still encrypt for
+    /// them).
+    pub fn disconnect(&self, local: SocketAddr, remote: SocketAddr) {
         if let Some(connection) = self.shared.table.borrow().by_pair.get(&(local, remote)) {
-            connection.stream.abort();
+            connection.stream.disconnect();
         }
     }
 

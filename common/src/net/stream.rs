@@ -95,6 +95,15 @@ impl Stream {
         self.wake.notify_one();
     }
 
+    /// Closes at once, and the reset leaves before this returns: what would have protected it may be
+    /// gone afterwards.
+    pub fn disconnect(&self) {
+        if let Some(socket) = self.socket.get() {
+            disconnect(socket);
+        }
+        self.abort();
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.get() != Closing::No
     }
@@ -178,6 +187,17 @@ impl Stream {
         }
         Ok(())
     }
+}
+
+/// Connecting to no family dissolves a connection (connect(2)).
+fn disconnect(socket: &TcpStream) {
+    use std::os::fd::AsRawFd;
+    let nowhere =
+        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the descriptor is open and the address outlives the call. Failing means that the
+    // connection is gone already.
+    unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) };
 }
 
 /// An idle connection holds no buffer: it is made when something arrives.

@@ -44,6 +44,15 @@ impl Address {
         })
     }
 
+    /// Says whether [`Address::parse`] would read it, without keeping anything; hands out the
+    /// parameters.
+    pub(crate) fn check(text: &str) -> Result<&str, ParseError> {
+        let (_, uri_text, parameters) = split(text)?;
+        Uri::check(uri_text)?;
+        parameter::check(parameters).map_err(|expected| ParseError { position: 0, expected })?;
+        Ok(parameters)
+    }
+
     /// `<uri>` and nothing else.
     pub fn of(uri: &str) -> Result<Address, ParseError> {
         let uri_text = uri.to_owned();

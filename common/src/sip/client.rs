@@ -293,11 +293,21 @@ impl Machine {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fmt::Write;
 
     use super::*;
-    use crate::sip::endpoint::tests::check_snapshot;
+
+    /// Compares with the kept table; `UPDATE=1` rewrites it.
+    pub(crate) fn check_snapshot(name: &str, text: &str) {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sip/transaction_tables");
+        let path = format!("{folder}/{name}.txt");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&path, text).unwrap();
+        }
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(kept, text, "the transition table changed: see {path}; UPDATE=1 rewrites it");
+    }
 
     const EVENTS: [Event; 8] = [
         Event::Begin,

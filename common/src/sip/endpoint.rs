@@ -8,7 +8,8 @@
 //! |---|---|
 //! | this one | the types, what a core calls, timers |
 //! | `reception.rs` | what becomes of a received message |
-//! | `sending.rs` | how what the machines of [`super::client`], [`super::server`] decide is done |
+//! | `sending.rs` | how requests go out: what the machines of [`super::client`] decide is done |
+//! | `responding.rs` | how responses go out: the same for [`super::server`] |
 //! | `incoming.rs` | the request that is owed an answer |
 //! | `counters.rs` | what is counted |
 
@@ -32,9 +33,10 @@ use crate::timers::Timers;
 mod counters;
 mod incoming;
 mod reception;
+mod responding;
 mod sending;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 pub use incoming::Incoming;
 
@@ -206,6 +208,10 @@ pub struct Endpoint<W> {
     /// Client transactions without a final response, by where they went.
     waiting: BTreeSet<(Transport, SocketAddr, u64)>,
     /// Transactions that only absorb repetitions, oldest first.
+    ///
+    /// DEVIATES: RFC 3261 §17.2.2: beyond as many as may be open the oldest ones are forgotten before
+    /// timers J and K, because 10,000 registrations/s over UDP would keep 2.5 million on Gm. The
+    /// peers' own repetitions come within the first seconds.
     lingering_clients: BTreeSet<u64>,
     lingering_servers: BTreeSet<u64>,
     unanswered: usize,

@@ -2,7 +2,7 @@
 //! but of folded values.
 
 use bytes::Bytes;
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use smallvec::SmallVec;
 
 use crate::limits::Limits;
@@ -21,6 +21,7 @@ pub(crate) enum Rigour {
 }
 
 /// Indexes header lines (RFC 3261 §7.3.1) from `at`, the byte behind the start line.
+#[inline]
 pub(crate) fn index(
     wire: Bytes,
     start: StartLine,
@@ -48,6 +49,7 @@ pub(crate) fn index(
 }
 
 /// Returns the offset behind the empty line.
+#[inline]
 fn index_lines(
     wire: &[u8],
     mut at: usize,
@@ -65,19 +67,19 @@ fn index_lines(
             headers.blank = Span::new(Home::Wire, at, at + blank);
             return Ok(at + blank);
         }
-        let fault = match line_end(wire, at) {
+        let fault = match extent(wire, at) {
             None => ParseError { position: wire.len(), expected: "empty line behind the headers" },
             Some(_) if headers.lines.len() >= limits.sip_headers => {
                 ParseError { position: at, expected: ParseError::FEWER_HEADERS }
             }
-            Some((end, is_folded)) => match line(wire, at, end, is_folded, &mut headers.side) {
+            Some(extent) => match line(wire, at, &extent, &mut headers.side) {
                 Ok(line) => {
                     headers.lines.push(line);
-                    at = end;
+                    at = extent.end;
                     continue;
                 }
                 Err(_) if rigour == Rigour::Salvage => {
-                    at = end;
+                    at = extent.end;
                     continue;
                 }
                 Err(error) => error,
@@ -91,39 +93,46 @@ fn index_lines(
     }
 }
 
-/// Where the line that begins at `at` ends, continuation lines included, and whether it has any.
-fn line_end(wire: &[u8], at: usize) -> Option<(usize, bool)> {
-    let mut end = at + memchr(b'\n', &wire[at..])? + 1;
-    let mut is_folded = false;
-    while let Some(b' ' | b'\t') = wire.get(end) {
-        is_folded = true;
-        end += memchr(b'\n', &wire[end..])? + 1;
-    }
-    Some((end, is_folded))
+/// One header line as it stands in the buffer, continuation lines included.
+struct Extent {
+    end: usize,
+    is_folded: bool,
+    /// A CR stands anywhere but in front of a line feed: other elements may end the line there, and
+    /// read what follows as a header line of its own.
+    has_bare_return: bool,
 }
 
-/// True when a CR stands anywhere but in front of a line feed: other elements may end the line
-/// there, and read what follows as a header line of its own.
-fn has_bare_return(line: &[u8]) -> bool {
-    let mut rest = line;
-    while let Some(at) = memchr(b'\r', rest) {
-        if rest.get(at + 1) != Some(&b'\n') {
-            return true;
+#[inline]
+fn extent(wire: &[u8], start: usize) -> Option<Extent> {
+    let mut extent = Extent { end: start, is_folded: false, has_bare_return: false };
+    loop {
+        let at = extent.end + memchr2(b'\r', b'\n', &wire[extent.end..])?;
+        extent.end = at + 1;
+        match (wire[at], wire.get(at + 1)) {
+            (b'\r', Some(b'\n')) => extent.end += 1,
+            (b'\r', _) => {
+                extent.has_bare_return = true;
+                continue;
+            }
+            _ => {}
         }
-        rest = &rest[at + 2..];
+        match wire.get(extent.end) {
+            Some(b' ' | b'\t') => extent.is_folded = true,
+            _ => return Some(extent),
+        }
     }
-    false
 }
 
 /// One header line: `name *( SP / HTAB ) ":" value`. A folded value goes unfolded into `side`.
+#[inline]
 fn line(
     wire: &[u8],
     start: usize,
-    end: usize,
-    is_folded: bool,
+    extent: &Extent,
     side: &mut Vec<u8>,
 ) -> Result<Line, ParseError> {
     let error = |expected| ParseError { position: start, expected };
+    let end = extent.end;
     let bytes = &wire[start..end];
     let colon = memchr(b':', bytes).ok_or(error("colon of a header line"))?;
     let mut name_end = colon;
@@ -136,11 +145,11 @@ fn line(
         return Err(error("header name"));
     }
     let name_length = u16::try_from(name_end).map_err(|_| error("header name"))?;
-    if has_bare_return(&bytes[colon..]) {
+    if extent.has_bare_return {
         return Err(error("line feed behind a carriage return"));
     }
     let raw = Span::new(Home::Wire, start, end);
-    let text = if is_folded {
+    let text = if extent.is_folded {
         unfold(&bytes[colon + 1..], side)
     } else {
         let mut value_end = end - 1;
@@ -150,7 +159,7 @@ fn line(
         let (from, to) = parameter::trim_range(wire, start + colon + 1, value_end);
         Span::new(Home::Wire, from, to)
     };
-    Ok(Line { raw, text, name_length, name })
+    Ok(Line::new(raw, text, name_length, name))
 }
 
 /// RFC 3261 §7.3.1: a line break with the blanks around it counts as one SP.

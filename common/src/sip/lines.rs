@@ -46,14 +46,46 @@ impl Span {
     }
 }
 
-/// One header line, continuation lines and line ends included.
+/// One header line, continuation lines and line ends included. Kept small: a message has room for
+/// forty of them in itself, and moves with them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line {
-    pub raw: Span,
+    start: u32,
+    end: u32,
+    text_start: u32,
+    text_end: u32,
+    name_length: u16,
+    home: Home,
+    text_home: Home,
+    name: Option<Name>,
+}
+
+impl Line {
+    pub(crate) fn new(raw: Span, text: Span, name_length: u16, name: Option<Name>) -> Line {
+        Line {
+            start: raw.start,
+            end: raw.end,
+            text_start: text.start,
+            text_end: text.end,
+            name_length,
+            home: raw.home,
+            text_home: text.home,
+            name,
+        }
+    }
+
+    fn raw(&self) -> Span {
+        Span { home: self.home, start: self.start, end: self.end }
+    }
+
     /// The value, unfolded and trimmed. Only a folded value lives elsewhere than its line.
-    pub text: Span,
-    pub name_length: u16,
-    pub name: Option<Name>,
+    fn text(&self) -> Span {
+        Span { home: self.text_home, start: self.text_start, end: self.text_end }
+    }
+
+    fn name_text(&self) -> Span {
+        Span { end: self.start + u32::from(self.name_length), ..self.raw() }
+    }
 }
 
 /// The first line of a message, line end included, and the two parts of it that vary.
@@ -76,7 +108,6 @@ pub(crate) struct StartLine {
 ///
 /// This is the message itself, start line and body included (they share the buffers): replacing a
 /// `Headers` as a whole replaces the message.
-#[derive(Clone)]
 pub struct Headers {
     pub(crate) wire: Bytes,
     pub(crate) side: Vec<u8>,
@@ -92,6 +123,19 @@ pub struct Headers {
 pub(crate) enum Body {
     Wire { start: usize, end: usize },
     Own(Bytes),
+}
+
+impl Clone for Headers {
+    fn clone(&self) -> Headers {
+        Headers {
+            wire: self.wire.clone(),
+            side: self.side.clone(),
+            // Lines are plain numbers: copied as one block.
+            lines: SmallVec::from_slice(&self.lines),
+            body: self.body.clone(),
+            ..*self
+        }
+    }
 }
 
 /// Neither values nor body: they may hold keys (`ck`, `ik` of a challenge).
@@ -133,6 +177,18 @@ impl Headers {
         self.named(name).count()
     }
 
+    /// The names that stand in more than one line, one bit for each: in one pass.
+    pub(crate) fn repeated(&self) -> u128 {
+        const { assert!(Name::ALL.len() <= u128::BITS as usize, "one bit per name") };
+        let (mut seen, mut repeated) = (0, 0);
+        for name in self.lines.iter().filter_map(|line| line.name) {
+            let bit = 1 << name as u32;
+            repeated |= seen & bit;
+            seen |= bit;
+        }
+        repeated
+    }
+
     /// True when a line of that name is not UTF-8.
     pub fn is_unreadable(&self, name: Name) -> bool {
         self.named(name).any(|line| self.text(line).is_none())
@@ -140,14 +196,14 @@ impl Headers {
 
     /// Values of that name as bytes: trimmed and unfolded, UTF-8 or not.
     pub fn raw(&self, name: Name) -> impl Iterator<Item = &[u8]> {
-        self.named(name).map(|line| self.bytes(line.text))
+        self.named(name).map(|line| self.bytes(line.text()))
     }
 
     /// All lines: the name as written and the value as bytes.
     pub fn iter(&self) -> impl Iterator<Item = (Option<Name>, &[u8], &[u8])> {
         self.lines
             .iter()
-            .map(|line| (line.name, self.bytes(self.name_span(line)), self.bytes(line.text)))
+            .map(|line| (line.name, self.bytes(line.name_text()), self.bytes(line.text())))
     }
 
     /// True when a list header such as Require or Supported holds this option tag (no case).
@@ -274,14 +330,14 @@ impl Headers {
     /// Copies all lines of that name, as written, behind the last line.
     pub fn copy_from(&mut self, other: &Headers, name: Name) {
         for line in other.named(name) {
-            let raw = self.keep(other.bytes(line.raw));
-            let text = if line.text.home == line.raw.home {
-                let start = raw.start + (line.text.start - line.raw.start);
-                Span { home: Home::Side, start, end: start + line.text.len() as u32 }
+            let raw = self.keep(other.bytes(line.raw()));
+            let text = if line.text().home == line.raw().home {
+                let start = raw.start + (line.text().start - line.raw().start);
+                Span { home: Home::Side, start, end: start + line.text().len() as u32 }
             } else {
-                self.keep(other.bytes(line.text))
+                self.keep(other.bytes(line.text()))
             };
-            self.lines.push(Line { raw, text, ..*line });
+            self.lines.push(Line::new(raw, text, line.name_length, line.name));
         }
     }
 
@@ -306,16 +362,11 @@ impl Headers {
     }
 
     fn is_other(&self, line: &Line, name: &str) -> bool {
-        line.name.is_none()
-            && self.bytes(self.name_span(line)).eq_ignore_ascii_case(name.as_bytes())
-    }
-
-    fn name_span(&self, line: &Line) -> Span {
-        Span { end: line.raw.start + u32::from(line.name_length), ..line.raw }
+        line.name.is_none() && self.bytes(line.name_text()).eq_ignore_ascii_case(name.as_bytes())
     }
 
     fn text(&self, line: &Line) -> Option<&str> {
-        std::str::from_utf8(self.bytes(line.text)).ok()
+        std::str::from_utf8(self.bytes(line.text())).ok()
     }
 
     pub(crate) fn bytes(&self, span: Span) -> &[u8] {
@@ -332,7 +383,7 @@ impl Headers {
     /// Byte offset of the first line of that name in the received message, 0 for a new line.
     pub(crate) fn offset(&self, name: Name) -> usize {
         match self.first(name) {
-            Some(line) if line.raw.home == Home::Wire => line.raw.start as usize,
+            Some(line) if line.raw().home == Home::Wire => line.raw().start as usize,
             _ => 0,
         }
     }
@@ -354,12 +405,12 @@ impl Headers {
     /// Writes the line anew under the name it has: `value`, then `rest` of its present text.
     fn rewrite(&mut self, index: usize, value: &[u8], rest: (usize, usize)) {
         let line = self.lines[index];
-        let name = self.name_span(&line);
-        self.begin_edit(line.raw.len() + value.len() + 4);
+        let name = line.name_text();
+        self.begin_edit(line.raw().len() + value.len() + 4);
         let start = self.side.len();
         self.extend(name);
-        let text_start = line.text.start as usize;
-        let rest = Span::new(line.text.home, text_start + rest.0, text_start + rest.1);
+        let text_start = line.text().start as usize;
+        let rest = Span::new(line.text().home, text_start + rest.0, text_start + rest.1);
         self.lines[index] = self.finish_line(line.name, start, name.len(), value, rest);
     }
 
@@ -379,12 +430,9 @@ impl Headers {
         self.extend(rest);
         let text_end = self.side.len();
         self.side.extend_from_slice(b"\r\n");
-        Line {
-            raw: Span::new(Home::Side, start, self.side.len()),
-            text: Span::new(Home::Side, text_start, text_end),
-            name_length: name_length.min(usize::from(u16::MAX)) as u16,
-            name,
-        }
+        let raw = Span::new(Home::Side, start, self.side.len());
+        let text = Span::new(Home::Side, text_start, text_end);
+        Line::new(raw, text, name_length.min(usize::from(u16::MAX)) as u16, name)
     }
 
     /// A line break in a value would be the start of somebody else's header line.
@@ -495,11 +543,11 @@ impl Headers {
         if let (false, Body::Wire { end, .. }) = (self.is_edited, &self.body) {
             return self.wire.slice(self.start.raw.start as usize..*end);
         }
-        let lines = self.lines.iter().map(|line| line.raw.len()).sum::<usize>();
+        let lines = self.lines.iter().map(|line| line.raw().len()).sum::<usize>();
         let length = self.start.raw.len() + lines + self.blank.len() + self.body().len();
         let mut out = BytesMut::with_capacity(length);
         let mut run = self.start.raw;
-        for span in self.lines.iter().map(|line| line.raw).chain([self.blank]) {
+        for span in self.lines.iter().map(|line| line.raw()).chain([self.blank]) {
             // Neighbours in the same buffer are copied at once.
             if span.home == run.home && span.start == run.end {
                 run.end = span.end;

@@ -273,7 +273,7 @@ impl Request {
     /// and CSeq names the method. A missing Max-Forwards is tolerated, and so is a From without tag
     /// (RFC 3261 §12.1.1).
     pub fn check(&self) -> Result<(), ParseError> {
-        if Uri::parse(self.uri()).is_err() {
+        if Uri::check(self.uri()).is_err() {
             return Err(ParseError { position: 0, expected: "Request-URI" });
         }
         check_common(&self.0)?;
@@ -414,7 +414,8 @@ fn tag(value: &str) -> Option<&str> {
 
 /// What requests and responses must have alike.
 fn check_common(headers: &Headers) -> Result<(), ParseError> {
-    for name in ONCE {
+    let repeated = headers.repeated();
+    for name in ONCE.iter().filter(|name| repeated & (1 << **name as u32) != 0) {
         let mut values = headers.raw(*name);
         let first = values.next();
         if values.any(|value| Some(value) != first || !REPEATABLE.contains(name)) {
@@ -423,11 +424,11 @@ fn check_common(headers: &Headers) -> Result<(), ParseError> {
     }
     let via = headers.values(Name::Via).next().filter(|_| !headers.is_unreadable(Name::Via));
     let via = via.ok_or(fault(headers, Name::Via, "Via"))?;
-    Via::parse(via).map_err(|error| fault(headers, Name::Via, error.expected))?;
+    Via::check(via).map_err(|error| fault(headers, Name::Via, error.expected))?;
     for (name, expected) in [(Name::From, "From"), (Name::To, "To")] {
-        let address = headers.get(name).and_then(|value| Address::parse(value).ok());
-        let address = address.ok_or(fault(headers, name, expected))?;
-        if address.parameter("tag") == Some("") {
+        let parameters = headers.get(name).and_then(|value| Address::check(value).ok());
+        let parameters = parameters.ok_or(fault(headers, name, expected))?;
+        if parameter::find_in(parameters, "tag") == Some("") {
             return Err(fault(headers, name, "value of a tag"));
         }
     }

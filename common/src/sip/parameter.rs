@@ -106,7 +106,13 @@ pub fn find_in<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 /// Parameters to keep. `Err` names what is wrong: a name that is no token, an unclosed quote.
 pub(crate) fn owned(text: &str) -> Result<Parameters, &'static str> {
-    let mut found = Vec::new();
+    check(text)?;
+    let owned = |(name, value): (&str, Option<&str>)| (name.to_owned(), value.map(str::to_owned));
+    Ok(parameters(text).map(owned).collect())
+}
+
+/// Says whether [`owned`] would read it, without keeping anything.
+pub(crate) fn check(text: &str) -> Result<(), &'static str> {
     for (name, value) in parameters(text) {
         if !is_token(name) {
             return Err("parameter name");
@@ -114,9 +120,8 @@ pub(crate) fn owned(text: &str) -> Result<Parameters, &'static str> {
         if value.is_some_and(|value| !is_value(value)) {
             return Err("parameter value");
         }
-        found.push((name.to_owned(), value.map(str::to_owned)));
     }
-    Ok(found)
+    Ok(())
 }
 
 /// One quoted string, or text without quotes and blanks: a token, a host, an IPv6 address.

@@ -255,8 +255,8 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
+    use crate::sip::client::tests::check_snapshot;
     use crate::sip::endpoint::Segment;
-    use crate::sip::endpoint::tests::check_snapshot;
 
     const EVENTS: [Event; 11] = [
         Event::Begin,

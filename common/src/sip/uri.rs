@@ -47,29 +47,22 @@ pub struct Uri {
 impl Uri {
     /// RFC 3261 §19.1.1: one URI and nothing around it.
     pub fn parse(text: &str) -> Result<Uri, ParseError> {
-        let error = |position, expected| Err(ParseError { position, expected });
-        let Some(colon) = text.find(':') else { return error(0, "scheme of a URI") };
-        let (scheme, rest) = (&text[..colon], &text[colon + 1..]);
-        let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
-            && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-        if !is_scheme {
-            return error(0, "scheme of a URI");
-        }
-        let is_foreign = |byte: u8| byte <= b' ' || matches!(byte, b'<' | b'>' | b'"' | 0x7f);
-        if rest.is_empty() || rest.bytes().any(is_foreign) {
-            return error(colon + 1, "URI without blanks, quotes and brackets");
-        }
-        if scheme.eq_ignore_ascii_case("sip") {
-            sip(Scheme::Sip, rest, colon + 1)
-        } else if scheme.eq_ignore_ascii_case("sips") {
-            sip(Scheme::Sips, rest, colon + 1)
-        } else if scheme.eq_ignore_ascii_case("tel") {
-            tel(rest, colon + 1)
-        } else {
-            let user = Some(text.to_owned());
-            let (host_port, parameters, headers) = (None, Vec::new(), None);
-            Ok(Uri { scheme: Scheme::Other, user, host_port, parameters, headers })
-        }
+        let parts = parts(text)?;
+        let parameters = uri_parameters(parts.parameters);
+        Ok(Uri {
+            scheme: parts.scheme,
+            user: parts.user.map(str::to_owned),
+            host_port: parts.host_port.map(HostPort::from),
+            parameters: parameters
+                .map(|(name, value)| (name.to_owned(), value.map(str::to_owned)))
+                .collect(),
+            headers: parts.headers.map(str::to_owned),
+        })
+    }
+
+    /// Says whether [`Uri::parse`] would read it, without keeping anything.
+    pub(crate) fn check(text: &str) -> Result<(), ParseError> {
+        parts(text).map(drop)
     }
 
     /// Name compared without case; a parameter without value gives `Some("")`.
@@ -142,7 +135,50 @@ impl Uri {
 /// A `sip:` URI parameter in one of two URIs only makes them differ (RFC 3261 §19.1.4).
 const DECISIVE: [&str; 5] = ["user", "ttl", "method", "maddr", "transport"];
 
-fn sip(scheme: Scheme, rest: &str, offset: usize) -> Result<Uri, ParseError> {
+/// A URI taken apart within its text.
+struct Parts<'a> {
+    scheme: Scheme,
+    user: Option<&'a str>,
+    host_port: Option<HostPortText<'a>>,
+    parameters: &'a str,
+    headers: Option<&'a str>,
+}
+
+fn parts(text: &str) -> Result<Parts<'_>, ParseError> {
+    let error = |position, expected| Err(ParseError { position, expected });
+    let Some(colon) = text.find(':') else { return error(0, "scheme of a URI") };
+    let (scheme, rest) = (&text[..colon], &text[colon + 1..]);
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    if !is_scheme {
+        return error(0, "scheme of a URI");
+    }
+    let is_foreign = |byte: u8| byte <= b' ' || matches!(byte, b'<' | b'>' | b'"' | 0x7f);
+    if rest.is_empty() || rest.bytes().any(is_foreign) {
+        return error(colon + 1, "URI without blanks, quotes and brackets");
+    }
+    let parts = if scheme.eq_ignore_ascii_case("sip") {
+        sip(Scheme::Sip, rest, colon + 1)?
+    } else if scheme.eq_ignore_ascii_case("sips") {
+        sip(Scheme::Sips, rest, colon + 1)?
+    } else if scheme.eq_ignore_ascii_case("tel") {
+        let (number, parameters) = rest.split_once(';').unwrap_or((rest, ""));
+        if number.is_empty() {
+            return error(colon + 1, "telephone number");
+        }
+        let user = Some(number);
+        Parts { scheme: Scheme::Tel, user, host_port: None, parameters, headers: None }
+    } else {
+        let user = Some(text);
+        Parts { scheme: Scheme::Other, user, host_port: None, parameters: "", headers: None }
+    };
+    if uri_parameters(parts.parameters).any(|(name, _)| name.is_empty()) {
+        return error(colon + 1, "name of a URI parameter");
+    }
+    Ok(parts)
+}
+
+fn sip(scheme: Scheme, rest: &str, offset: usize) -> Result<Parts<'_>, ParseError> {
     // The user part may hold `;` and `?`, so that the first `@` decides before all else.
     let (user, behind) = match rest.split_once('@') {
         None => (None, rest),
@@ -151,46 +187,27 @@ fn sip(scheme: Scheme, rest: &str, offset: usize) -> Result<Uri, ParseError> {
             if user.is_empty() {
                 return Err(ParseError { position: offset, expected: "user of a URI" });
             }
-            (Some(user.to_owned()), behind)
+            (Some(user), behind)
         }
     };
     let offset = offset + rest.len() - behind.len();
     let (behind, headers) = match behind.split_once('?') {
         None => (behind, None),
-        Some((behind, headers)) => (behind, Some(headers.to_owned())),
+        Some((behind, headers)) => (behind, Some(headers)),
     };
     let (host_port, parameters) = behind.split_once(';').unwrap_or((behind, ""));
-    let host_port = HostPort::parse(host_port).map_err(|error| ParseError {
+    let host_port = HostPortText::parse(host_port).map_err(|error| ParseError {
         position: offset + error.position,
         expected: error.expected,
     })?;
-    let parameters = uri_parameters(parameters, offset)?;
-    Ok(Uri { scheme, user, host_port: Some(host_port), parameters, headers })
+    Ok(Parts { scheme, user, host_port: Some(host_port), parameters, headers })
 }
 
-fn tel(rest: &str, offset: usize) -> Result<Uri, ParseError> {
-    let (number, parameters) = rest.split_once(';').unwrap_or((rest, ""));
-    if number.is_empty() {
-        return Err(ParseError { position: offset, expected: "telephone number" });
-    }
-    let parameters = uri_parameters(parameters, offset)?;
-    let user = Some(number.to_owned());
-    Ok(Uri { scheme: Scheme::Tel, user, host_port: None, parameters, headers: None })
-}
-
-fn uri_parameters(text: &str, position: usize) -> Result<parameter::Parameters, ParseError> {
-    let mut found = Vec::new();
-    for item in text.split(';').filter(|item| !item.is_empty()) {
-        let (name, value) = match item.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (item, None),
-        };
-        if name.is_empty() {
-            return Err(ParseError { position, expected: "name of a URI parameter" });
-        }
-        found.push((name.to_owned(), value));
-    }
-    Ok(found)
+fn uri_parameters(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    text.split(';').filter(|item| !item.is_empty()).map(|item| match item.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (item, None),
+    })
 }
 
 fn split_scheme(text: &str) -> (&str, &str) {
@@ -252,6 +269,32 @@ impl HostPort {
     /// RFC 3261 §25.1 hostport. IPv6 stands in brackets; blanks around the colon are allowed, as in
     /// the sent-by of a Via. A host name has letters, digits, `-`, `.` and (seen in the field) `_`.
     pub fn parse(text: &str) -> Result<HostPort, ParseError> {
+        HostPortText::parse(text).map(HostPort::from)
+    }
+
+    /// Says whether [`HostPort::parse`] would read it, without keeping anything.
+    pub(crate) fn check(text: &str) -> Result<(), ParseError> {
+        HostPortText::parse(text).map(drop)
+    }
+}
+
+struct HostPortText<'a> {
+    host: Result<IpAddr, &'a str>,
+    port: Option<u16>,
+}
+
+impl From<HostPortText<'_>> for HostPort {
+    fn from(text: HostPortText<'_>) -> HostPort {
+        let host = match text.host {
+            Ok(address) => Host::Address(address),
+            Err(name) => Host::Name(name.to_ascii_lowercase()),
+        };
+        HostPort { host, port: text.port }
+    }
+}
+
+impl HostPortText<'_> {
+    fn parse(text: &str) -> Result<HostPortText<'_>, ParseError> {
         let text = parameter::trim(text);
         let error = |position, expected| Err(ParseError { position, expected });
         let (host, behind) = match text.strip_prefix('[') {
@@ -260,7 +303,7 @@ impl HostPort {
                     return error(0, "bracket behind an IPv6 address");
                 };
                 let Some(address) = ipv6(inside) else { return error(1, "IPv6 address") };
-                (Host::Address(IpAddr::V6(address)), behind)
+                (Ok(IpAddr::V6(address)), behind)
             }
             None => {
                 let (name, behind) = text.split_at(text.find(':').unwrap_or(text.len()));
@@ -269,19 +312,16 @@ impl HostPort {
                 if name.is_empty() || !name.bytes().all(is_host) {
                     return error(0, "host");
                 }
-                match name.parse::<Ipv4Addr>() {
-                    Ok(address) => (Host::Address(IpAddr::V4(address)), behind),
-                    Err(_) => (Host::Name(name.to_ascii_lowercase()), behind),
-                }
+                (name.parse::<Ipv4Addr>().map(IpAddr::V4).map_err(|_| name), behind)
             }
         };
         let behind_host = parameter::trim(behind);
         if behind_host.is_empty() {
-            return Ok(HostPort { host, port: None });
+            return Ok(HostPortText { host, port: None });
         }
         let port = behind_host.strip_prefix(':').map(parameter::trim);
         match port.and_then(parameter::number) {
-            Some(port) => Ok(HostPort { host, port: Some(port) }),
+            Some(port) => Ok(HostPortText { host, port: Some(port) }),
             None => error(text.len() - behind.len(), "port"),
         }
     }

@@ -19,29 +19,17 @@ pub struct Via {
 impl Via {
     /// RFC 3261 §20.42: one list element. Blanks around `/`, `;` and `=` are allowed.
     pub fn parse(text: &str) -> Result<Via, ParseError> {
-        let offset = |part: &str| part.as_ptr() as usize - text.as_ptr() as usize;
-        let error = |part, expected| Err(ParseError { position: offset(part), expected });
-        let end = parameter::find_unquoted(text, b';').unwrap_or(text.len());
-        let (head, parameters) = text.split_at(end);
-        let mut parts = head.splitn(3, '/').map(parameter::trim);
-        let (protocol, version) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
-        if !protocol.eq_ignore_ascii_case("SIP") || version != "2.0" {
-            return error(text, "Via with SIP/2.0");
-        }
-        let rest = parts.next().unwrap_or(&text[..0]);
-        let (transport, sent_by) = rest.split_once([' ', '\t']).unwrap_or((rest, ""));
-        if !parameter::is_token(transport) {
-            return error(rest, "Via transport");
-        }
-        let sent_by = HostPort::parse(sent_by)
-            .map_err(|_| ParseError { position: offset(rest), expected: "Via sent-by" })?;
-        let parameters = parameter::owned(parameters)
-            .map_err(|_| ParseError { position: end, expected: "Via parameters" })?;
-        let via = Via { transport: transport.to_owned(), sent_by, parameters };
-        match via.branch() {
-            Some("") => error(&text[end..], "Via branch"),
-            _ => Ok(via),
-        }
+        let (transport, sent_by, parameters) = parts(text)?;
+        let transport = transport.to_owned();
+        let error = |expected| ParseError { position: 0, expected };
+        let sent_by = HostPort::parse(sent_by).map_err(|_| error("Via sent-by"))?;
+        let parameters = parameter::owned(parameters).map_err(|_| error("Via parameters"))?;
+        Ok(Via { transport, sent_by, parameters })
+    }
+
+    /// Says whether [`Via::parse`] would read it, without keeping anything.
+    pub(crate) fn check(text: &str) -> Result<(), ParseError> {
+        parts(text).map(drop)
     }
 
     /// Name compared without case; quotes taken off; `Some("")` for a parameter without value.
@@ -70,6 +58,36 @@ impl Via {
     pub fn rport(&self) -> Option<u16> {
         self.parameter("rport").and_then(parameter::number)
     }
+}
+
+/// Transport, sent-by and parameters (from their semicolon on), each readable.
+fn parts(text: &str) -> Result<(&str, &str, &str), ParseError> {
+    let error = |part: &str, expected| {
+        let position = part.as_ptr() as usize - text.as_ptr() as usize;
+        Err(ParseError { position, expected })
+    };
+    let end = parameter::find_unquoted(text, b';').unwrap_or(text.len());
+    let (head, parameters) = text.split_at(end);
+    let mut parts = head.splitn(3, '/').map(parameter::trim);
+    let (protocol, version) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
+    if !protocol.eq_ignore_ascii_case("SIP") || version != "2.0" {
+        return error(text, "Via with SIP/2.0");
+    }
+    let rest = parts.next().unwrap_or(&text[..0]);
+    let (transport, sent_by) = rest.split_once([' ', '\t']).unwrap_or((rest, &rest[..0]));
+    if !parameter::is_token(transport) {
+        return error(rest, "Via transport");
+    }
+    if HostPort::check(sent_by).is_err() {
+        return error(sent_by, "Via sent-by");
+    }
+    if parameter::check(parameters).is_err() {
+        return error(parameters, "Via parameters");
+    }
+    if parameter::find_in(parameters, "branch") == Some("") {
+        return error(parameters, "Via branch");
+    }
+    Ok((transport, sent_by, parameters))
 }
 
 impl fmt::Display for Via {

@@ -7,6 +7,9 @@ use rusqlite::Connection;
 
 use crate::world::*;
 
+/// How long one turn waits for another program.
+const WAIT: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// A database file that goes away with the test.
 struct File(PathBuf);
 
@@ -21,6 +24,7 @@ impl File {
     fn open(&self) -> Connection {
         let connection = Connection::open(&self.0).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.busy_timeout(WAIT).unwrap();
         connection
     }
 
@@ -110,6 +114,28 @@ fn a_fault_takes_back_its_own_writes_only() {
     assert_eq!(world.sqn(ALICE), sqn);
     world.database.commit().unwrap();
     assert_eq!(world.sqn(ALICE), sqn);
+}
+
+/// Another program that writes for long costs one wait in a turn, not one for each request; reading
+/// goes on, and the next turn tries again.
+#[test]
+fn a_database_in_use_is_waited_for_once() {
+    let file = File::new("busy");
+    drop(World::on(file.open()));
+    let mut world = open(&file);
+    let other = file.open();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let begun = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(world.mar(S1).unwrap_err().outcome(), common::cx::Outcome::Base(3004));
+    }
+    assert!(begun.elapsed() < 10 * WAIT, "{:?}", begun.elapsed());
+    assert!(world.uar(|_| ()).is_ok());
+    world.database.commit().unwrap();
+    other.execute_batch("ROLLBACK").unwrap();
+    world.mar(S1).unwrap();
+    world.database.commit().unwrap();
+    assert_ne!(world.sqn(ALICE), 0);
 }
 
 /// A damaged key is a fault of ours, not a crash and not a vector.

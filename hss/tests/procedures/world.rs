@@ -219,8 +219,7 @@ impl World {
     }
 
     pub fn sqn(&self, private_identity: &str) -> u64 {
-        let private = self.database.private_identity(private_identity).unwrap().unwrap();
-        self.database.credentials(private.id).unwrap().sqn
+        self.database.credentials(private_identity).unwrap().unwrap().sqn
     }
 
     pub fn is_pending(&self, private_identity: &str, public_identity: &str) -> bool {

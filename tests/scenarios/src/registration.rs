@@ -130,7 +130,7 @@ fn established_sets(world: &mut dyn World) -> f64 {
         .sum()
 }
 
-/// S-10, S-80..S-101: the whole path, and the end state at P-CSCF and S-CSCF.
+/// S-01, S-10, S-80..S-99: the whole path, and the end state at P-CSCF and S-CSCF.
 fn registers_with_aka(world: &mut dyn World) -> Result<(), String> {
     let at_pcscf = registrations(world, Function::Pcscf);
     let sets = established_sets(world);

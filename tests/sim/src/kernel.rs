@@ -1,7 +1,6 @@
-//! The simulated kernel of a P-CSCF: UDP, ESP with policies, and now and then a refusal.
+//! The simulated kernel of a P-CSCF: UDP, TCP, ESP with policies, and now and then a refusal.
 //!
-//! It speaks real ESP to the UEs. TCP connections are reset: phones then fall back to UDP
-//! (RFC 3261 §18.1.1); TCP itself is the lab's subject, with real kernels.
+//! It speaks real ESP to the UEs, and real TCP by the same stack that they have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -9,27 +8,33 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 use common::ipsec::esp::{EspSet, OpenError, spi_of};
 use common::ipsec::sa::{SaSet, SetId};
-use common::node::{Flow, Transport};
+use common::node::{Flow, Now, Transport};
 use common::random::Random;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use ue::tcp::{Happened, Stack};
 
-/// What became of a packet from a UE.
-pub enum Uplink {
-    Sip {
-        flow: Flow,
-        bytes: Bytes,
-        protected: bool,
-    },
-    /// Packets that go back: a TCP reset.
-    Answer(Vec<Bytes>),
-    Dropped(&'static str),
+/// What comes of a packet from a UE, of a message to one, or of time.
+#[derive(Default)]
+pub struct Work {
+    /// Messages for the P-CSCF; true: they came inside ESP.
+    pub messages: Vec<(Flow, Bytes, bool)>,
+    /// Packets for the bearer of the UE at that address.
+    pub packets: Vec<(IpAddr, Bytes)>,
+    /// Connections that failed.
+    pub failed: Vec<Flow>,
+    pub dropped: Option<&'static str>,
 }
 
 #[derive(Debug)]
 pub struct Kernel {
     sets: BTreeMap<SetId, EspSet>,
     by_spi: BTreeMap<u32, SetId>,
+    address: IpAddr,
+    open_port: u16,
     protected_ports: BTreeSet<u16>,
+    /// TCP towards each UE.
+    stacks: BTreeMap<IpAddr, Stack>,
+    random: Random,
     /// Packets that decrypted.
     pub opened: u64,
     pub sealed: u64,
@@ -37,8 +42,18 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    pub fn new(protected_ports: impl IntoIterator<Item = u16>) -> Kernel {
+    /// A host at `address` that takes SIP in clear at `open_port`.
+    pub fn new(
+        address: IpAddr,
+        open_port: u16,
+        protected_ports: impl IntoIterator<Item = u16>,
+        random: Random,
+    ) -> Kernel {
         Kernel {
+            address,
+            open_port,
+            stacks: BTreeMap::new(),
+            random,
             sets: BTreeMap::new(),
             by_spi: BTreeMap::new(),
             protected_ports: protected_ports.into_iter().collect(),
@@ -51,6 +66,7 @@ impl Kernel {
     pub fn clear(&mut self) {
         self.sets.clear();
         self.by_spi.clear();
+        self.stacks.clear();
     }
 
     pub fn len(&self) -> usize {
@@ -97,13 +113,18 @@ impl Kernel {
     pub fn remove(&mut self, id: SetId) -> bool {
         let Some(esp) = self.sets.remove(&id) else { return false };
         self.by_spi.remove(&esp.set().spis.pc);
-        self.by_spi.remove(&esp.set().spis.ps);
+        let set = esp.set();
+        self.by_spi.remove(&set.spis.ps);
+        if let Some(stack) = self.stacks.get_mut(&set.ue) {
+            stack.abort(set.ports.ps, set.ports.uc);
+            stack.abort(set.ports.pc, set.ports.us);
+        }
         true
     }
 
     /// A packet from the UE's bearer.
-    pub fn uplink(&mut self, packet: &[u8]) -> Uplink {
-        let Some(spi) = spi_of(packet) else { return self.clear_text(packet, None) };
+    pub fn uplink(&mut self, now: Now, packet: &[u8]) -> Work {
+        let Some(spi) = spi_of(packet) else { return self.clear_text(now, packet, None) };
         let Some(id) = self.by_spi.get(&spi).copied() else {
             return self.drop_packet("ESP with an unknown SPI");
         };
@@ -113,7 +134,7 @@ impl Kernel {
         match esp.open(packet) {
             Ok(clear) => {
                 self.opened += 1;
-                self.clear_text(&clear, Some(id))
+                self.clear_text(now, &clear, Some(id))
             }
             Err(OpenError::Replayed) => self.drop_packet("ESP replayed"),
             Err(OpenError::BadIcv) => self.drop_packet("ESP with a bad ICV"),
@@ -122,47 +143,99 @@ impl Kernel {
         }
     }
 
-    fn clear_text(&mut self, packet: &[u8], set: Option<SetId>) -> Uplink {
+    fn clear_text(&mut self, now: Now, packet: &[u8], set: Option<SetId>) -> Work {
         let Ok(sliced) = SlicedPacket::from_ip(packet) else {
             return self.drop_packet("not an IP packet");
         };
         let Some((source, destination)) = sliced.net.as_ref().and_then(addresses) else {
             return self.drop_packet("not an IP packet");
         };
-        match sliced.transport {
-            Some(TransportSlice::Udp(udp)) => {
-                let flow = Flow {
-                    transport: Transport::Udp,
-                    local: SocketAddr::new(destination, udp.destination_port()),
-                    remote: SocketAddr::new(source, udp.source_port()),
-                };
-                if set.is_none() && self.protected_ports.contains(&flow.local.port()) {
-                    return self.drop_packet("clear text to a protected port");
-                }
-                let bytes = Bytes::copy_from_slice(udp.payload());
-                Uplink::Sip { flow, bytes, protected: set.is_some() }
-            }
-            Some(TransportSlice::Tcp(tcp)) => {
-                if tcp.rst() {
-                    return Uplink::Dropped("TCP reset");
-                }
-                let reset = reset_for(source, destination, &tcp);
-                Uplink::Answer(self.seal_or_clear(reset).into_iter().collect())
-            }
-            _ => self.drop_packet("neither UDP nor TCP"),
+        let (source_port, destination_port) = match &sliced.transport {
+            Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+            Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
+            _ => return self.drop_packet("neither UDP nor TCP"),
+        };
+        if set.is_none() && self.protected_ports.contains(&destination_port) {
+            return self.drop_packet("clear text to a protected port");
         }
+        if let Some(TransportSlice::Udp(udp)) = &sliced.transport {
+            let flow = Flow {
+                transport: Transport::Udp,
+                local: SocketAddr::new(destination, destination_port),
+                remote: SocketAddr::new(source, source_port),
+            };
+            let bytes = Bytes::copy_from_slice(udp.payload());
+            return Work { messages: vec![(flow, bytes, set.is_some())], ..Work::default() };
+        }
+        self.stack(source).receive(now, packet);
+        self.poll(now)
     }
 
-    /// A message towards a UE as packets. Fails where only TCP would do.
-    pub fn downlink(&mut self, flow: &Flow, payload: &[u8]) -> Result<Vec<Bytes>, ()> {
-        if flow.transport != Transport::Udp {
-            return Err(());
+    fn stack(&mut self, ue: IpAddr) -> &mut Stack {
+        let (address, random) = (self.address, &mut self.random);
+        let (open, protected) = (self.open_port, &self.protected_ports);
+        self.stacks.entry(ue).or_insert_with(|| {
+            let mut stack = Stack::new(address, 1_400, random);
+            for port in protected.iter().chain([&open]) {
+                stack.listen(*port);
+            }
+            stack
+        })
+    }
+
+    /// A message towards a UE.
+    pub fn downlink(&mut self, now: Now, flow: &Flow, payload: &[u8]) -> Work {
+        let failed = || Work { failed: vec![*flow], ..Work::default() };
+        if flow.transport == Transport::Tcp {
+            if !self.stack(flow.remote.ip()).send(now, *flow, payload) {
+                return failed();
+            }
+            return self.poll(now);
         }
-        let builder = ip_builder(flow.local.ip(), flow.remote.ip()).ok_or(())?;
+        let Some(builder) = ip_builder(flow.local.ip(), flow.remote.ip()) else { return failed() };
         let builder = builder.udp(flow.local.port(), flow.remote.port());
         let mut packet = Vec::with_capacity(builder.size(payload.len()));
-        builder.write(&mut packet, payload).map_err(|_| ())?;
-        Ok(self.seal_or_clear(packet).into_iter().collect())
+        if builder.write(&mut packet, payload).is_err() {
+            return failed();
+        }
+        let mut work = Work::default();
+        if let Some(packet) = self.seal_or_clear(packet) {
+            work.packets.push((flow.remote.ip(), packet));
+        }
+        work
+    }
+
+    /// What TCP has to send, has received, and has given up.
+    pub fn poll(&mut self, now: Now) -> Work {
+        let mut work = Work::default();
+        let mut leaving = Vec::new();
+        for (ue, stack) in &mut self.stacks {
+            if stack.next_timeout().is_none_or(|at| at > now) {
+                continue;
+            }
+            let (mut packets, mut happened) = (Vec::new(), Vec::new());
+            stack.poll(now, &mut packets, &mut happened);
+            leaving.extend(packets.into_iter().map(|packet| (*ue, packet)));
+            for happened in happened {
+                match happened {
+                    Happened::Message { flow, bytes } => {
+                        let protected = self.protected_ports.contains(&flow.local.port());
+                        work.messages.push((flow, bytes, protected));
+                    }
+                    Happened::Failed { flow } => work.failed.push(flow),
+                }
+            }
+        }
+        for (ue, packet) in leaving {
+            if let Some(packet) = self.seal_or_clear(packet) {
+                work.packets.push((ue, packet));
+            }
+        }
+        work
+    }
+
+    pub fn next_timeout(&self) -> Option<Now> {
+        self.stacks.values().filter_map(Stack::next_timeout).min()
     }
 
     /// A policy that matches demands its association; a protected port without one sends nothing.
@@ -193,9 +266,9 @@ impl Kernel {
         })
     }
 
-    fn drop_packet(&mut self, reason: &'static str) -> Uplink {
+    fn drop_packet(&mut self, reason: &'static str) -> Work {
         *self.drops.entry(reason).or_default() += 1;
-        Uplink::Dropped(reason)
+        Work { dropped: Some(reason), ..Work::default() }
     }
 }
 
@@ -240,20 +313,4 @@ fn ip_builder(
         }
         _ => None,
     }
-}
-
-/// RFC 9293 §3.5.2: nobody listens.
-fn reset_for(source: IpAddr, destination: IpAddr, tcp: &etherparse::TcpSlice) -> Vec<u8> {
-    let Some(builder) = ip_builder(destination, source) else { return Vec::new() };
-    let length = tcp.payload().len() as u32 + u32::from(tcp.syn()) + u32::from(tcp.fin());
-    let sequence = if tcp.ack() { tcp.acknowledgment_number() } else { 0 };
-    let builder = builder
-        .tcp(tcp.destination_port(), tcp.source_port(), sequence, 0)
-        .rst()
-        .ack(tcp.sequence_number().wrapping_add(length));
-    let mut packet = Vec::with_capacity(builder.size(0));
-    if builder.write(&mut packet, &[]).is_err() {
-        packet.clear();
-    }
-    packet
 }

@@ -4,7 +4,9 @@
 
 pub mod checkers;
 pub mod disk;
+pub mod ims;
 pub mod kernel;
 pub mod ladder;
 pub mod network;
+pub mod storm;
 pub mod world;

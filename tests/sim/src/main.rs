@@ -1,1 +1,87 @@
-fn main() {}
+//! `cargo sim`: a thousand seeds. `cargo sim 12345`: that one, as a ladder.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use sim::storm;
+
+/// Runs the four cores and five phones in virtual time, with faults drawn from a seed.
+#[derive(Parser)]
+struct Arguments {
+    /// One seed, shown as a ladder.
+    seed: Option<u64>,
+    /// How many seeds.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.seed {
+        Some(seed) => one(seed),
+        None => many(arguments.from, arguments.seeds),
+    }
+}
+
+fn one(seed: u64) -> ExitCode {
+    let (ims, result) = storm::run(seed, true);
+    print!("{}", ims.world.ladder.text(0));
+    match result {
+        Ok(report) => {
+            println!("seed {seed}: {report:?}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("seed {seed}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn many(from: u64, seeds: u64) -> ExitCode {
+    let began = Instant::now();
+    let next = AtomicU64::new(from);
+    let (failed, messages, seconds) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
+            }
+            match std::panic::catch_unwind(|| storm::run(seed, false).1) {
+                Ok(Ok(report)) => {
+                    messages.fetch_add(report.messages, Ordering::Relaxed);
+                    seconds.fetch_add(report.simulated_seconds, Ordering::Relaxed);
+                }
+                Ok(Err(error)) => {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    println!("seed {seed}: {error}");
+                }
+                Err(_) => {
+                    failed.fetch_add(1, Ordering::Relaxed);
+                    println!("seed {seed}: panicked");
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    let failed = failed.into_inner();
+    println!(
+        "{} messages in {} simulated hours, {:.1} s",
+        messages.into_inner(),
+        seconds.into_inner() / 3_600,
+        began.elapsed().as_secs_f64()
+    );
+    println!("{} passed, {failed} failed", seeds - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

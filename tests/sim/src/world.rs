@@ -14,10 +14,11 @@ use common::node::{
 };
 use common::random::Random;
 use common::stats::Samples;
+use scenarios::Standing;
 
 use crate::checkers::Checkers;
 use crate::disk::Disk;
-use crate::kernel::{Kernel, Uplink};
+use crate::kernel::{Kernel, Work};
 use crate::ladder::Ladder;
 use crate::network::Network;
 
@@ -56,8 +57,11 @@ pub trait Phone {
     fn command(&mut self, now: Now, command: &str, out: &mut Vec<Bytes>);
     /// Lines for the ladder since the last call: what it sent and what happened to it.
     fn events(&mut self) -> Vec<String>;
-    /// `registered`, `idle`, ...
-    fn state(&self) -> String;
+    /// A command is on its way: it counts as busy until something has come of it.
+    fn expect(&mut self);
+    fn standing(&self) -> Standing;
+    /// Procedures that ended well.
+    fn completed(&self) -> u64;
     /// SPIs of its inbound associations.
     fn inbound_spis(&self) -> Vec<u32>;
     /// Waits that are open.
@@ -100,6 +104,9 @@ pub struct World {
     phone_by_address: BTreeMap<IpAddr, usize>,
     pub events: u64,
     pub messages: u64,
+    /// Every SIP message in order: who, to whom, inside ESP, bytes. Kept while `is_recording`.
+    pub wire: Vec<(String, String, bool, Bytes)>,
+    pub is_recording: bool,
 }
 
 impl World {
@@ -127,6 +134,8 @@ impl World {
             phone_by_address: BTreeMap::new(),
             events: 0,
             messages: 0,
+            wire: Vec::new(),
+            is_recording: false,
         }
     }
 
@@ -233,8 +242,10 @@ impl World {
             .iter()
             .filter(|member| !member.hangs)
             .filter_map(|member| member.core.as_ref().and_then(|core| core.next_timeout()));
+        let kernels =
+            self.members.iter().filter_map(|member| member.kernel.as_ref()?.next_timeout());
         let phones = self.phones.iter().filter_map(|phone| phone.next_timeout());
-        queued.into_iter().chain(cores).chain(phones).min()
+        queued.into_iter().chain(cores).chain(kernels).chain(phones).min()
     }
 
     /// Everything that is due at `now`: queued events in order, then timers in the order of members.
@@ -251,6 +262,12 @@ impl World {
             let due = host.core.as_ref().and_then(|core| core.next_timeout());
             if !host.hangs && due.is_some_and(|at| at <= self.now) {
                 self.feed(member, Input::Timeout);
+            }
+            if let Some(kernel) = &mut self.members[member].kernel
+                && kernel.next_timeout().is_some_and(|at| at <= self.now)
+            {
+                let work = kernel.poll(self.now);
+                self.kernel_did(member, 0, work);
             }
         }
         for ue in 0..self.phones.len() {
@@ -347,25 +364,29 @@ impl World {
         }
     }
 
+    fn record(&mut self, from: &str, to: &str, protected: bool, bytes: &Bytes) {
+        if self.is_recording {
+            self.wire.push((from.to_owned(), to.to_owned(), protected, bytes.clone()));
+        }
+    }
+
     fn send_sip(&mut self, member: usize, flow: Flow, bytes: Bytes) {
         self.messages += 1;
         let from = self.members[member].name;
         if let Some(ue) = self.phone_by_address.get(&flow.remote.ip()).copied() {
-            let Some(kernel) = self.members[member].kernel.as_mut() else { return };
+            let Some(kernel) = self.members[member].kernel.as_ref() else { return };
             let protected = kernel.is_protected(&flow);
             self.checkers.towards_ue(self.seed, &bytes);
+            self.record(from, &format!("ue{ue}"), protected, &bytes);
             self.ladder.sip(self.now, from, &format!("ue{ue}"), protected, &bytes);
-            match kernel.downlink(&flow, &bytes) {
-                Ok(packets) => packets.into_iter().for_each(|packet| self.radio_down(ue, packet)),
-                Err(()) => {
-                    let after = self.network.reliable();
-                    self.push_input(member, after, Input::Unreachable { flow });
-                }
-            }
+            let Some(kernel) = self.members[member].kernel.as_mut() else { return };
+            let work = kernel.downlink(self.now, &flow, &bytes);
+            self.kernel_did(member, ue, work);
             return;
         }
         let to = self.by_address.get(&flow.remote.ip()).copied();
         let to_name = to.map_or("nowhere", |to| self.members[to].name);
+        self.record(from, to_name, false, &bytes);
         self.ladder.sip(self.now, from, to_name, false, &bytes);
         let is_up = to.is_some_and(|to| self.members[to].core.is_some());
         match (flow.transport, to) {
@@ -412,22 +433,32 @@ impl World {
         let Some(member) = self.by_address.get(&destination).copied() else { return };
         let host = &mut self.members[member];
         let Some(kernel) = host.kernel.as_mut() else { return };
-        match kernel.uplink(packet) {
-            Uplink::Sip { flow, bytes, protected } => {
-                let to = host.name;
-                self.checkers.reached_pcscf(self.seed, protected, &bytes);
-                self.ladder.sip(self.now, &format!("ue{ue}"), to, protected, &bytes);
-                self.messages += 1;
-                let life = host.life;
-                if host.core.is_some() {
-                    let input = Input::Sip { flow, bytes };
-                    self.handle(Event::Input { member, life, input });
-                }
+        let work = kernel.uplink(self.now, packet);
+        self.kernel_did(member, ue, work);
+    }
+
+    /// What the kernel of a P-CSCF hands on, up and down.
+    fn kernel_did(&mut self, member: usize, ue: usize, work: Work) {
+        if let Some(reason) = work.dropped {
+            self.ladder.note(self.now, "kernel", reason);
+        }
+        for (address, packet) in work.packets {
+            if let Some(ue) = self.phone_by_address.get(&address).copied() {
+                self.radio_down(ue, packet);
             }
-            Uplink::Answer(packets) => {
-                packets.into_iter().for_each(|packet| self.radio_down(ue, packet));
-            }
-            Uplink::Dropped(reason) => self.ladder.note(self.now, "kernel", reason),
+        }
+        for flow in work.failed {
+            let after = self.network.kernel_takes();
+            self.push_input(member, after, Input::Unreachable { flow });
+        }
+        for (flow, bytes, protected) in work.messages {
+            let to = self.members[member].name;
+            self.checkers.reached_pcscf(self.seed, protected, &bytes);
+            self.record(&format!("ue{ue}"), to, protected, &bytes);
+            self.ladder.sip(self.now, &format!("ue{ue}"), to, protected, &bytes);
+            self.messages += 1;
+            let after = self.network.kernel_takes();
+            self.push_input(member, after, Input::Sip { flow, bytes });
         }
     }
 

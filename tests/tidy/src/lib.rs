@@ -22,13 +22,16 @@ impl Source {
     pub fn test_text(&self) -> &str {
         let path = self.path.to_string_lossy();
         let tells = ["/tests/", "tests/sim/", "tests/scenarios/", "tests/lab/"];
-        if tells.iter().any(|part| path.contains(part)) {
+        if tells.iter().any(|part| path.contains(part)) || path.ends_with("/tests.rs") {
             return &self.text;
         }
         self.text.find("#[cfg(test)]").map_or("", |start| &self.text[start..])
     }
 
     pub fn product_text(&self) -> &str {
+        if self.test_text().len() == self.text.len() {
+            return "";
+        }
         self.text.find("#[cfg(test)]").map_or(&self.text, |start| &self.text[..start])
     }
 }
@@ -56,7 +59,7 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Source>) {
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
-            if path.file_name().is_some_and(|name| name != "target") {
+            if path.file_name().is_some_and(|name| name != "target" && name != "tidy") {
                 walk(root, &path, found);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs")

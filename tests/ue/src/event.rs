@@ -1,5 +1,7 @@
 //! What became of procedures and registrations, for whoever drives the phone.
 
+use std::fmt;
+
 use common::node::Now;
 
 /// What a procedure is about.
@@ -72,4 +74,33 @@ pub enum Cause {
     NetworkNotAuthentic,
     /// A 200 without this UE's contact.
     NotBound,
+}
+
+impl Cause {
+    /// The status of the final response; 408 for silence (RFC 3261 §8.1.3.1), 503 for no
+    /// connection; 401 for challenges that were not answered.
+    pub fn status(self) -> u16 {
+        match self {
+            Cause::Refused(status) => status,
+            Cause::Timeout => 408,
+            Cause::Unreachable => 503,
+            Cause::InvalidChallenges | Cause::UnknownChallenge | Cause::NoSecurityAgreement => 401,
+            Cause::NetworkNotAuthentic | Cause::NotBound => 200,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Refused(status) => write!(f, "refused with {status}"),
+            Cause::Timeout => f.write_str("no answer within 64*T1"),
+            Cause::Unreachable => f.write_str("no connection to the P-CSCF"),
+            Cause::InvalidChallenges => f.write_str("more than two invalid challenges"),
+            Cause::UnknownChallenge => f.write_str("a challenge that is none of AKAv1-MD5"),
+            Cause::NoSecurityAgreement => f.write_str("no usable Security-Server"),
+            Cause::NetworkNotAuthentic => f.write_str("wrong rspauth"),
+            Cause::NotBound => f.write_str("a 200 without this contact"),
+        }
+    }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::node::Now;
 use etherparse::defrag::IpDefragPool;
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::{
+    IpFragOffset, IpNumber, Ipv4Header, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
+};
 
 /// How long fragments wait for the others (RFC 8200 §4.5).
 const REASSEMBLY: Duration = Duration::from_secs(60);
@@ -75,67 +77,106 @@ pub fn datagram(source: SocketAddr, destination: SocketAddr, payload: &[u8]) -> 
     Some(packet)
 }
 
-/// Puts fragments of IPv4 together.
+/// Fragments that may wait; more of them make the phone forget all.
+const FRAGMENTS: usize = 1024;
+
+/// Puts fragments together.
 #[derive(Debug)]
 pub struct Reassembly {
     pool: IpDefragPool<Now, ()>,
+    /// Fragments taken since the pool was empty, at most.
+    taken: usize,
 }
 
 impl Default for Reassembly {
     fn default() -> Self {
-        Reassembly { pool: IpDefragPool::new() }
+        Reassembly { pool: IpDefragPool::new(), taken: 0 }
     }
 }
 
 impl Reassembly {
-    /// The whole packet: this one, or what this fragment has completed.
+    /// The whole packet: this one, or what this fragment has completed (RFC 791 §3.2,
+    /// RFC 8200 §4.5).
     pub fn take(&mut self, now: Now, packet: Bytes) -> Option<Bytes> {
-        let is_fragment = packet.len() >= 20
-            && packet[0] >> 4 == 4
-            && u16::from_be_bytes([packet[6], packet[7]]) & 0x3FFF != 0;
-        if !is_fragment {
+        if !is_fragment(&packet) {
             return Some(packet);
+        }
+        self.taken += 1;
+        if self.taken > FRAGMENTS {
+            *self = Reassembly::default();
         }
         self.pool.retain(|since| now.since(*since) < REASSEMBLY);
         let sliced = SlicedPacket::from_ip(&packet).ok()?;
         let whole = self.pool.process_sliced_packet(&sliced, now, ()).ok()??;
-        let Some(NetSlice::Ipv4(v4)) = &sliced.net else { return None };
-        let mut header = v4.header().to_header();
-        header.more_fragments = false;
-        header.fragment_offset = etherparse::IpFragOffset::ZERO;
-        header.set_payload_len(whole.payload.len()).ok()?;
-        header.header_checksum = header.calc_header_checksum();
-        let mut joined = header.to_bytes().to_vec();
+        let mut joined = match sliced.net.as_ref()? {
+            NetSlice::Ipv4(v4) => {
+                let mut header = v4.header().to_header();
+                header.more_fragments = false;
+                header.fragment_offset = IpFragOffset::ZERO;
+                header.set_payload_len(whole.payload.len()).ok()?;
+                header.header_checksum = header.calc_header_checksum();
+                header.to_bytes().to_vec()
+            }
+            NetSlice::Ipv6(v6) => {
+                let mut header = v6.header().to_header();
+                header.next_header = whole.ip_number;
+                header.set_payload_length(whole.payload.len()).ok()?;
+                header.to_bytes().to_vec()
+            }
+            NetSlice::Arp(_) => return None,
+        };
         joined.extend_from_slice(&whole.payload);
         self.pool.return_buf(whole);
         Some(joined.into())
     }
 }
 
-/// Cuts an IPv4 packet that is longer than `mtu` (RFC 791 §3.2). IPv6 packets pass as they are: the
-/// messages of a phone that could be too long go by TCP.
-pub fn fragments(packet: Vec<u8>, mtu: usize) -> Vec<Vec<u8>> {
-    let header_octets = usize::from(packet.first().map_or(0, |octet| octet & 15)) * 4;
-    if packet.len() <= mtu || packet[0] >> 4 != 4 || mtu < header_octets + 8 {
+fn is_fragment(packet: &[u8]) -> bool {
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => packet.len() >= 20 && u16::from_be_bytes([packet[6], packet[7]]) & 0x3FFF != 0,
+        Some(6) => packet.len() >= 40 && packet[6] == IpNumber::IPV6_FRAGMENTATION_HEADER.0,
+        _ => false,
+    }
+}
+
+/// Cuts an IP packet that is longer than `mtu` (RFC 791 §3.2, RFC 8200 §4.5); `identification`
+/// is another one for each packet.
+pub fn fragments(packet: Vec<u8>, mtu: usize, identification: u32) -> Vec<Vec<u8>> {
+    let is_v6 = packet.first().is_some_and(|octet| octet >> 4 == 6);
+    let header_octets =
+        if is_v6 { 40 } else { usize::from(packet.first().map_or(0, |octet| octet & 15)) * 4 };
+    let extension_octets = if is_v6 { 8 } else { 0 };
+    let overhead = header_octets + extension_octets;
+    if packet.len() <= mtu.max(overhead + 8) {
         return vec![packet];
     }
     let (header, payload) = packet.split_at(header_octets);
-    let step = (mtu - header_octets) & !7;
+    let step = (mtu.max(overhead + 8) - overhead) & !7;
     let count = payload.len().div_ceil(step);
-    payload
-        .chunks(step)
-        .enumerate()
+    let parts = payload.chunks(step).enumerate();
+    parts
         .map(|(place, part)| {
-            let mut fragment = [header, part].concat();
             let is_last = place + 1 == count;
-            let offset = (place * step / 8) as u16 | if is_last { 0 } else { 0x2000 };
-            let total = fragment.len() as u16;
-            fragment[2..4].copy_from_slice(&total.to_be_bytes());
-            fragment[6..8].copy_from_slice(&offset.to_be_bytes());
-            fragment[10..12].fill(0);
-            if let Ok((ip, _)) = etherparse::Ipv4Header::from_slice(&fragment) {
-                fragment[10..12].copy_from_slice(&ip.calc_header_checksum().to_be_bytes());
+            let mut fragment = header.to_vec();
+            let offset = (place * step / 8) as u16;
+            if is_v6 {
+                let length = (extension_octets + part.len()) as u16;
+                fragment[4..6].copy_from_slice(&length.to_be_bytes());
+                fragment[6] = IpNumber::IPV6_FRAGMENTATION_HEADER.0;
+                fragment.extend_from_slice(&[header[6], 0]);
+                fragment.extend_from_slice(&(offset << 3 | u16::from(!is_last)).to_be_bytes());
+                fragment.extend_from_slice(&identification.to_be_bytes());
+            } else {
+                let total = (header_octets + part.len()) as u16;
+                let flags_and_offset = offset | if is_last { 0 } else { 0x2000 };
+                fragment[2..4].copy_from_slice(&total.to_be_bytes());
+                fragment[4..6].copy_from_slice(&(identification as u16).to_be_bytes());
+                fragment[6..8].copy_from_slice(&flags_and_offset.to_be_bytes());
+                if let Ok((ip, _)) = Ipv4Header::from_slice(&fragment) {
+                    fragment[10..12].copy_from_slice(&ip.calc_header_checksum().to_be_bytes());
+                }
             }
+            fragment.extend_from_slice(part);
             fragment
         })
         .collect()
@@ -166,23 +207,41 @@ mod tests {
         assert_eq!(datagram(socket("10.0.0.1:1"), socket("[::1]:2"), b""), None);
     }
 
-    /// RFC 791 §3.2: fragments in any order come together again.
+    /// RFC 791 §3.2, RFC 8200 §4.5: fragments in any order come together again, and two packets
+    /// do not mix.
     #[test]
     fn fragments_come_together() {
-        let payload = vec![0x5A; 4000];
-        let packet = datagram(socket("10.0.0.1:5060"), socket("10.0.0.2:5060"), &payload).unwrap();
-        let mut parts = fragments(packet.clone(), 1400);
-        assert_eq!(parts.len(), 3);
-        assert!(parts.iter().all(|part| part.len() <= 1400));
-        assert_eq!(content(&parts[1]), None);
-        parts.rotate_left(1);
-        let mut reassembly = Reassembly::default();
-        let mut whole = None;
-        for part in parts {
-            assert_eq!(whole, None);
-            whole = reassembly.take(Now::from_millis(1), part.into());
+        for (from, to) in
+            [("10.0.0.1:5060", "10.0.0.2:5060"), ("[2001:db8::1]:5060", "[2001:db8::2]:5060")]
+        {
+            let whole = |octet| datagram(socket(from), socket(to), &[octet; 4000]).unwrap();
+            let mut reassembly = Reassembly::default();
+            let cut = |octet| fragments(whole(octet), 1400, u32::from(octet));
+            let (mut first, second) = (cut(1), cut(2));
+            assert_eq!(first.len(), 3);
+            assert!(first.iter().all(|part| part.len() <= 1400));
+            assert_eq!(content(&first[1]), None);
+            first.rotate_left(1);
+            let mut joined = Vec::new();
+            for part in first.into_iter().zip(second).flat_map(|(a, b)| [a, b]) {
+                joined.extend(reassembly.take(Now::from_millis(1), part.into()));
+            }
+            assert_eq!(joined.len(), 2);
+            assert_eq!(content(&joined[0]), content(&whole(1)));
+            assert_eq!(content(&joined[1]), content(&whole(2)));
+            assert_eq!(fragments(whole(1), 5000, 0), [whole(1)]);
         }
-        assert_eq!(content(&whole.unwrap()), content(&packet));
-        assert_eq!(fragments(packet.clone(), 5000), [packet]);
+    }
+
+    /// RFC 791 §3.2: what never comes together is forgotten.
+    #[test]
+    fn fragments_have_a_limit() {
+        let (from, to) = (socket("10.0.0.1:5060"), socket("10.0.0.2:5060"));
+        let mut reassembly = Reassembly::default();
+        for number in 0..5000 {
+            let part = fragments(datagram(from, to, &[0; 2000]).unwrap(), 1400, number).remove(0);
+            assert_eq!(reassembly.take(Now::from_millis(1), part.into()), None);
+            assert!(reassembly.taken <= FRAGMENTS);
+        }
     }
 }

@@ -113,6 +113,8 @@ pub struct Phone {
     endpoint: Endpoint<Wait>,
     stack: Stack,
     reassembly: Reassembly,
+    /// Of the last packet, should it have to be cut.
+    next_identification: u32,
     waiting: VecDeque<Command>,
 }
 
@@ -138,6 +140,7 @@ impl Phone {
             endpoint: Endpoint::new(random.fork(), &Limits::default()),
             stack,
             reassembly: Reassembly::default(),
+            next_identification: random.u32(),
             waiting: VecDeque::new(),
             config,
             random,
@@ -486,7 +489,8 @@ impl Phone {
                 packet
             }
         };
-        let fragments = packets::fragments(packet, self.config.mtu);
+        self.next_identification = self.next_identification.wrapping_add(1);
+        let fragments = packets::fragments(packet, self.config.mtu, self.next_identification);
         out.extend(fragments.into_iter().map(|packet| Output::Packet(packet.into())));
     }
 

@@ -555,6 +555,11 @@ fn registration_by_tcp() {
         assert_eq!((r2.flow.remote.port(), r2.flow.local.port()), (ports.uc, ports.ps));
         net.accept(&r2, 600_000);
         assert!(matches!(net.event(), Event::Registered { is_protected: true, .. }));
+        net.ask_by_tcp(0);
+        let reply = net.request();
+        assert_eq!(reply.response().status(), 200);
+        assert_eq!(reply.flow.remote.port(), ports.us, "on the P-CSCF's own connection");
+        assert_eq!((reply.flow.local.port(), reply.set), (ports.pc, Some(0)));
         net.command(REGISTER);
         let refresh = net.request();
         assert_eq!(refresh.flow, r2.flow, "the connection is used again");
@@ -619,6 +624,18 @@ fn every_pair_of_algorithms() {
         let set = net.sets[0].set();
         assert_eq!((set.integrity, set.encryption), (pair.alg, pair.ealg));
     }
+}
+
+/// RFC 791 §3.2, RFC 3261 §18.1.1: an answer beyond the MTU arrives in fragments of ESP, and where
+/// TCP is refused a long REGISTER leaves in fragments.
+#[test]
+fn fragments_of_esp() {
+    let mut net = with(|config| config.mtu = 700);
+    let (r1, r2) = net.register(3600);
+    assert_eq!((r1.flow.transport, r2.flow.transport), (Transport::Udp, Transport::Udp));
+    assert!(r2.text.len() > 700, "{}", r2.text.len());
+    assert!(net.packets.iter().all(|packet| packet.len() <= 700));
+    assert!(net.packets.len() > 2);
 }
 
 /// IPv6 by UDP.

@@ -1,51 +1,164 @@
 //! What carries ESP: the kernel (XFRM) or this process (raw sockets and a TUN). One decision logic
 //! in the core, two data planes (TS 33.203 §7).
 
-use std::net::SocketAddr;
-use std::rc::Rc;
+mod netlink;
+mod routing;
+mod userspace;
+mod xfrm;
+mod xfrm_message;
 
+use std::net::SocketAddr;
+
+use self::userspace::Userspace;
+use self::xfrm::Xfrm;
 use super::PlaneChoice;
 use super::http::MoreSamples;
-use super::inbox::Inbox;
 use crate::ipsec::sa::{SaSet, SetId};
 use crate::stats::Samples;
 
-const ABSENT: &str = "ipsec: this build has no data plane yet; leave out [ipsec]";
-
 /// The data plane of this process.
-pub(super) enum Plane {}
+pub(super) enum Plane {
+    Xfrm(Xfrm),
+    Userspace(Userspace),
+}
 
 impl Plane {
-    pub fn open(_: PlaneChoice, _: &[SocketAddr], _: &Rc<Inbox>) -> Result<Plane, String> {
-        Err(ABSENT.to_owned())
+    /// Opens the plane that the configuration names; `auto` finds out which one the host can have.
+    /// `protected`: the sockets that only ESP may reach.
+    pub fn open(choice: PlaneChoice, protected: &[SocketAddr]) -> Result<Plane, String> {
+        let plane = match choice {
+            PlaneChoice::Xfrm => Plane::Xfrm(Xfrm::open(protected).map_err(needs_other)?),
+            PlaneChoice::Userspace => Plane::Userspace(Userspace::open(protected)?),
+            PlaneChoice::Auto => match Xfrm::open(protected) {
+                Ok(xfrm) => {
+                    tracing::warn!("ipsec.plane auto: xfrm is taken, because the kernel has ESP");
+                    return Ok(Plane::Xfrm(xfrm));
+                }
+                Err(reason) => {
+                    let userspace = Userspace::open(protected)
+                        .map_err(|error| format!("{error}; nor xfrm: {reason}"))?;
+                    tracing::warn!("ipsec.plane auto: userspace is taken, because {reason}");
+                    return Ok(Plane::Userspace(userspace));
+                }
+            },
+        };
+        tracing::info!(plane = plane.name(), "data plane of IPsec opened");
+        Ok(plane)
     }
 
+    /// The interface to which protected sockets are bound.
     pub fn device(&self) -> Option<&str> {
-        match *self {}
+        match self {
+            Plane::Xfrm(_) => None,
+            Plane::Userspace(userspace) => Some(userspace.device()),
+        }
     }
 
-    pub fn install(&mut self, _: &SaSet) -> Result<(), String> {
-        match *self {}
+    /// TS 33.203 §7.1: the four associations of a set are in effect when this returns.
+    pub fn install(&mut self, set: &SaSet) -> Result<(), String> {
+        match self {
+            Plane::Xfrm(xfrm) => xfrm.install(set),
+            Plane::Userspace(userspace) => userspace.install(set),
+        }
     }
 
-    pub fn remove(&mut self, _: SetId) -> Vec<(SocketAddr, SocketAddr)> {
-        match *self {}
+    /// The local and remote ends that a set protects: their connections must end before it goes
+    /// (ipsec.md K-11).
+    pub fn connections(&self, set: SetId) -> Vec<(SocketAddr, SocketAddr)> {
+        let associations = match self {
+            Plane::Xfrm(xfrm) => xfrm.associations(set),
+            Plane::Userspace(userspace) => userspace.associations(set),
+        };
+        let inbound = associations.into_iter().flatten().filter(|one| one.is_inbound);
+        inbound.map(|association| (association.destination, association.source)).collect()
     }
 
-    pub fn samples(&self, _: &mut Samples) {
-        match *self {}
+    /// Removes all of a set; a set that is not there is none to remove.
+    pub fn remove(&mut self, set: SetId) {
+        match self {
+            Plane::Xfrm(xfrm) => xfrm.remove(set),
+            Plane::Userspace(userspace) => userspace.remove(set),
+        }
     }
 
+    pub fn samples(&self, samples: &mut Samples) {
+        samples.gauge(
+            "tessera_ipsec_plane",
+            "Which data plane carries ESP.",
+            &[("plane", self.name())],
+            1.0,
+        );
+        let sets = match self {
+            Plane::Xfrm(xfrm) => xfrm.len(),
+            Plane::Userspace(userspace) => {
+                userspace.samples(samples);
+                userspace.len()
+            }
+        };
+        samples.gauge(
+            "tessera_ipsec_sets",
+            "Sets of four security associations installed.",
+            &[],
+            sets as f64,
+        );
+    }
+
+    /// Numbers that are read beside the loop.
     pub fn more_samples(&self) -> Option<MoreSamples> {
-        match *self {}
+        match self {
+            Plane::Xfrm(xfrm) => Some(Box::new(xfrm.counters())),
+            Plane::Userspace(_) => None,
+        }
     }
 
+    /// Leaves nothing behind in the kernel.
     pub fn close(&mut self) {
-        match *self {}
+        if let Plane::Xfrm(xfrm) = self {
+            xfrm.close();
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Plane::Xfrm(_) => "xfrm",
+            Plane::Userspace(_) => "userspace",
+        }
     }
 }
 
-/// Which plane could be opened.
-pub(super) fn check(_: PlaneChoice) -> Result<String, String> {
-    Err(ABSENT.to_owned())
+/// Which plane would be taken; an error says what each lacks. Changes nothing.
+pub(super) fn check(choice: PlaneChoice, protected: &[SocketAddr]) -> Result<String, String> {
+    let xfrm = || xfrm::probe(protected);
+    let userspace = || userspace::probe(protected);
+    match choice {
+        PlaneChoice::Xfrm => xfrm().map(|()| "ipsec.plane: xfrm".to_owned()).map_err(needs_other),
+        PlaneChoice::Userspace => userspace()
+            .map(|()| "ipsec.plane: userspace".to_owned())
+            .map_err(|error| format!("ipsec.plane userspace: {error}")),
+        PlaneChoice::Auto => match xfrm() {
+            Ok(()) => Ok("ipsec.plane: xfrm, because the kernel has ESP".to_owned()),
+            Err(reason) => userspace()
+                .map(|()| format!("ipsec.plane: userspace, because {reason}"))
+                .map_err(|error| format!("ipsec.plane: {error}; nor xfrm: {reason}")),
+        },
+    }
+}
+
+fn needs_other(error: String) -> String {
+    format!("ipsec.plane xfrm: {error}; or set ipsec.plane = \"userspace\"")
+}
+
+/// Both planes count alike; index 0 is inbound, 1 outbound.
+fn show_traffic(samples: &mut Samples, packets: [u64; 2], bytes: [u64; 2], drops: &[(&str, u64)]) {
+    for (place, direction) in ["in", "out"].into_iter().enumerate() {
+        let labels = [("direction", direction)];
+        let help = "Packets carried inside ESP.";
+        samples.counter("tessera_ipsec_packets_total", help, &labels, packets[place]);
+        let help = "Octets carried inside ESP.";
+        samples.counter("tessera_ipsec_bytes_total", help, &labels, bytes[place]);
+    }
+    for (reason, count) in drops {
+        let help = "Packets of protected ports that were dropped.";
+        samples.counter("tessera_ipsec_drops_total", help, &[("reason", reason)], *count);
+    }
 }

@@ -18,7 +18,7 @@ use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
 use common::sip::message::{Message, Request, Response};
 use common::sip::security::mechanisms;
-use ue::packets::{self, Content};
+use ue::packets::{self, Content, Reassembly};
 use ue::tcp::{Happened, Stack};
 use ue::{Command, Config, Dropped, Event, Input, Isim, Output, Phone, Trace};
 
@@ -57,6 +57,8 @@ pub struct Net {
     /// Nothing arrives at the phone, nothing leaves it.
     pub is_cut: bool,
     stack: Stack,
+    reassembly: Reassembly,
+    identification: u32,
     hss: Algorithm,
     random: Random,
     requests_of_pcscf: u32,
@@ -104,6 +106,8 @@ impl Net {
             preference,
             is_cut: false,
             stack,
+            reassembly: Reassembly::default(),
+            identification: 0,
             hss: algorithm(),
             random,
             requests_of_pcscf: 0,
@@ -171,6 +175,7 @@ impl Net {
 
     /// A packet of the phone at the P-CSCF.
     fn arrive(&mut self, packet: Bytes) {
+        let Some(packet) = self.reassembly.take(self.now, packet) else { return };
         let mut set = None;
         let mut clear = packet.clone();
         if let Some(spi) = spi_of(&packet) {
@@ -220,8 +225,12 @@ impl Net {
     /// A clear packet of the P-CSCF: sealed where it matches a set.
     pub fn deliver(&mut self, packet: Vec<u8>) {
         let sealed = self.sets.iter_mut().rev().find_map(|esp| esp.seal(&packet));
-        if !self.is_cut {
-            self.input(Input::Packet(sealed.unwrap_or(packet).into()));
+        self.identification += 1;
+        let mtu = self.phone.config().mtu;
+        for part in packets::fragments(sealed.unwrap_or(packet), mtu, self.identification) {
+            if !self.is_cut {
+                self.input(Input::Packet(part.into()));
+            }
         }
     }
 
@@ -343,6 +352,24 @@ impl Net {
         let to = SocketAddr::new(ue, ports.us);
         let packet = packets::datagram(from, to, text.as_bytes()).unwrap();
         self.deliver(packet);
+    }
+
+    /// The same by TCP: a connection that the P-CSCF opens from port_pc to port_us.
+    pub fn ask_by_tcp(&mut self, place: usize) {
+        let set = self.sets[place].set();
+        let flow = Flow {
+            transport: Transport::Tcp,
+            local: SocketAddr::new(set.pcscf, set.ports.pc),
+            remote: SocketAddr::new(set.ue, set.ports.us),
+        };
+        let via = SocketAddr::new(set.pcscf, set.ports.ps);
+        let text = format!(
+            "OPTIONS sip:ue SIP/2.0\r\nVia: SIP/2.0/TCP {via};branch=z9hG4bKtcp\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:pcscf@vims.net>;tag=p\r\nTo: <sip:name@hims.net>\r\n\
+             Call-ID: by-tcp\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n"
+        );
+        assert!(self.stack.send(self.now, flow, text.as_bytes()));
+        self.poll_stack();
     }
 
     /// Initial registration from end to end; gives both REGISTERs.

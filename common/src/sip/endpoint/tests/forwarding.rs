@@ -58,7 +58,7 @@ fn forwards_and_relays() {
     assert_eq!(bench.count("tessera_sip_transactions_open", &[]), 0);
 }
 
-/// RFC 3261 §16.6 step 3: a request without Max-Forwards gets 70.
+/// RFC 3261 §16.6 step 3; S-114: a request without Max-Forwards gets 70.
 #[test]
 fn adds_max_forwards() {
     let mut bench = Bench::new();
@@ -68,6 +68,25 @@ fn adds_max_forwards() {
     let (_, sent) = bench.one();
     assert!(sent.contains("\r\nMax-Forwards: 70\r\n"));
     bench.answered(1, &sent, 200);
+}
+
+/// RFC 3261 §16.6 step 8, §16.7 step 3; S-46, S-59: the Vias of all hops in order, there and back.
+#[test]
+fn three_vias_in_order() {
+    let mut bench = Bench::new();
+    let ue = "Via: SIP/2.0/UDP 10.1.2.3:5060;received=10.1.2.3;branch=0abab\r\n";
+    let incoming = bench.request(0, &request_text("REGISTER", "25", ue));
+    bench.forward(0, incoming, target());
+    let sent = bench.one().1;
+    let vias = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| line.starts_with("Via: "));
+        lines.map(|line| line.split([' ', ';']).nth(2).unwrap().to_owned()).collect()
+    };
+    assert_eq!(vias(&sent), ["us.example:5060", "198.51.100.7:5070", "10.1.2.3:5060"]);
+    bench.answered(1, &sent, 401);
+    let response = bench.one().1;
+    assert_eq!(vias(&response), ["198.51.100.7:5070", "10.1.2.3:5060"]);
+    assert!(response.contains(ue), "untouched: {response}");
 }
 
 /// RFC 3261 §17.1.2.2: timers E and F in the core, and the longer ones on Gm.

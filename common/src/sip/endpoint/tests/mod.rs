@@ -14,17 +14,6 @@ mod forwarding;
 mod reception;
 mod routing;
 
-/// Compares with the kept table; `UPDATE=1` rewrites it.
-pub(crate) fn check_snapshot(name: &str, text: &str) {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/sip/transaction_tables");
-    let path = format!("{folder}/{name}.txt");
-    if std::env::var_os("UPDATE").is_some() {
-        std::fs::write(&path, text).unwrap();
-    }
-    let kept = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(kept, text, "the transition table changed: see {path}; UPDATE=1 rewrites it");
-}
-
 const LIMIT: Duration = Duration::from_secs(600);
 
 fn at(millis: u64) -> Now {

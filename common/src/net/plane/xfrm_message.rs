@@ -1,0 +1,209 @@
+//! XFRM messages for one association: its state, its policy, their removal (TS 33.203 §7.1, Annex H).
+
+use std::net::IpAddr;
+
+use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
+use netlink_packet_xfrm::constants::{
+    XFRM_MODE_TRANSPORT, XFRM_MSG_NEWSA, XFRM_POLICY_ALLOW, XFRM_POLICY_IN, XFRM_POLICY_OUT,
+    XFRM_SHARE_ANY,
+};
+use netlink_packet_xfrm::policy::{DelGetMessage as PolicyKey, ModifyMessage as PolicyMessage};
+use netlink_packet_xfrm::state::{DelGetMessage as StateKey, ModifyMessage as StateMessage};
+use netlink_packet_xfrm::{
+    Address, Alg, AlgAead, AlgAuth, Id, Selector, UserPolicyId, UserPolicyInfo, UserSaId,
+    UserSaInfo, UserTemplate, XfrmAttrs, XfrmMessage,
+};
+use zeroize::Zeroize;
+
+use super::netlink::{Batch, FLAG_CREATE, FLAG_EXCLUSIVE};
+use crate::ipsec::sa::{Association, Encryption, Integrity, SaSet};
+use crate::secret::Secret;
+
+const PROTOCOL_ESP: u8 = 50;
+const REPLAY_WINDOW: u8 = 32;
+/// Truncation of HMAC-MD5-96 and HMAC-SHA-1-96, and the ICV of GCM and GMAC, in bits.
+const HMAC_BITS: u32 = 96;
+const AEAD_ICV_BITS: u32 = 128;
+const POLICY_PRIORITY: u32 = 0x1000;
+
+pub(super) fn push(batch: &mut Batch, message: XfrmMessage, flags: u16) {
+    let length = message.buffer_len();
+    batch.push(message.message_type(), flags, length, |payload| message.serialize(payload));
+    if let XfrmMessage::AddSa(mut message) = message {
+        for attribute in &mut message.nlas {
+            match attribute {
+                XfrmAttrs::AuthenticationAlgTrunc(algorithm) => algorithm.alg_key.zeroize(),
+                XfrmAttrs::EncryptionAlg(algorithm) => algorithm.alg_key.zeroize(),
+                XfrmAttrs::EncryptionAlgAead(algorithm) => algorithm.alg_key.zeroize(),
+                _ => {}
+            }
+        }
+    }
+}
+
+pub(super) fn push_state(
+    batch: &mut Batch,
+    set: &SaSet,
+    association: &Association,
+    request_id: u32,
+) {
+    let Association { source, destination, spi, .. } = *association;
+    let user_sa_info = UserSaInfo {
+        // Without ports: the policies carry them, and one state serves UDP and TCP alike.
+        selector: selector(association),
+        id: Id { daddr: Address::from_ip(&destination.ip()), spi, proto: PROTOCOL_ESP },
+        saddr: Address::from_ip(&source.ip()),
+        reqid: request_id,
+        family: family(destination.ip()),
+        mode: XFRM_MODE_TRANSPORT,
+        replay_window: REPLAY_WINDOW,
+        ..UserSaInfo::default()
+    };
+    let message = StateMessage { user_sa_info, nlas: algorithms(set) };
+    push(batch, XfrmMessage::AddSa(message), FLAG_CREATE | FLAG_EXCLUSIVE);
+}
+
+/// TS 33.203 Annex H and I: names of the kernel for the algorithms, and their keys (ipsec.md K-04).
+fn algorithms(set: &SaSet) -> Vec<XfrmAttrs> {
+    let bytes = |key: Option<Secret<Vec<u8>>>| key.map_or(Vec::new(), |key| key.expose().clone());
+    let aead = |title: &str, mut key: Vec<u8>| {
+        let mut alg_key = Vec::with_capacity(key.len() + 4);
+        alg_key.extend_from_slice(&key);
+        alg_key.extend_from_slice(&set.salt().unwrap_or_default());
+        key.zeroize();
+        XfrmAttrs::EncryptionAlgAead(AlgAead {
+            alg_name: name(title),
+            alg_key_len: 8 * alg_key.len() as u32,
+            alg_icv_len: AEAD_ICV_BITS,
+            alg_key,
+        })
+    };
+    if set.encryption == Encryption::AesGcm {
+        return vec![aead("rfc4106(gcm(aes))", bytes(set.encryption_key()))];
+    }
+    if set.integrity == Integrity::AesGmac {
+        return vec![aead("rfc4543(gcm(aes))", bytes(set.integrity_key()))];
+    }
+    let cipher = match set.encryption {
+        Encryption::AesCbc => "cbc(aes)",
+        Encryption::DesEde3Cbc => "cbc(des3_ede)",
+        Encryption::Null | Encryption::AesGcm => "ecb(cipher_null)",
+    };
+    let alg_key = bytes(set.encryption_key());
+    let encryption = XfrmAttrs::EncryptionAlg(Alg {
+        alg_name: name(cipher),
+        alg_key_len: 8 * alg_key.len() as u32,
+        alg_key,
+    });
+    let digest = match set.integrity {
+        Integrity::HmacMd5_96 => "hmac(md5)",
+        Integrity::HmacSha1_96 | Integrity::AesGmac => "hmac(sha1)",
+        // Never agreed on without GCM; the kernel then has nothing to authenticate with.
+        Integrity::Null => return vec![encryption],
+    };
+    let alg_key = bytes(set.integrity_key());
+    let integrity = XfrmAttrs::AuthenticationAlgTrunc(AlgAuth {
+        alg_name: name(digest),
+        alg_key_len: 8 * alg_key.len() as u32,
+        alg_trunc_len: HMAC_BITS,
+        alg_key,
+    });
+    vec![integrity, encryption]
+}
+
+fn name(text: &str) -> [u8; 64] {
+    let mut name = [0; 64];
+    name[..text.len()].copy_from_slice(text.as_bytes());
+    name
+}
+
+pub(super) fn push_policy(batch: &mut Batch, association: &Association, request_id: u32) {
+    let Association { source, destination, .. } = *association;
+    let template = UserTemplate {
+        id: Id { daddr: Address::from_ip(&destination.ip()), spi: 0, proto: PROTOCOL_ESP },
+        family: family(destination.ip()),
+        saddr: Address::from_ip(&source.ip()),
+        reqid: request_id,
+        mode: XFRM_MODE_TRANSPORT,
+        share: XFRM_SHARE_ANY,
+        optional: 0,
+        aalgos: u32::MAX,
+        ealgos: u32::MAX,
+        calgos: u32::MAX,
+    };
+    let user_policy_info = UserPolicyInfo {
+        selector: selector(association),
+        priority: POLICY_PRIORITY,
+        direction: direction(association),
+        action: XFRM_POLICY_ALLOW,
+        ..UserPolicyInfo::default()
+    };
+    let nlas = vec![XfrmAttrs::Template(vec![template])];
+    let message = PolicyMessage { user_policy_info, nlas };
+    push(batch, XfrmMessage::AddPolicy(message), FLAG_CREATE | FLAG_EXCLUSIVE);
+}
+
+pub(super) fn push_policy_removal(batch: &mut Batch, selector: Selector, direction: u8) {
+    let user_policy_id = UserPolicyId { selector, index: 0, direction };
+    let message = PolicyKey { user_policy_id, nlas: Vec::new() };
+    push(batch, XfrmMessage::DeletePolicy(message), 0);
+}
+
+pub(super) fn push_state_removal(batch: &mut Batch, association: &Association) {
+    push(batch, XfrmMessage::DeleteSa(state_key(association)), 0);
+}
+
+pub(super) fn push_state_question(batch: &mut Batch, association: &Association) {
+    push(batch, XfrmMessage::GetSa(state_key(association)), 0);
+}
+
+fn state_key(association: &Association) -> StateKey {
+    let destination = association.destination.ip();
+    StateKey {
+        user_sa_id: UserSaId {
+            daddr: Address::from_ip(&destination),
+            spi: association.spi,
+            family: family(destination),
+            proto: PROTOCOL_ESP,
+        },
+        nlas: vec![XfrmAttrs::SrcAddr(Address::from_ip(&association.source.ip()))],
+    }
+}
+
+/// Exact addresses and ports, any protocol: one selector matches UDP and TCP (ipsec.md K-02).
+pub(super) fn selector(association: &Association) -> Selector {
+    let Association { source, destination, .. } = *association;
+    let mut selector = Selector::default();
+    selector.source_prefix(&source.ip(), full_length(source.ip()));
+    selector.destination_prefix(&destination.ip(), full_length(destination.ip()));
+    selector.sport = source.port();
+    selector.sport_mask = u16::MAX;
+    selector.dport = destination.port();
+    selector.dport_mask = u16::MAX;
+    selector
+}
+
+pub(super) fn direction(association: &Association) -> u8 {
+    if association.is_inbound { XFRM_POLICY_IN } else { XFRM_POLICY_OUT }
+}
+
+pub(super) fn full_length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn family(address: IpAddr) -> u16 {
+    (if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u16
+}
+
+pub(super) fn parse(message_type: u16, payload: &[u8]) -> Option<XfrmMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = message_type;
+    XfrmMessage::deserialize(&header, payload).ok()
+}
+
+pub(super) fn state_of(payload: &[u8]) -> Option<UserSaInfo> {
+    match parse(XFRM_MSG_NEWSA, payload)? {
+        XfrmMessage::AddSa(message) => Some(message.user_sa_info),
+        _ => None,
+    }
+}

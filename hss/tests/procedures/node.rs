@@ -1,0 +1,399 @@
+//! The whole HSS over Diameter, with S-CSCFs at the other end. S-09, S-41 to S-44, S-52 to S-54,
+//! S-90 to S-96, S-121.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::cx::rtr::ReasonCode;
+use common::cx::sar::ServerAssignmentType;
+use common::cx::user_data::UserData;
+use common::cx::{Answer, Endpoint, Event, Lir, Mar, Outcome, Ppa, Request, Rta, Sar, Uar};
+use common::diameter::endpoint::{Config, PeerConfig};
+use common::limits::Limits;
+use common::node::{ConnectionId, Input, Node, Now, Output, PeerIndex};
+use common::random::Random;
+use common::stats::{Samples, Value};
+use hss::Hss;
+use rusqlite::Connection;
+
+use crate::world::*;
+
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// An HSS and two S-CSCFs, each on a connection of its own.
+struct Network {
+    now: Now,
+    hss: Hss,
+    servers: Vec<Endpoint<u32>>,
+    /// How the S-CSCFs answer what the HSS asks; `None`: not at all.
+    answers: Vec<Option<Outcome>>,
+    /// What the HSS asked, by S-CSCF.
+    asked: Vec<(usize, Request)>,
+    answered: Vec<Answer>,
+    replies: Vec<String>,
+}
+
+impl Network {
+    fn new() -> Network {
+        let mut hss =
+            Hss::new(config(), Connection::open_in_memory().unwrap(), Random::from_seed([9; 32]))
+                .unwrap();
+        let voicemail = hss::provision::Profile { name: "voicemail".into(), ..Default::default() };
+        hss::provision::put_profile(hss.database(), &voicemail).unwrap();
+        for subscriber in subscribers() {
+            hss.provision(&subscriber).unwrap();
+        }
+        let mut network = Network {
+            now: Now::from_millis(1_000_000),
+            hss,
+            servers: (1..=2).map(scscf).collect(),
+            answers: Vec::new(),
+            asked: Vec::new(),
+            answered: Vec::new(),
+            replies: Vec::new(),
+        };
+        let now = network.now;
+        let mut out = Vec::new();
+        network.hss.handle(now, Input::Start { records: Vec::new() }, &mut out);
+        network.release(out);
+        for place in 0..network.servers.len() {
+            let mut out = Vec::new();
+            network.servers[place].start(now, &mut out);
+            let peer = Some(PeerIndex(0));
+            network.servers[place].input(now, opened(place, peer), &mut out);
+            let mut from_hss = Vec::new();
+            network.hss.handle(now, opened(place, None), &mut from_hss);
+            network.from_server(place, out);
+            network.release(from_hss);
+        }
+        network
+    }
+
+    /// The end of a turn of the HSS, and what leaves with it.
+    fn release(&mut self, out: Vec<Output>) {
+        self.hss.commit().unwrap();
+        for output in out {
+            match output {
+                Output::Diameter { connection, bytes } => {
+                    let place = connection.0 as usize;
+                    let mut out = Vec::new();
+                    let input = Input::Diameter { connection, bytes };
+                    self.servers[place].input(self.now, input, &mut out);
+                    self.serve(place, &mut out);
+                    self.from_server(place, out);
+                }
+                Output::Reply { text, .. } => self.replies.push(text),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn from_server(&mut self, place: usize, out: Vec<Output>) {
+        for output in out {
+            if let Output::Diameter { connection, bytes } = output {
+                assert_eq!(connection.0 as usize, place);
+                let mut out = Vec::new();
+                self.hss.handle(self.now, Input::Diameter { connection, bytes }, &mut out);
+                self.release(out);
+            }
+        }
+    }
+
+    fn serve(&mut self, place: usize, out: &mut Vec<Output>) {
+        while let Some(event) = self.servers[place].next_event() {
+            match event {
+                Event::Answer { result, .. } => self.answered.push(result.unwrap().answer),
+                Event::Request(received) => {
+                    self.asked.push((place, received.request.clone()));
+                    let next = if self.answers.is_empty() { None } else { self.answers.remove(0) };
+                    let Some(outcome) = next else { continue };
+                    let answer = match received.request {
+                        Request::Rtr(_) => {
+                            Answer::Rta(Rta { outcome, associated_identities: Vec::new() })
+                        }
+                        _ => Answer::Ppa(Ppa { outcome }),
+                    };
+                    self.servers[place].answer(self.now, received, answer, out);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, place: usize, request: Request) -> Answer {
+        let mut out = Vec::new();
+        self.servers[place].ask(self.now, request, None, 0, LIMIT, &mut out);
+        self.from_server(place, out);
+        self.answered.pop().expect("the HSS answers at once")
+    }
+
+    fn register(&mut self, place: usize, user_name: &str) -> Answer {
+        let server_name = [S1, S2][place].to_owned();
+        let mar = Mar {
+            user_name: user_name.into(),
+            public_identity: ALICE_SIP.into(),
+            server_name: server_name.clone(),
+            sip_number_auth_items: 1,
+            scheme: "Digest-AKAv1-MD5".into(),
+            sip_authorization: None,
+        };
+        assert_eq!(self.ask(place, Request::Mar(mar)).outcome(), Outcome::SUCCESS);
+        self.ask(
+            place,
+            Request::Sar(sar(user_name, &server_name, ServerAssignmentType::Registration)),
+        )
+    }
+
+    fn command(&mut self, words: &[&str]) {
+        let command = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut out = Vec::new();
+        self.hss.handle(self.now, Input::Admin { id: 1, command }, &mut out);
+        self.release(out);
+    }
+
+    fn wait(&mut self, span: Duration) {
+        self.now = self.now + span;
+        let mut out = Vec::new();
+        self.hss.handle(self.now, Input::Timeout, &mut out);
+        // The watchdog's questions are not what these tests are about.
+        out.retain(|output| !matches!(output, Output::Diameter { .. }));
+        self.release(out);
+    }
+
+    fn is_registered(&self, user_name: &str) -> bool {
+        let all = self.hss.assignments().unwrap();
+        all.iter().any(|one| one.private_identity == user_name && one.is_registered)
+    }
+}
+
+fn scscf(number: usize) -> Endpoint<u32> {
+    let config = Config {
+        identity: format!("scscf{number}.hims.net"),
+        peers: vec![PeerConfig { identity: None, host: "hss.hims.net".into(), port: 3868 }],
+        ..config().diameter
+    };
+    Endpoint::new(config, Random::from_seed([number as u8; 32]), &Limits::default())
+}
+
+fn opened(place: usize, peer: Option<PeerIndex>) -> Input {
+    let address = |last: usize| SocketAddr::from(([192, 0, 2, last as u8], 3868));
+    let (server, hss) = (address(place + 1), address(100));
+    let (local, remote) = if peer.is_some() { (server, hss) } else { (hss, server) };
+    Input::Opened { connection: ConnectionId(place as u64), peer, local, remote }
+}
+
+fn sar(user_name: &str, server_name: &str, kind: ServerAssignmentType) -> Sar {
+    Sar {
+        user_name: Some(user_name.into()),
+        public_identities: vec![ALICE_SIP.into()],
+        server_name: server_name.into(),
+        server_assignment_type: kind,
+        ..Sar::default()
+    }
+}
+
+fn uar() -> Request {
+    Request::Uar(Uar {
+        user_name: ALICE.into(),
+        public_identity: ALICE_SIP.into(),
+        visited_network_identifier: DOMAIN.into(),
+        ..Uar::default()
+    })
+}
+
+/// TS 29.228 §6; S-09, S-41, S-43, S-52, S-54, S-90, S-91, S-94, S-95, S-96, S-121.
+#[test]
+fn a_registration_from_end_to_end() {
+    let mut network = Network::new();
+    assert_eq!(network.ask(0, uar()).outcome(), Outcome::FIRST_REGISTRATION);
+    let Answer::Saa(saa) = network.register(0, ALICE) else { panic!() };
+    assert_eq!(saa.outcome, Outcome::SUCCESS);
+    assert!(UserData::parse(&saa.user_data.unwrap()).is_ok());
+    let Answer::Uaa(uaa) = network.ask(0, uar()) else { panic!() };
+    assert_eq!(uaa.outcome, Outcome::SUBSEQUENT_REGISTRATION);
+    assert_eq!(uaa.server_name.as_deref(), Some(S1));
+    let lir = Request::Lir(Lir { public_identity: ALICE_TEL.into(), ..Lir::default() });
+    let Answer::Lia(lia) = network.ask(1, lir) else { panic!() };
+    assert_eq!(lia.server_name.as_deref(), Some(S1));
+    let leave = sar(ALICE, S1, ServerAssignmentType::UserDeregistration);
+    assert_eq!(network.ask(0, Request::Sar(leave)).outcome(), Outcome::SUCCESS);
+    assert!(!network.is_registered(ALICE));
+    let refused = network.ask(
+        0,
+        Request::Uar(Uar {
+            user_name: BOB.into(),
+            public_identity: ALICE_SIP.into(),
+            visited_network_identifier: DOMAIN.into(),
+            ..Uar::default()
+        }),
+    );
+    assert_eq!(refused.outcome(), Outcome::IDENTITIES_DONT_MATCH);
+
+    let mut samples = Samples::default();
+    network.hss.samples(&mut samples);
+    let count = |labels: &[(&str, &str)], name: &str| {
+        let found = samples.0.iter().find(|sample| {
+            sample.name == name
+                && labels.iter().all(|(label, value)| {
+                    sample.labels.iter().any(|(l, v)| l == label && v == value)
+                })
+        });
+        found.map(|sample| sample.value.clone())
+    };
+    let requests = "tessera_hss_requests_total";
+    let uar = |result| count(&[("command", "UAR"), ("result", result)], requests);
+    assert_eq!(uar("experimental_2001"), Some(Value::Counter(1)));
+    assert_eq!(uar("experimental_5002"), Some(Value::Counter(1)));
+    assert_eq!(count(&[], "tessera_hss_vectors_total"), Some(Value::Counter(1)));
+    assert_eq!((network.hss.owed(), network.hss.ready()), (0, Ok(())));
+}
+
+/// TS 29.228 §6.1.3.1: the state follows the answer.
+#[test]
+fn an_operator_ends_a_registration() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.command(&["rtr", ALICE]);
+    let (0, Request::Rtr(rtr)) = &network.asked[0] else { panic!("{:?}", network.asked) };
+    assert_eq!(
+        (rtr.user_name.as_str(), rtr.reason_code),
+        (ALICE, ReasonCode::PermanentTermination)
+    );
+    assert_eq!(rtr.destination_host, "scscf1.hims.net");
+    assert!(!network.is_registered(ALICE));
+    assert_eq!(network.replies.len(), 1);
+    assert!(network.replies[0].contains("registration ended"), "{:?}", network.replies);
+    assert_eq!(network.ask(0, uar()).outcome(), Outcome::FIRST_REGISTRATION);
+    network.command(&["rtr", ALICE, "server-change"]);
+    assert!(network.replies[1].contains("not registered"));
+    network.command(&["rtr", "nobody@hims.net"]);
+    assert!(network.replies[2].contains("not provisioned"));
+    assert_eq!(network.hss.owed(), 0);
+}
+
+/// TS 29.228 §6.1.3.1: another device stays.
+#[test]
+fn ends_the_named_device_only() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.register(0, TABLET);
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.command(&["rtr", ALICE, "server-change"]);
+    assert!(!network.is_registered(ALICE) && network.is_registered(TABLET));
+    assert_eq!(network.ask(0, uar()).outcome(), Outcome::SUBSEQUENT_REGISTRATION);
+}
+
+/// TS 29.228 §6.1.3.1: silence ends it as well; emergency registrations do not.
+#[test]
+fn a_silent_server_keeps_nobody_and_an_emergency_stays() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.command(&["rtr", ALICE]);
+    assert!(network.is_registered(ALICE) && network.hss.owed() == 1);
+    network.wait(Duration::from_secs(6));
+    assert!(!network.is_registered(ALICE));
+    assert!(network.replies[0].contains("did not answer"), "{:?}", network.replies);
+
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.answers = vec![Some(Outcome::UNABLE_TO_COMPLY)];
+    network.command(&["rtr", ALICE]);
+    assert!(network.is_registered(ALICE));
+    assert!(network.replies[0].contains("state kept"));
+}
+
+/// TS 29.228 §6.1.3.1: restoration tells the displaced S-CSCF.
+#[test]
+fn a_displaced_server_is_told() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.register(0, TABLET);
+    network.answers = vec![Some(Outcome::SUCCESS), Some(Outcome::SUCCESS)];
+    let saa = network.register(1, ALICE);
+    assert_eq!(saa.outcome(), Outcome::SUCCESS);
+    let told: Vec<_> = network
+        .asked
+        .iter()
+        .map(|(place, request)| match request {
+            Request::Rtr(rtr) => (*place, rtr.user_name.as_str(), rtr.reason_code),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [(0, ALICE, ReasonCode::NewServerAssigned), (0, TABLET, ReasonCode::ServerChange)]
+    );
+    assert!(network.is_registered(ALICE) && !network.is_registered(TABLET));
+}
+
+/// TS 29.228 §6.2.2.1: the whole profile of the set.
+#[test]
+fn pushes_a_profile() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.command(&["ppr", ALICE]);
+    let (0, Request::Ppr(ppr)) = &network.asked[0] else { panic!("{:?}", network.asked) };
+    let user_data = UserData::parse(ppr.user_data.as_ref().unwrap()).unwrap();
+    let identities: Vec<_> =
+        user_data.public_identities().map(|public| public.identity.as_str()).collect();
+    assert_eq!(identities, [TEMPORARY, ALICE_SIP, ALICE_TEL]);
+    assert_eq!(network.replies, [format!("{ALICE}: done")]);
+    network.command(&["ppr", BOB]);
+    assert!(network.replies[1].contains("not registered"));
+}
+
+/// TS 29.228 §6.2.2.1: who is unknown there is not registered, and another one is tried.
+#[test]
+fn pushes_by_another_private_identity() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.register(0, TABLET);
+    network.answers = vec![Some(Outcome::USER_UNKNOWN), Some(Outcome::SUCCESS)];
+    network.command(&["ppr", ALICE]);
+    let named: Vec<_> = network
+        .asked
+        .iter()
+        .map(|(_, request)| match request {
+            Request::Ppr(ppr) => ppr.user_name.as_str(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(named, [ALICE, TABLET]);
+    assert!(!network.is_registered(ALICE) && network.is_registered(TABLET));
+    assert_eq!(network.hss.owed(), 0);
+}
+
+/// TS 29.228 §6.2.2.1: too much for this S-CSCF, so another one shall serve.
+#[test]
+fn too_much_profile_changes_the_server() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.answers = vec![Some(Outcome::TOO_MUCH_DATA), Some(Outcome::SUCCESS)];
+    network.command(&["ppr", ALICE]);
+    let (0, Request::Rtr(rtr)) = &network.asked[1] else { panic!("{:?}", network.asked) };
+    assert_eq!(rtr.reason_code, ReasonCode::ServerChange);
+    assert!(!network.is_registered(ALICE));
+}
+
+#[test]
+fn tells_what_is_stored_and_what_it_knows() {
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.command(&["status", ALICE]);
+    assert!(network.replies[0].contains(S1) && network.replies[0].contains("registered"));
+    assert!(!network.replies[0].contains(K) && !network.replies[0].contains(OPC));
+    for words in [&["rtr"][..], &["help"], &["rtr", ALICE, "now"], &[]] {
+        network.command(words);
+        assert!(network.replies.pop().unwrap().contains("reasons:"), "{words:?}");
+    }
+}
+
+/// A database that is gone is answered, not crashed on, and shows in readiness.
+#[test]
+fn a_broken_database_is_answered() {
+    let mut network = Network::new();
+    network.hss.database().write("DROP TABLE registration", []).unwrap();
+    assert_eq!(network.ask(0, uar()).outcome(), Outcome::UNABLE_TO_COMPLY);
+    assert!(network.hss.ready().is_err());
+}

@@ -1,0 +1,171 @@
+//! Initial requests other than REGISTER at the I-CSCF (TS 24.229 §5.3.2).
+
+mod dialogue;
+
+use std::time::Duration;
+
+use common::cx::{self, Answer, Lia, Lir, Outcome, Received, ServerCapabilities};
+use common::node::Input;
+use common::sip::header::Name;
+use dialogue::*;
+
+fn lia(outcome: Outcome, server: Option<&str>) -> Answer {
+    Answer::Lia(Lia {
+        outcome,
+        server_name: server.map(str::to_owned),
+        server_capabilities: None,
+        wildcarded_public_identity: None,
+    })
+}
+
+fn lir(received: &Received) -> &Lir {
+    match &received.request {
+        cx::Request::Lir(lir) => lir,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn asked(dialogue: &mut Dialogue, text: &str) -> Received {
+    dialogue.receives(PCSCF, text);
+    dialogue.asks()
+}
+
+/// TS 24.229 §5.3.2.1: the S-CSCF becomes the topmost Route; the Request-URI is kept; no
+/// Record-Route is added.
+#[test]
+fn adds_a_route_and_keeps_the_request_uri() {
+    let mut dialogue = Dialogue::new(config());
+    let received = asked(&mut dialogue, &invite(&[]));
+    assert_eq!(
+        *lir(&received),
+        Lir { public_identity: IMPU.to_owned(), is_originating: false, wants_capabilities: false }
+    );
+    dialogue.answers(received, lia(Outcome::SUCCESS, Some("sip:scscf1.hims.net")));
+    let request = dialogue.forwards_to(SCSCF1);
+    assert_eq!(request.uri(), "sip:name@hims.net");
+    assert_eq!(request.headers().get(Name::Route), Some("<sip:scscf1.hims.net;lr>"));
+    assert!(!request.headers().has(Name::RecordRoute));
+    assert_eq!(request.headers().get(Name::MaxForwards), Some("59"));
+
+    dialogue.scscf_replies(SCSCF1, &request, 180, "");
+    assert_eq!(dialogue.replies().status(), 180);
+    dialogue.scscf_replies(SCSCF1, &request, 486, "");
+    assert_eq!(dialogue.forwards_to(SCSCF1).method_text(), "ACK");
+    assert_eq!(dialogue.replies().status(), 486);
+}
+
+/// TS 24.229 §5.3.2.1: unknown users are 404, unregistered ones 480, a failing HSS 480.
+#[test]
+fn maps_refusals_of_the_hss() {
+    for (outcome, status) in [
+        (Outcome::USER_UNKNOWN, 404),
+        (Outcome::IDENTITY_NOT_REGISTERED, 480),
+        (Outcome::UNABLE_TO_COMPLY, 480),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        let received = asked(&mut dialogue, &invite(&[]));
+        dialogue.answers(received, lia(outcome, None));
+        assert_eq!(dialogue.replies().status(), status, "{outcome:?}");
+    }
+}
+
+/// TS 24.229 §5.3.2.1: a SIP URI that stands for a number is asked for as `tel:`.
+#[test]
+fn asks_for_telephone_numbers() {
+    for uri in ["sip:+11234567890@hims.net;user=phone", "tel:+1-123-456-7890"] {
+        let mut dialogue = Dialogue::new(config());
+        let line = format!("INVITE {uri} SIP");
+        let received = asked(&mut dialogue, &invite(&[("INVITE sip:name@hims.net SIP", &line)]));
+        assert_eq!(lir(&received).public_identity, "tel:+11234567890");
+        dialogue.answers(received, lia(Outcome::SUCCESS, Some("sip:scscf1.hims.net")));
+        assert_eq!(dialogue.forwards_to(SCSCF1).uri(), uri);
+    }
+}
+
+/// TS 24.229 §5.3.2.1: `orig` in our own Route: the user is the one who asks.
+#[test]
+fn originating_case() {
+    let mut dialogue = Dialogue::new(config());
+    let route = "Route: <sip:icscf1.hims.net;lr;orig>\r\nP-Served-User: <sip:served@hims.net>;sescase=orig\r\nMax-Forwards";
+    let received = asked(&mut dialogue, &invite(&[("Max-Forwards", route)]));
+    assert!(lir(&received).is_originating);
+    assert_eq!(lir(&received).public_identity, "sip:served@hims.net");
+    dialogue.answers(received, lia(Outcome::SUCCESS, Some("sip:scscf1.hims.net")));
+    let request = dialogue.forwards_to(SCSCF1);
+    let routes: Vec<_> = request.headers().values(Name::Route).collect();
+    assert_eq!(routes, ["<sip:scscf1.hims.net;lr;orig>"]);
+}
+
+/// TS 24.229 §5.3.2.1: UNREGISTERED_SERVICE comes with capabilities: an S-CSCF is chosen.
+#[test]
+fn chooses_an_s_cscf_for_unregistered_services() {
+    let mut dialogue = Dialogue::new(config());
+    let received = asked(&mut dialogue, &invite(&[]));
+    let wanted = ServerCapabilities { mandatory: vec![2], ..ServerCapabilities::default() };
+    let answer = Answer::Lia(Lia {
+        outcome: Outcome::UNREGISTERED_SERVICE,
+        server_name: None,
+        server_capabilities: Some(wanted),
+        wildcarded_public_identity: None,
+    });
+    dialogue.answers(received, answer);
+    dialogue.forwards_to(SCSCF2);
+}
+
+/// TS 24.229 §5.3.2.2: a silent S-CSCF: capabilities are asked for; none left is 504.
+#[test]
+fn another_s_cscf_after_silence() {
+    let mut dialogue = Dialogue::new(config());
+    let received = asked(&mut dialogue, &invite(&[]));
+    dialogue.answers(received, lia(Outcome::SUCCESS, Some("sip:scscf1.hims.net")));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    dialogue.input(Input::Unreachable { flow });
+    let received = dialogue.asks();
+    assert!(lir(&received).wants_capabilities);
+    dialogue.answers(received, lia(Outcome::SUCCESS, None));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    assert_eq!(flow.remote, SCSCF2.parse().unwrap());
+    dialogue.input(Input::Unreachable { flow });
+    assert_eq!(dialogue.replies().status(), 504);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.3.2.1: a request with a further Route is routed by it, without a question.
+#[test]
+fn follows_a_further_route() {
+    let mut dialogue = Dialogue::new(config());
+    let route = "Route: <sip:icscf1.hims.net;lr>, <sip:192.0.2.77:5070;lr>\r\nMax-Forwards";
+    dialogue.receives(PCSCF, &invite(&[("Max-Forwards", route)]));
+    dialogue.asks_nothing();
+    let request = dialogue.forwards_to("192.0.2.77:5070");
+    let routes: Vec<_> = request.headers().values(Name::Route).collect();
+    assert_eq!(routes, ["<sip:192.0.2.77:5070;lr>"]);
+}
+
+/// RFC 3261 §12.2.2, §21.4.5: no dialog is ours, and no foreign domain.
+#[test]
+fn refuses_what_is_not_ours() {
+    let mut dialogue = Dialogue::new(config());
+    let bye =
+        invite(&[("INVITE", "BYE"), ("To: <sip:name@hims.net>", "To: <sip:name@hims.net>;tag=z")]);
+    dialogue.receives(PCSCF, &bye);
+    assert_eq!(dialogue.replies().status(), 481);
+    let foreign = invite(&[
+        ("INVITE sip:name@hims.net SIP", "MESSAGE sip:name@other.net SIP"),
+        ("1 INVITE", "1 MESSAGE"),
+    ]);
+    dialogue.receives(PCSCF, &foreign);
+    assert_eq!(dialogue.replies().status(), 404);
+    dialogue.asks_nothing();
+}
+
+/// TS 24.229 §5.3.2.2: a hung HSS is 480 in time.
+#[test]
+fn hung_hss() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.deafen_hss();
+    dialogue.receives(PCSCF, &invite(&[]));
+    dialogue.wait(Duration::from_secs(6));
+    assert_eq!(dialogue.replies().status(), 100);
+    assert_eq!(dialogue.replies().status(), 480);
+}

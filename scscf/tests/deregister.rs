@@ -1,0 +1,381 @@
+//! Deregistration, expiry, termination and profile pushes at the S-CSCF (TS 24.229 §5.4.1.4,
+//! §5.4.1.5, TS 29.228 §6.1.3, §6.2.2).
+
+mod dialogue;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::cx::rtr::ReasonCode;
+use common::cx::sar::ServerAssignmentType::{
+    AdministrativeDeregistration, AuthenticationTimeout, Registration, TimeoutDeregistration,
+    UserDeregistration,
+};
+use common::cx::{self, Answer, ChargingInformation, Outcome, Ppr, Rta, Rtr};
+use common::sip::header::Name;
+use dialogue::*;
+
+const BOUND: &str = "Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000";
+
+fn deregistration(cseq: u32, contacts: &str) -> String {
+    let number = format!("CSeq: {cseq}");
+    register(&[("CSeq: 25", &number), ("\"no\"", "\"yes\""), (BOUND, contacts)])
+}
+
+/// TS 24.229 §5.4.1.4: S-107, S-117, S-121: the last contact goes: SAR, then 200, then nothing is
+/// left of it.
+#[test]
+fn the_user_deregisters() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&deregistration(27, "m: <sip:10.133.202.46:5064>\r\nExpires: 0"));
+    assert_eq!(dialogue.registrations(), 1);
+    let sar = dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.user_name.as_deref(), Some(IMPI));
+    assert_eq!(sar.public_identities.len(), 1);
+    let response = dialogue.replies_with(200);
+    assert!(contacts(&response).is_empty());
+    assert!(!response.headers().has(Name::ServiceRoute));
+    assert_eq!(dialogue.registrations(), 0);
+    assert!(dialogue.store.is_empty());
+    assert_eq!(dialogue.registers("deregistered"), 1);
+    dialogue.rests();
+}
+
+/// RFC 3261 §10.2.2: S-122: `Contact: *` with Expires: 0 and nothing else.
+#[test]
+fn star() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    for wrong in [
+        "Contact: *\r\nExpires: 600",
+        "Contact: *",
+        "Contact: *\r\nContact: <sip:10.133.202.46:5064>\r\nExpires: 0",
+    ] {
+        dialogue.receives(&deregistration(27, wrong));
+        dialogue.replies_with(400);
+    }
+    dialogue.receives(&deregistration(28, "Contact: *\r\nExpires: 0"));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 24.229 §5.4.1.4: S-115: a contact that is not bound: 481, whoever else is bound.
+#[test]
+fn an_unbound_contact() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&deregistration(27, "Contact: <sip:10.133.202.46:5060>;expires=0"));
+    dialogue.replies_with(481);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.4: S-120: unprotected, with empty nonce and response: a challenge first, and
+/// the binding stays until it is answered.
+#[test]
+fn an_unprotected_deregistration_is_challenged() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let zero = [(BOUND, "Contact: <sip:10.133.202.46:5064>;expires=0"), ("ababab", "bye")];
+    let (challenge, vector) = dialogue.challenged(&register(&zero));
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.receives(&answered(&challenge, &vector, 26, &zero));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 24.229 §5.4.1.4: challenged for nothing: the HSS hears that no assignment follows.
+#[test]
+fn a_challenge_that_ends_without_assignment() {
+    let mut dialogue = Dialogue::new(config());
+    let zero = [("expires=600000", "expires=0")];
+    let (challenge, vector) = dialogue.challenged(&register(&zero));
+    dialogue.receives(&answered(&challenge, &vector, 26, &zero));
+    dialogue.replies_with(481);
+    dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.4: one contact of several goes: no SAR; the answer lists the others.
+#[test]
+fn one_of_several_contacts() {
+    let mut dialogue = Dialogue::new(config());
+    let two = [(BOUND, "Contact: <sip:a@10.0.0.1>, <sip:b@10.0.0.1>\r\nExpires: 7000")];
+    let (challenge, vector) = dialogue.challenged(&register(&two));
+    dialogue.receives(&answered(&challenge, &vector, 26, &two));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    dialogue.receives(&deregistration(27, "Contact: <sip:a@10.0.0.1>;expires=0"));
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response), ["<sip:b@10.0.0.1>;expires=7000"]);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.4: of two devices that share an identity one goes: the other stays.
+#[test]
+fn a_shared_identity() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
+    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
+    dialogue.replies_with(200);
+    dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+    let sar = dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.user_name.as_deref(), Some(IMPI));
+    let left = contacts(&dialogue.replies_with(200));
+    assert_eq!(left.len(), 1);
+    assert!(left[0].starts_with("<sip:10.133.202.47:5064>"), "{left:?}");
+    assert_eq!(dialogue.registrations(), 1);
+}
+
+/// TS 24.229 §5.4.8: S-12: an emergency registration stands beside the normal one, and is not
+/// deregistered by the user.
+#[test]
+fn an_emergency_registration() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let sos = [(BOUND, "Contact: <sip:10.133.202.46:5064;sos>;expires=7000"), ("ababab", "sos")];
+    let (challenge, vector) = dialogue.challenged(&register(&sos));
+    dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+    let kind = common::cx::sar::ServerAssignmentType::ReRegistration;
+    dialogue.asks_sar(kind, empty_saa(Outcome::SUCCESS));
+    assert_eq!(contacts(&dialogue.replies_with(200)).len(), 2);
+    dialogue.receives(&deregistration(40, "Contact: <sip:10.133.202.46:5064;sos>;expires=0"));
+    dialogue.replies_with(501);
+
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination, &[]));
+    assert_eq!(told(&mut dialogue).outcome, Outcome::UNABLE_TO_COMPLY);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.hss_asks(rtr(ReasonCode::ServerChange, &[]));
+    assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 24.229 §5.4.1.5: S-123: expiry, also across a restart.
+#[test]
+fn expires() {
+    for restarts in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.wait(Duration::from_secs(599_999));
+        if restarts {
+            dialogue.restart();
+        }
+        dialogue.asks_nothing();
+        dialogue.wait(Duration::from_secs(2));
+        dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty());
+        assert_eq!(dialogue.counter("tessera_scscf_deregistrations_total", "expired"), 1);
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.5: what expired while the process was down goes at the start.
+#[test]
+fn expired_while_down() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.now = dialogue.now + Duration::from_secs(700_000);
+    dialogue.restart();
+    dialogue.wait(Duration::from_secs(61));
+    dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 24.229 §5.4.1.5: a refresh moves the expiry.
+#[test]
+fn a_refresh_moves_the_expiry() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.wait(Duration::from_secs(500_000));
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+    let kind = common::cx::sar::ServerAssignmentType::ReRegistration;
+    dialogue.asks_sar(kind, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    dialogue.wait(Duration::from_secs(500_000));
+    dialogue.asks_nothing();
+    assert_eq!(dialogue.registrations(), 1);
+}
+
+/// TS 29.228 §6.1.2.1: a silent HSS: the user is gone for the world, and the HSS is told again
+/// until it answers; the user may register meanwhile.
+#[test]
+fn a_deregistration_is_told_again() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.is_hss_deaf = true;
+    dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+    dialogue.wait(Duration::from_secs(5));
+    assert!(contacts(&dialogue.replies_with(200)).is_empty());
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.is_hss_deaf = false;
+    dialogue.wait(Duration::from_secs(60));
+    dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.registered();
+}
+
+fn rtr(reason_code: ReasonCode, public_identities: &[&str]) -> cx::Request {
+    cx::Request::Rtr(Rtr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: IMPI.to_owned(),
+        associated_identities: Vec::new(),
+        public_identities: public_identities.iter().map(|text| (*text).to_owned()).collect(),
+        reason_code,
+        reason_info: None,
+    })
+}
+
+fn told(dialogue: &mut Dialogue) -> Rta {
+    match dialogue.told.pop_front() {
+        Some(Answer::Rta(rta)) => rta,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// TS 29.228 §6.1.3: S-123: the HSS ends registrations: no SAR follows, whatever the reason.
+#[test]
+fn the_hss_terminates() {
+    for reason in [
+        ReasonCode::PermanentTermination,
+        ReasonCode::NewServerAssigned,
+        ReasonCode::ServerChange,
+        ReasonCode::RemoveScscf,
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.hss_asks(rtr(reason, &["tel:+11234567890"]));
+        assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty());
+        dialogue.rests();
+        dialogue.hss_asks(rtr(reason, &[]));
+        assert_eq!(told(&mut dialogue).outcome, Outcome::USER_UNKNOWN);
+    }
+}
+
+/// TS 29.228 §6.1.3: the listed identities only; Associated-Identities when none is listed.
+#[test]
+fn the_hss_terminates_some() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination, &["sip:work@hims.net"]));
+    assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
+    assert_eq!(dialogue.registrations(), 1);
+
+    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
+    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
+    dialogue.replies_with(200);
+    let cx::Request::Rtr(mut both) = rtr(ReasonCode::PermanentTermination, &[]) else {
+        unreachable!()
+    };
+    both.associated_identities = vec!["second@hims.net".to_owned(), "gone@hims.net".to_owned()];
+    dialogue.hss_asks(cx::Request::Rtr(both));
+    let rta = told(&mut dialogue);
+    assert_eq!(rta.outcome, Outcome::SUCCESS);
+    assert_eq!(rta.associated_identities, [IMPI, "second@hims.net"]);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 29.228 §6.1.3: a termination waits for the REGISTER in progress, and undoes what it did.
+#[test]
+fn a_termination_takes_its_turn() {
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination, &[]));
+    assert!(dialogue.told.is_empty());
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.rests();
+}
+
+fn pushes(dialogue: &mut Dialogue, user_name: &str, user_data: Option<&[u8]>) -> Outcome {
+    dialogue.hss_asks(cx::Request::Ppr(Ppr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: user_name.to_owned(),
+        user_data: user_data.map(Bytes::copy_from_slice),
+        charging_information: Some(ChargingInformation {
+            primary_event_charging: Some("aaa://new.hims.net".to_owned()),
+            ..ChargingInformation::default()
+        }),
+    }));
+    match dialogue.told.pop_front() {
+        Some(Answer::Ppa(ppa)) => ppa.outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// TS 29.228 §6.2.2.1: a pushed profile replaces the one at hand, and is stored.
+#[test]
+fn the_hss_pushes_a_profile() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let temporary = format!("sip:temporary.{IMPI}");
+    let data = set(IMPI, &[(&temporary, true), (IMPU, false), ("tel:+19998887777", false)]);
+    assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+    dialogue.restart();
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+    let kind = common::cx::sar::ServerAssignmentType::ReRegistration;
+    dialogue.asks_sar(kind, empty_saa(Outcome::SUCCESS));
+    let response = dialogue.replies_with(200);
+    let listed: Vec<_> = response.headers().values(Name::PAssociatedUri).collect();
+    assert_eq!(listed, ["<sip:name@hims.net>", "<tel:+19998887777>"]);
+    assert!(dialogue.store.values().next().unwrap().contains("aaa://new.hims.net"));
+}
+
+/// TS 29.228 §6.2.2.1: what cannot be taken changes nothing.
+#[test]
+fn refuses_a_pushed_profile() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let before = dialogue.store.clone();
+    assert_eq!(pushes(&mut dialogue, "x@hims.net", None), Outcome::USER_UNKNOWN);
+    let not_supported = Outcome::NOT_SUPPORTED_USER_DATA;
+    assert_eq!(pushes(&mut dialogue, IMPI, Some(b"<broken")), not_supported);
+    // Another default identity, and nothing that may be used.
+    for data in
+        [set(IMPI, &[(IMPU, false)]), set(IMPI, &[(&format!("sip:temporary.{IMPI}"), true)])]
+    {
+        assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), not_supported);
+    }
+    assert_eq!(dialogue.store, before);
+    assert_eq!(pushes(&mut dialogue, IMPI, None), Outcome::SUCCESS);
+    assert_eq!(dialogue.counter("tessera_scscf_profile_pushes_total", "refused"), 4);
+}
+
+/// TS 24.229 §5.4.1.5: S-123: the operator lists, shows and deregisters.
+#[test]
+fn the_operator() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.command(&["registrations"]);
+    assert!(dialogue.replied_text().starts_with("1 registrations\nname.private@hims.net "));
+    dialogue.command(&["show", "tel:+1-123-456-7890"]);
+    let text = dialogue.replied_text();
+    assert!(text.contains("contact <sip:10.133.202.46:5064>"), "{text}");
+    assert!(text.contains("(barred)"), "{text}");
+    dialogue.command(&["show", "sip:nobody@hims.net"]);
+    assert_eq!(dialogue.replied_text(), "not registered\n");
+    dialogue.command(&["deregister", IMPI]);
+    dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+    assert!(dialogue.replied_text().starts_with("deregistered"));
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.command(&["deregister", IMPI]);
+    assert_eq!(dialogue.replied_text(), "not registered\n");
+    dialogue.command(&["help"]);
+    assert!(dialogue.replied_text().starts_with("commands:"));
+    dialogue.rests();
+}

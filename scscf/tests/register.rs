@@ -1,0 +1,569 @@
+//! Registration at the S-CSCF (TS 24.229 §5.4.1.2): dialogues with the core alone.
+
+mod dialogue;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::cx::sar::ServerAssignmentType::{
+    AdministrativeDeregistration, DeregistrationTooMuchData, ReRegistration, Registration,
+};
+use common::cx::{ChargingInformation, Outcome, Saa};
+use common::node::{Input, Node};
+use common::sip::header::Name;
+use dialogue::*;
+use scscf::config::Reauthenticate;
+
+/// TS 24.229 §5.4.1.2.2: S-93, S-94, S-95, S-96, S-97: the second REGISTER of the mission: SAR with
+/// REGISTRATION, then the 200 with everything that is in it.
+#[test]
+fn registers() {
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    assert!(dialogue.sent.is_empty(), "the 200 waits for the HSS");
+    let sar = dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    assert_eq!(sar.user_name.as_deref(), Some(IMPI));
+    assert_eq!(sar.public_identities, [IMPU]);
+    assert!(!sar.user_data_already_available);
+
+    let response = dialogue.replies_with(200);
+    let headers = response.headers();
+    assert_eq!(contacts(&response), ["<sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000"]);
+    assert_eq!(headers.get(Name::ServiceRoute), Some("<sip:orig@scscf1.hims.net;lr>"));
+    assert_eq!(headers.get(Name::Path), Some("<sip:term@pcscf1.vims.net;lr>"));
+    let listed: Vec<_> = headers.values(Name::PAssociatedUri).collect();
+    assert_eq!(listed, ["<sip:name@hims.net>", "<tel:+11234567890>"]);
+    let vector = headers.get(Name::PChargingVector).unwrap();
+    assert_eq!(
+        vector,
+        "icid-value=\"icid1\";orig-ioi=\"Type 1vims.net\";term-ioi=\"Type 1hims.net\""
+    );
+    assert!(!headers.has(Name::PChargingFunctionAddresses));
+    assert_eq!(headers.values(Name::Via).count(), 3);
+    assert_eq!(dialogue.registrations(), 1);
+    assert_eq!(dialogue.registers("registered"), 1);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.2.2: it is on disk before the 200 leaves.
+#[test]
+fn stores_before_it_answers() {
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    assert!(dialogue.store.is_empty());
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    assert_eq!(dialogue.trace, ["answer", "record", "answer"]);
+    let keys: Vec<_> = dialogue.store.keys().cloned().collect();
+    let key = format!("{IMPI} sip:temporary.{IMPI}");
+    assert_eq!(keys, [("registration".to_owned(), key)]);
+}
+
+/// TS 24.229 §5.4.1.2.2: S-106: a refresh over the associations: no MAR, RE_REGISTRATION, profile at
+/// hand. The old response is not looked at.
+#[test]
+fn refreshes_without_a_challenge() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.wait(Duration::from_secs(100));
+    let old = |cseq: &str| {
+        register(&[
+            ("CSeq: 25", cseq),
+            ("nonce=\"\"", "nonce=\"b2xkbm9uY2U=\""),
+            ("response=\"\"", "response=\"0123\""),
+            ("\"no\"", "\"yes\""),
+            ("expires=600000", "expires=7000"),
+        ])
+    };
+    dialogue.receives(&old("CSeq: 27"));
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    assert!(sar.user_data_already_available);
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response), ["<sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=7000"]);
+    assert_eq!(response.headers().values(Name::PAssociatedUri).count(), 2);
+    assert_eq!(dialogue.registers("refreshed"), 1);
+}
+
+/// TS 29.228 §6.1.2.1: later questions go to the HSS that answered.
+#[test]
+fn remembers_the_hss() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    assert!(dialogue.store.values().next().unwrap().contains("hss1.hims.net"));
+}
+
+/// TS 24.229 §5.4.1.2.2: policies of re-authentication.
+#[test]
+fn reauthenticates_by_policy() {
+    let refresh =
+        |cseq: u32| register(&[("CSeq: 25", &format!("CSeq: {cseq}")), ("\"no\"", "\"yes\"")]);
+    let mut always = config();
+    always.registration.reauthenticate = Reauthenticate::Always;
+    let mut dialogue = Dialogue::new(always);
+    dialogue.registered();
+    let (challenge, vector) = dialogue.challenged(&refresh(27));
+    dialogue.receives(&answered(&challenge, &vector, 28, &[]));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+
+    let mut every = config();
+    every.registration.reauthenticate = Reauthenticate::Every(2);
+    let mut dialogue = Dialogue::new(every);
+    dialogue.registered();
+    for cseq in [27, 28] {
+        dialogue.receives(&refresh(cseq));
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+    }
+    dialogue.challenged(&refresh(29));
+}
+
+/// TS 24.229 §5.4.1.2.1: S-120: an unprotected REGISTER of a registered user is a new initial
+/// registration; the binding stays until it succeeds.
+#[test]
+fn an_unprotected_register_leaves_the_binding() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let before = dialogue.store.clone();
+    let again = register(&[("ababab", "other"), ("10.133.202.46:5064", "10.133.202.46:5070")]);
+    let (challenge, vector) = dialogue.challenged(&again);
+    assert_eq!(dialogue.store, before);
+    let text = answered(
+        &challenge,
+        &vector,
+        26,
+        &[("ababab", "other"), ("10.133.202.46:5064", "10.133.202.46:5070")],
+    );
+    dialogue.receives(&text);
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    // Without reg-id the new contact replaces the old one.
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response), ["<sip:10.133.202.46:5070>;+g.3gpp.smsip;expires=600000"]);
+    assert_eq!(dialogue.registrations(), 1);
+}
+
+/// RFC 3261 §10.3: S-133: too brief an interval is refused before a vector or an assignment is
+/// spent, and touches no binding. A longer one than the maximum is shortened; none is the default.
+#[test]
+fn intervals() {
+    let mut config = config();
+    config.registration.expires_max_seconds = 7_200;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.receives(&register(&[("expires=600000", "expires=59")]));
+    let response = dialogue.replies_with(423);
+    assert_eq!(response.headers().get(Name::MinExpires), Some("60"));
+    dialogue.asks_nothing();
+    let response = dialogue.registered();
+    assert!(contacts(&response)[0].ends_with(";expires=7200"));
+    let before = dialogue.store.clone();
+    dialogue.receives(&register(&[
+        ("CSeq: 25", "CSeq: 30"),
+        ("\"no\"", "\"yes\""),
+        ("expires=600000", "expires=1"),
+    ]));
+    dialogue.replies_with(423);
+    dialogue.asks_nothing();
+    assert_eq!(dialogue.store, before);
+    for (contact, header, granted) in [
+        ("", "", "3600"),
+        ("", "Expires: 900\r\n", "900"),
+        (";expires=700", "Expires: 900\r\n", "700"),
+    ] {
+        let number = format!("CSeq: {}", 40 + granted.len() + contact.len());
+        let text = register(&[
+            ("CSeq: 25", &number),
+            ("ababab", &format!("c{granted}")),
+            ("\"no\"", "\"yes\""),
+            (";expires=600000", contact),
+            ("Content-Length", &format!("{header}Content-Length")),
+        ]);
+        dialogue.receives(&text);
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        let response = dialogue.replies_with(200);
+        assert!(contacts(&response)[0].ends_with(&format!(";expires={granted}")));
+    }
+}
+
+/// RFC 3261 §10.3: S-14, S-136: foreign domains, unknown extensions, unreadable headers.
+#[test]
+fn refuses_what_needs_no_hss() {
+    let cases = [
+        (("REGISTER sip:scscf1.hims.net", "REGISTER sip:other.net"), 404),
+        (("To: <sip:name@hims.net>", "To: <sip:name@other.net>"), 404),
+        (("Require: path", "Require: path, sec-agree, x-foo"), 420),
+        (("Contact: <sip:10.133.202.46:5064>", "Contact: <sip:10.133"), 400),
+        (("username=\"name.private@hims.net\"", "username=\"\""), 400),
+        (("Authorization: Digest ", "Authorization: Digest username=\"x\","), 400),
+    ];
+    for (change, status) in cases {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.receives(&register(&[change]));
+        let response = dialogue.replies_with(status);
+        if status == 420 {
+            let unsupported: Vec<_> = response.headers().values(Name::Unsupported).collect();
+            assert_eq!(unsupported, ["sec-agree", "x-foo"]);
+        }
+        dialogue.rests();
+    }
+}
+
+/// RFC 3261 §10.3: a REGISTER that is not newer than the one that made the binding changes nothing.
+#[test]
+fn refuses_an_older_register() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let before = dialogue.store.clone();
+    dialogue.receives(&register(&[
+        ("CSeq: 25", "CSeq: 26"),
+        ("\"no\"", "\"yes\""),
+        ("expires=600000", "expires=70"),
+    ]));
+    dialogue.replies_with(500);
+    assert_eq!(dialogue.registers("out_of_order"), 1);
+    assert_eq!(dialogue.store, before);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.2.2: S-134: protected, but unknown here: 500 makes the UE begin anew.
+#[test]
+fn protected_and_unknown_is_500() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&register(&[("\"no\"", "\"yes\"")]));
+    dialogue.replies_with(500);
+    assert_eq!(dialogue.registers("not_registered_here"), 1);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.2.2: protected and unchallenged, only a contact that is bound can be refreshed.
+#[test]
+fn an_unknown_contact_needs_a_challenge() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&register(&[
+        ("CSeq: 25", "CSeq: 27"),
+        ("\"no\"", "\"yes\""),
+        ("46:5064", "46:5099"),
+    ]));
+    dialogue.replies_with(403);
+    assert_eq!(dialogue.registers("contact_not_registered"), 1);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.2.2: a further public identity of a registered user is challenged.
+#[test]
+fn a_further_identity_is_challenged() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let other = [("sip:name@hims.net", "sip:work@hims.net"), ("ababab", "work")];
+    let (challenge, vector) =
+        dialogue.challenged(&register(&[other[0], other[1], ("\"no\"", "\"yes\"")]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &other));
+    dialogue.asks_sar(Registration, saa(&set(IMPI, &[("sip:work@hims.net", false)])));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 2);
+}
+
+/// TS 24.229 §5.4.1.2.2: of contacts at different addresses the one with the highest q is bound;
+/// contacts at one address all are.
+#[test]
+fn several_contacts() {
+    let bound = |contacts_text: &str| {
+        let mut dialogue = Dialogue::new(config());
+        let change =
+            ("Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000", contacts_text);
+        let (challenge, vector) = dialogue.challenged(&register(&[change]));
+        dialogue.receives(&answered(&challenge, &vector, 26, &[change]));
+        dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+        contacts(&dialogue.replies_with(200))
+    };
+    assert_eq!(
+        bound("Contact: <sip:a@10.0.0.1>;q=0.4;expires=600, <sip:a@10.0.0.2>;q=0.7;expires=600"),
+        ["<sip:a@10.0.0.2>;q=0.7;expires=600"]
+    );
+    assert_eq!(
+        bound("Contact: <sip:a@10.0.0.1>;expires=600\r\nm: <sip:b@10.0.0.1>;expires=700"),
+        ["<sip:a@10.0.0.1>;expires=600", "<sip:b@10.0.0.1>;expires=700"]
+    );
+}
+
+/// RFC 5626 §6: flows of one instance stand side by side, each replaced by its own number; more
+/// than there may be are 403; without `ob` in the Path of the first hop: 439.
+#[test]
+fn flows() {
+    let mut config = config();
+    config.registration.flows_max = 2;
+    config.registration.reauthenticate = Reauthenticate::Always;
+    let mut dialogue = Dialogue::new(config);
+    let flow = |port: u16, reg_id: u8| {
+        format!(
+            "<sip:10.133.202.46:{port}>;+sip.instance=\"<urn:gsma:imei:35209900-176148-0>\";reg-id={reg_id}"
+        )
+    };
+    let path = ("<sip:term@pcscf1.vims.net;lr>", "<sip:term@pcscf1.vims.net;lr;ob>");
+    let outbound = ("Supported: path", "Supported: path, outbound");
+    let mut attempt = |port, reg_id, call_id: &str, kind| {
+        let contact = flow(port, reg_id);
+        let changes =
+            [("<sip:10.133.202.46:5064>", contact.as_str()), path, outbound, ("ababab", call_id)];
+        let (challenge, vector) = dialogue.challenged(&register(&changes));
+        dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+        dialogue.asks_sar(kind, saa(&profile(IMPI)));
+        let response = dialogue.replies_with(200);
+        assert!(response.headers().has_token(Name::Require, "outbound"));
+        contacts(&response).len()
+    };
+    assert_eq!(attempt(5064, 1, "one", Registration), 1);
+    assert_eq!(attempt(5066, 2, "two", ReRegistration), 2);
+    assert_eq!(attempt(5068, 1, "three", ReRegistration), 2);
+
+    let contact = flow(5070, 3);
+    let changes =
+        [("<sip:10.133.202.46:5064>", contact.as_str()), path, outbound, ("ababab", "four")];
+    dialogue.receives(&register(&changes));
+    dialogue.replies_with(403);
+    assert_eq!(dialogue.registers("too_many_flows"), 1);
+    let changes = [("<sip:10.133.202.46:5064>", contact.as_str()), outbound];
+    dialogue.receives(&register(&changes));
+    dialogue.replies_with(439);
+    dialogue.rests();
+}
+
+/// RFC 3261 §10.3: S-104: a REGISTER without Contact lists what is bound and changes nothing.
+#[test]
+fn fetches() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let before = dialogue.store.clone();
+    let contact = "Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000\r\n";
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), (contact, "")]));
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response).len(), 1);
+    assert_eq!(dialogue.store, before);
+    dialogue.rests();
+}
+
+/// TS 29.228 §6.1.2.1: what the SAA says when it says no.
+#[test]
+fn maps_refusals_of_the_assignment() {
+    for (outcome, status) in [
+        (Outcome::USER_UNKNOWN, 403),
+        (Outcome::IDENTITIES_DONT_MATCH, 403),
+        (Outcome::IDENTITY_ALREADY_REGISTERED, 480),
+        (Outcome::UNABLE_TO_COMPLY, 500),
+        // The same number in the other AVP means another thing.
+        (Outcome::Base(5005), 500),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        let (challenge, vector) = dialogue.challenged(&register(&[]));
+        dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+        dialogue.asks_sar(Registration, empty_saa(outcome));
+        dialogue.replies_with(status);
+        assert_eq!(dialogue.registrations(), 0);
+        dialogue.rests();
+    }
+}
+
+/// TS 29.228 §6.1.2.1: an assignment that cannot be used is given back.
+#[test]
+fn undoes_an_assignment() {
+    let unreadable =
+        Saa { user_data: Some(Bytes::from_static(b"<x")), ..empty_saa(Outcome::SUCCESS) };
+    for (answer, status, undo) in [
+        (empty_saa(Outcome::SUCCESS), 500, AdministrativeDeregistration),
+        (unreadable, 480, DeregistrationTooMuchData),
+        (saa(&set(IMPI, &[(IMPU, true)])), 403, AdministrativeDeregistration),
+        (saa(&set(IMPI, &[("sip:other@hims.net", false)])), 403, AdministrativeDeregistration),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        let (challenge, vector) = dialogue.challenged(&register(&[]));
+        dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+        dialogue.asks_sar(Registration, answer);
+        dialogue.replies_with(status);
+        dialogue.asks_sar(undo, empty_saa(Outcome::SUCCESS));
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty());
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.2.2: S-124: the temporary identity is barred: it registers its set and is not
+/// among the associated identities.
+#[test]
+fn registers_through_a_barred_identity() {
+    let mut dialogue = Dialogue::new(config());
+    let temporary = [("sip:name@hims.net", "sip:001010123456789@hims.net")];
+    let (challenge, vector) = dialogue.challenged(&register(&temporary));
+    dialogue.receives(&answered(&challenge, &vector, 26, &temporary));
+    let data = set(IMPI, &[("sip:001010123456789@hims.net", true), (IMPU, false)]);
+    dialogue.asks_sar(Registration, saa(&data));
+    let response = dialogue.replies_with(200);
+    let listed: Vec<_> = response.headers().values(Name::PAssociatedUri).collect();
+    assert_eq!(listed, ["<sip:name@hims.net>"]);
+    assert_eq!(contacts(&response).len(), 1);
+}
+
+/// RFC 7315 §5.5: charging functions are told to a P-CSCF of the home network only.
+#[test]
+fn charging_functions_at_home() {
+    let mut dialogue = Dialogue::new(config());
+    let home = [("P-Visited-Network-ID: \"vims.net\"", "P-Visited-Network-ID: hims.net")];
+    let (challenge, vector) = dialogue.challenged(&register(&home));
+    dialogue.receives(&answered(&challenge, &vector, 26, &home));
+    let charging = ChargingInformation {
+        primary_charging_collection: Some("aaa://cdf1.hims.net".to_owned()),
+        primary_event_charging: Some("aaa://ocf1.hims.net".to_owned()),
+        ..ChargingInformation::default()
+    };
+    let answer = Saa { charging_information: Some(charging), ..saa(&profile(IMPI)) };
+    dialogue.asks_sar(Registration, answer);
+    let response = dialogue.replies_with(200);
+    assert_eq!(
+        response.headers().get(Name::PChargingFunctionAddresses),
+        Some("ccf=\"aaa://cdf1.hims.net\";ecf=\"aaa://ocf1.hims.net\"")
+    );
+}
+
+/// TS 24.229 §5.4.1.2.3: a hung HSS: 504 within what the I-CSCF waits, and the next user's REGISTER
+/// is served when it is back.
+#[test]
+fn hung_hss_is_504() {
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.is_hss_deaf = true;
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.wait(Duration::from_secs(9));
+    dialogue.replies_with(504);
+    dialogue.receives(&register(&[("ababab", "again")]));
+    dialogue.wait(Duration::from_secs(9));
+    dialogue.replies_with(504);
+    dialogue.is_hss_deaf = false;
+    dialogue.rests();
+    dialogue.registered();
+}
+
+/// RFC 3261 §21.5.1: REGISTERs of one user wait in a short line; beyond it 500 with Retry-After.
+/// One that has waited too long is refused as well.
+#[test]
+fn one_at_a_time() {
+    let mut dialogue = Dialogue::new(config());
+    let nth = |n: u32| register(&[("ababab", &format!("call{n}"))]);
+    for n in 0..6 {
+        dialogue.receives(&nth(n));
+    }
+    let response = dialogue.replies_with(500);
+    assert!(response.headers().has(Name::RetryAfter));
+    assert!(dialogue.sent.is_empty());
+    for _ in 0..5 {
+        dialogue.asks_mar();
+        dialogue.replies_with(401);
+    }
+    dialogue.rests();
+
+    dialogue.is_hss_deaf = true;
+    dialogue.receives(&nth(10));
+    dialogue.receives(&nth(11));
+    dialogue.wait(Duration::from_millis(4_500));
+    dialogue.replies_with(504);
+    dialogue.wait(Duration::from_secs(5));
+    assert!(matches!(dialogue.replies().status(), 500 | 504));
+    dialogue.rests();
+}
+
+/// As many registrations as there may be: 503 before a vector is spent; those who are registered
+/// are served.
+#[test]
+fn full() {
+    let mut config = config();
+    config.limits.registrations = 1;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.registered();
+    dialogue.receives(&whose(&register(&[]), "b@hims.net", "sip:b@hims.net"));
+    assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
+    dialogue.asks_nothing();
+    dialogue.challenged(&register(&[("ababab", "more")]));
+}
+
+/// TS 23.228 §5.2: registrations come back after kill -9, with the time they had left; challenges
+/// do not.
+#[test]
+fn survives_a_restart() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.wait(Duration::from_secs(1_000));
+    dialogue.restart();
+    assert_eq!(dialogue.registrations(), 1);
+    let contact = "Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000\r\n";
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), (contact, "")]));
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response), ["<sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=599000"]);
+    assert_eq!(response.headers().values(Name::PAssociatedUri).count(), 2);
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\"")]));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+}
+
+/// Two devices share a public identity; each has its own binding, and both are listed.
+#[test]
+fn a_shared_identity() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    let text = with_credentials(&credentials, 26, &changes[1..]);
+    dialogue.receives(&text);
+    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
+    assert_eq!(contacts(&dialogue.replies_with(200)).len(), 2);
+    assert_eq!(dialogue.registrations(), 2);
+}
+
+/// RFC 3261 §8.2.1, §11.2: other requests get a clear answer.
+#[test]
+fn other_requests() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let other = |method: &str, uri: &str, to: &str| {
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.20:5060;branch=z9hG4bK0aab2\r\nMax-Forwards: 9\r\nFrom: <sip:x@y.net>;tag=1\r\nTo: {to}\r\nCall-ID: {method}{uri}\r\nCSeq: 1 {method}\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    for (method, uri, to, status) in [
+        ("OPTIONS", "sip:scscf1.hims.net", "<sip:scscf1.hims.net>", 200),
+        ("SUBSCRIBE", IMPU, "<sip:name@hims.net>", 489),
+        ("MESSAGE", IMPU, "<sip:name@hims.net>", 480),
+        ("MESSAGE", "tel:+11234567890", "<tel:+11234567890>", 480),
+        ("MESSAGE", "sip:nobody@hims.net", "<sip:nobody@hims.net>", 404),
+        ("BYE", IMPU, "<sip:name@hims.net>;tag=z", 481),
+        ("FOO", IMPU, "<sip:name@hims.net>", 405),
+    ] {
+        dialogue.receives(&other(method, uri, to));
+        let response = dialogue.replies_with(status);
+        assert_eq!(response.headers().has(Name::Allow), matches!(status, 200 | 405), "{method}");
+    }
+    dialogue.rests();
+}
+
+/// A process that is about to end takes nothing new.
+#[test]
+fn draining() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.input(Input::Drain);
+    assert!(dialogue.core.ready().is_err());
+    dialogue.receives(&register(&[]));
+    assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
+}
+
+/// An unknown key is named, and a whole file is read.
+#[test]
+fn reads_its_configuration() {
+    let text = "home_domain = \"hims.net\"\nstate = \"/var/lib/x.db\"\n[sip]\nname = \"scscf1.hims.net\"\nserver_name = \"sip:scscf1.hims.net:6060\"\n[sip.listen]\nudp = [\"192.0.2.30:6060\"]\n[diameter]\nidentity = \"scscf1.hims.net\"\nrealm = \"hims.net\"\npeers = [{ host = \"192.0.2.40\" }]\n[registration]\nreauthenticate = \"every 5\"\nprotection = \"optional\"\n";
+    let config: scscf::Config = toml::from_str(text).unwrap();
+    assert_eq!(config.problems(), Vec::<String>::new());
+    assert_eq!(config.registration.reauthenticate, Reauthenticate::Every(5));
+    assert_eq!(config.server_name(), "sip:scscf1.hims.net:6060");
+    let error = toml::from_str::<scscf::Config>(&text.replace("every 5", "sometimes"));
+    assert!(error.unwrap_err().to_string().contains("sometimes"));
+    let error = toml::from_str::<scscf::Config>(&text.replace("protection", "protected"));
+    assert!(error.unwrap_err().to_string().contains("protected"));
+}

@@ -1,0 +1,467 @@
+//! A whole IMS in the simulated world: HSS, I-CSCF, two S-CSCFs, P-CSCF, and phones on demand.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::aka::vector::Algorithm;
+use common::dns::{Answer, Question, RecordData, RecordType};
+use common::node::{Node, Now};
+use common::random::Random;
+use common::secret::Secret;
+use common::stats::Value;
+use hss::Hss;
+use hss::provision::Subscriber;
+use icscf::Icscf;
+use pcscf::Pcscf;
+use rusqlite::{Connection, OpenFlags};
+use scenarios::{Function, Standing};
+use scscf::Scscf;
+use serde::de::DeserializeOwned;
+
+use crate::kernel::Kernel;
+use crate::world::{Phone, World};
+
+pub const HOME: &str = "ims.mnc001.mcc001.3gppnetwork.org";
+const PCSCF_PORTS: [u16; 8] = [5100, 5101, 5102, 5103, 5104, 5105, 5106, 5107];
+const PROTECTED_SERVER_PORT: u16 = 5064;
+const HSS_KEY: [u8; 32] = [0x5A; 32];
+
+/// Names of in-memory databases, unique in this process.
+static DATABASES: AtomicU64 = AtomicU64::new(0);
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub is_ipv6: bool,
+    /// Phones prefer TCP.
+    pub is_tcp: bool,
+}
+
+pub struct Ims {
+    pub world: World,
+    options: Options,
+    database: String,
+    /// Keeps the in-memory database alive while no HSS runs.
+    _anchor: Connection,
+    /// Subscribers the HSS got so far.
+    subscribers: u64,
+}
+
+impl Ims {
+    pub fn new(seed: u64, options: Options) -> Ims {
+        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+        let database = format!("file:hss{number}?mode=memory&cache=shared");
+        let anchor = open(&database);
+        let mut world = World::new(seed);
+        zone(&mut world);
+        let path = database.clone();
+        let hss = move |seed| {
+            let diameter = from_toml(&hss_toml());
+            let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
+            let hss = Hss::new(config, open(&path), Random::from_seed(seed));
+            Box::new(hss.expect("an HSS")) as Box<dyn Node>
+        };
+        world.add("hss", vec![address(40)], None, Box::new(hss));
+        let icscf = |seed| {
+            let config = from_toml(&icscf_toml());
+            Box::new(Icscf::new(config, seed).expect("an I-CSCF")) as Box<dyn Node>
+        };
+        world.add("icscf", vec![address(20)], None, Box::new(icscf));
+        for (name, number) in [("scscf1", 31), ("scscf2", 32)] {
+            let scscf = move |seed| {
+                let config = from_toml(&scscf_toml(name, number));
+                Box::new(Scscf::new(config, seed).expect("an S-CSCF")) as Box<dyn Node>
+            };
+            world.add(name, vec![address(number)], None, Box::new(scscf));
+        }
+        let gm = gm_address(options.is_ipv6);
+        let ports = PCSCF_PORTS.into_iter().chain([PROTECTED_SERVER_PORT]);
+        let kernel = Kernel::new(gm, 5060, ports, world.random.fork());
+        let pcscf = move |seed| {
+            let config = from_toml(&pcscf_toml(gm));
+            let core = Pcscf::new(config, Random::from_seed(seed));
+            Box::new(core.expect("a P-CSCF")) as Box<dyn Node>
+        };
+        world.add("pcscf", vec![gm, address(10)], Some(kernel), Box::new(pcscf));
+        // The Diameter connections stand before anything else happens.
+        let settled = world.now + Duration::from_secs(5);
+        world.run(settled, |_| false);
+        Ims { world, options, database, _anchor: anchor, subscribers: 0 }
+    }
+
+    /// Adds a phone, and its subscriber to the HSS.
+    pub fn add(&mut self, kind: scenarios::Phone) -> usize {
+        let number = self.world.phones.len() as u64 + 1;
+        let imsi = format!("00101{number:010}");
+        let mut k = [0x4B; 16];
+        k[8..].copy_from_slice(&number.to_be_bytes());
+        let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
+        let isim = ue::Isim::of_imsi(&imsi, "001", "01", algorithm.clone());
+        if kind != scenarios::Phone::Unknown {
+            let identities: Vec<&str> = isim.impus.iter().map(String::as_str).collect();
+            self.provision(&Subscriber::new(&isim.impi, algorithm, &identities));
+        }
+        let gm = gm_address(self.options.is_ipv6);
+        let mut config =
+            ue::Config::new(isim, ue_address(number, self.options.is_ipv6), (gm, 5060).into());
+        config.mtu = 1_358;
+        config.automatic = false;
+        if self.options.is_tcp {
+            config.transport = common::node::Transport::Tcp;
+        }
+        let faults = &mut config.faults;
+        match kind {
+            scenarios::Phone::Good | scenarios::Phone::Unknown => {}
+            scenarios::Phone::CardAhead => faults.stale_sqn = true,
+            scenarios::Phone::WrongKey => faults.wrong_k = true,
+            scenarios::Phone::WrongResponse => faults.wrong_response = true,
+            scenarios::Phone::AlteredSecurityVerify => faults.wrong_security_verify = true,
+        }
+        let phone = ue::Phone::new(config, self.world.random.fork());
+        self.world.add_phone(Box::new(Mobile::new(phone)))
+    }
+
+    /// By a second connection, as the provisioning command does it.
+    fn provision(&mut self, subscriber: &Subscriber) {
+        let diameter = from_toml(&hss_toml());
+        let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
+        let random = self.world.random.fork();
+        let mut hss = Hss::new(config, open(&self.database), random).expect("the database");
+        hss.provision(subscriber).expect("a subscriber");
+        self.subscribers += 1;
+    }
+
+    /// Pairs that the HSS counts as registered.
+    pub fn registered_at_hss(&mut self) -> usize {
+        let diameter = from_toml(&hss_toml());
+        let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
+        let random = Random::from_seed([0; 32]);
+        let hss = Hss::new(config, open(&self.database), random).expect("the database");
+        let assignments = hss.assignments().expect("assignments");
+        assignments.iter().filter(|assignment| assignment.is_registered).count()
+    }
+
+    pub fn gauge(&self, member: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let samples = self.world.samples(self.world.member(member));
+        samples
+            .0
+            .iter()
+            .filter(|sample| sample.name == name)
+            .filter(|sample| {
+                labels.iter().all(|(label, value)| {
+                    sample.labels.iter().any(|(name, have)| name == label && have == value)
+                })
+            })
+            .map(|sample| match &sample.value {
+                Value::Counter(count) => *count as f64,
+                Value::Gauge(value) => *value,
+                Value::Histogram(histogram) => histogram.count() as f64,
+            })
+            .sum()
+    }
+}
+
+impl scenarios::World for Ims {
+    fn add_phone(&mut self, phone: scenarios::Phone) -> usize {
+        self.add(phone)
+    }
+
+    fn register(&mut self, ue: usize) {
+        self.world.command_after(ue, "register", Duration::ZERO);
+        self.world.phones[ue].expect();
+    }
+
+    fn reregister(&mut self, ue: usize) {
+        self.register(ue);
+    }
+
+    fn deregister(&mut self, ue: usize) {
+        self.world.command_after(ue, "deregister", Duration::ZERO);
+        self.world.phones[ue].expect();
+    }
+
+    fn standing(&mut self, ue: usize) -> Standing {
+        self.world.phones[ue].standing()
+    }
+
+    fn completed(&mut self, ue: usize) -> u64 {
+        self.world.phones[ue].completed()
+    }
+
+    fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.gauge(of.name(), name, labels)
+    }
+
+    fn kill(&mut self, function: Function) {
+        let member = self.world.member(function.name());
+        self.world.kill(member);
+    }
+
+    fn start(&mut self, function: Function) {
+        let member = self.world.member(function.name());
+        self.world.restart_after(member, Duration::from_millis(300));
+    }
+
+    fn hang(&mut self, function: Function, hangs: bool) {
+        let member = self.world.member(function.name());
+        self.world.members[member].hangs = hangs;
+    }
+
+    fn until(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        condition: &mut dyn FnMut(&mut dyn scenarios::World) -> bool,
+    ) -> Result<(), String> {
+        let end = self.world.now + limit;
+        loop {
+            if condition(self) {
+                return Ok(());
+            }
+            if self.world.now >= end {
+                return Err(format!("not within {} s: {what}", limit.as_secs()));
+            }
+            let next = self.world.now + Duration::from_millis(100);
+            self.world.run(next, |_| false);
+        }
+    }
+}
+
+/// A phone of the `ue` crate on its bearer.
+pub struct Mobile {
+    phone: ue::Phone,
+    lines: Vec<String>,
+    standing: Standing,
+    completed: u64,
+}
+
+impl Mobile {
+    pub fn new(phone: ue::Phone) -> Mobile {
+        Mobile { phone, lines: Vec::new(), standing: Standing::Idle, completed: 0 }
+    }
+
+    fn feed(&mut self, now: Now, input: ue::Input, out: &mut Vec<Bytes>) {
+        let mut outputs = Vec::new();
+        self.phone.handle(now, input, &mut outputs);
+        for output in outputs {
+            match output {
+                ue::Output::Packet(packet) => out.push(packet),
+                ue::Output::Event(event) => self.note(event),
+                ue::Output::Trace(trace) => self.trace(&trace),
+            }
+        }
+    }
+
+    fn note(&mut self, event: ue::Event) {
+        self.lines.push(describe(&event));
+        match event {
+            ue::Event::Registered { .. } => {
+                self.standing = Standing::Registered;
+                self.completed += 1;
+            }
+            ue::Event::Deregistered { .. } => {
+                self.standing = Standing::Idle;
+                self.completed += 1;
+            }
+            ue::Event::Lost { .. } => self.standing = Standing::Idle,
+            ue::Event::Failed { cause, .. } => {
+                let status = match cause {
+                    ue::Cause::Refused(status) => status,
+                    _ => 408,
+                };
+                self.standing = Standing::Failed { status, cause: format!("{cause:?}") };
+            }
+            ue::Event::ChallengeRefused { .. } => {}
+        }
+    }
+
+    /// What packets do not show.
+    fn trace(&mut self, trace: &ue::Trace) {
+        match trace {
+            ue::Trace::SetInstalled { set, ports, .. } => self.lines.push(format!(
+                "installs set {}: uc {} us {} pc {} ps {}",
+                set.0, ports.uc, ports.us, ports.pc, ports.ps
+            )),
+            ue::Trace::SetRemoved { set } => self.lines.push(format!("removes set {}", set.0)),
+            ue::Trace::Dropped(why) => self.lines.push(format!("drops a packet: {why:?}")),
+            ue::Trace::Sent { .. } | ue::Trace::Received { .. } | ue::Trace::SetInUse { .. } => {}
+        }
+    }
+}
+
+/// Without times: those are the ladder's.
+fn describe(event: &ue::Event) -> String {
+    match event {
+        ue::Event::Registered { kind, granted_seconds, is_authenticated, .. } => {
+            let challenged = if *is_authenticated { ", challenged" } else { "" };
+            format!("registered ({kind:?}{challenged}) for {granted_seconds} s")
+        }
+        ue::Event::Deregistered { .. } => "deregistered".into(),
+        ue::Event::ChallengeRefused { reason, .. } => format!("refuses the challenge: {reason:?}"),
+        ue::Event::Failed { kind, cause, .. } => format!("{kind:?} failed: {cause:?}"),
+        ue::Event::Lost { .. } => "registration lost".into(),
+    }
+}
+
+impl Phone for Mobile {
+    fn address(&self) -> IpAddr {
+        self.phone.config().address
+    }
+
+    fn packet(&mut self, now: Now, packet: &[u8], out: &mut Vec<Bytes>) {
+        self.feed(now, ue::Input::Packet(Bytes::copy_from_slice(packet)), out);
+    }
+
+    fn timeout(&mut self, now: Now, out: &mut Vec<Bytes>) {
+        self.feed(now, ue::Input::Timeout, out);
+    }
+
+    fn next_timeout(&self) -> Option<Now> {
+        self.phone.next_timeout()
+    }
+
+    fn command(&mut self, now: Now, command: &str, out: &mut Vec<Bytes>) {
+        self.lines.push(command.to_owned());
+        let command = match command {
+            "register" => ue::Command::Register { identity: 0 },
+            "deregister" => ue::Command::Deregister { identity: 0 },
+            _ => ue::Command::Forget,
+        };
+        if command == ue::Command::Forget {
+            self.standing = Standing::Idle;
+        }
+        self.feed(now, ue::Input::Command(command), out);
+    }
+
+    fn events(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.lines)
+    }
+
+    fn expect(&mut self) {
+        self.standing = Standing::Busy;
+    }
+
+    fn standing(&self) -> Standing {
+        self.standing.clone()
+    }
+
+    fn completed(&self) -> u64 {
+        self.completed
+    }
+
+    fn inbound_spis(&self) -> Vec<u32> {
+        let sets = self.phone.sets().iter();
+        sets.flat_map(|(_, set)| [set.esp.set().spis.uc, set.esp.set().spis.us]).collect()
+    }
+
+    fn owed(&self) -> usize {
+        self.phone.owed()
+    }
+}
+
+fn open(database: &str) -> Connection {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(database, flags).expect("a database in memory")
+}
+
+fn from_toml<T: DeserializeOwned>(text: &str) -> T {
+    toml::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn address(last: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 90, 0, last))
+}
+
+fn gm_address(is_ipv6: bool) -> IpAddr {
+    if is_ipv6 {
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x46, 0, 0, 0, 0, 0, 1))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(10, 46, 0, 1))
+    }
+}
+
+fn ue_address(number: u64, is_ipv6: bool) -> IpAddr {
+    if is_ipv6 {
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0x45, 0, 0, 0, 0, 0, number as u16 + 1))
+    } else {
+        let [high, low] = (number as u16 + 1).to_be_bytes();
+        IpAddr::V4(Ipv4Addr::new(10, 45, high, low))
+    }
+}
+
+fn zone(world: &mut World) {
+    let mut records: BTreeMap<(String, RecordType), Vec<RecordData>> = BTreeMap::new();
+    let mut add = |name: &str, record_type, data| {
+        records.entry((name.to_owned(), record_type)).or_default().push(data);
+    };
+    let naptr = |preference, services: &str, replacement: String| RecordData::Naptr {
+        order: 10,
+        preference,
+        flags: "s".into(),
+        services: services.into(),
+        replacement,
+    };
+    add(HOME, RecordType::Naptr, naptr(10, "SIP+D2U", format!("_sip._udp.{HOME}")));
+    add(HOME, RecordType::Naptr, naptr(20, "SIP+D2T", format!("_sip._tcp.{HOME}")));
+    for transport in ["udp", "tcp"] {
+        let target = format!("icscf.{HOME}");
+        let data = RecordData::Srv { priority: 10, weight: 10, port: 5060, target };
+        add(&format!("_sip._{transport}.{HOME}"), RecordType::Srv, data);
+    }
+    for (host, last) in [("icscf", 20), ("scscf1", 31), ("scscf2", 32), ("hss", 40), ("pcscf", 10)]
+    {
+        add(&format!("{host}.{HOME}"), RecordType::A, RecordData::Address(address(last)));
+    }
+    for ((name, record_type), records) in records {
+        let question = Question { name, record_type };
+        world.zone.insert(question, Answer::Found { records, ttl: Duration::from_secs(300) });
+    }
+}
+
+fn hss_toml() -> String {
+    format!("identity = \"hss.{HOME}\"\nrealm = \"{HOME}\"\nlisten = \"10.90.0.40:3868\"\n")
+}
+
+fn diameter_toml(host: &str) -> String {
+    format!(
+        "[diameter]\nidentity = \"{host}.{HOME}\"\nrealm = \"{HOME}\"\n\
+         peers = [{{ host = \"{}\" }}]\n",
+        address(40)
+    )
+}
+
+fn icscf_toml() -> String {
+    let own = SocketAddr::new(address(20), 5060);
+    format!(
+        "home_domain = \"{HOME}\"\n[sip]\nname = \"icscf.{HOME}\"\n\
+         [sip.listen]\nudp = [\"{own}\"]\ntcp = [\"{own}\"]\n\
+         [[scscf]]\nname = \"sip:scscf1.{HOME}\"\npriority = 1\n\
+         [[scscf]]\nname = \"sip:scscf2.{HOME}\"\npriority = 2\n{}",
+        diameter_toml("icscf")
+    )
+}
+
+fn scscf_toml(name: &str, number: u8) -> String {
+    let own = SocketAddr::new(address(number), 5060);
+    format!(
+        "home_domain = \"{HOME}\"\n[sip]\nname = \"{name}.{HOME}\"\n\
+         [sip.listen]\nudp = [\"{own}\"]\ntcp = [\"{own}\"]\n\
+         [registration]\nexpires_max_seconds = 3600\n{}",
+        diameter_toml(name)
+    )
+}
+
+fn pcscf_toml(gm: IpAddr) -> String {
+    format!(
+        "name = \"pcscf.{HOME}\"\nvisited_network = \"{HOME}\"\n\
+         [gm]\naddresses = [\"{gm}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
+         protected_client_ports = {PCSCF_PORTS:?}\n\
+         [mw]\nlisten = [\"{}\"]\n",
+        SocketAddr::new(address(10), 5060)
+    )
+}

@@ -1,0 +1,252 @@
+//! One registration, every message at every hop: what each function adds, takes off and leaves alone.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::limits::Limits;
+use common::node::Now;
+use common::sip::header::Name;
+use common::sip::message::{Headers, Message, Request, Response};
+use scenarios::{Phone as Kind, Standing, World as _};
+use sim::ims::{HOME, Ims, Options};
+use sim::world::Phone;
+
+/// Everything that was said in one registration, in order.
+struct Recorded(VecDeque<(String, String, bool, Bytes)>);
+
+impl Recorded {
+    fn next(&mut self, from: &str, to: &str) -> (bool, Message) {
+        let (who, whom, protected, bytes) = self.0.pop_front().expect("another message");
+        assert_eq!((who.as_str(), whom.as_str()), (from, to));
+        (protected, Message::parse(bytes, &Limits::default()).expect("a message"))
+    }
+
+    fn request(&mut self, from: &str, to: &str) -> (bool, Request) {
+        match self.next(from, to) {
+            (protected, Message::Request(request)) => (protected, request),
+            (_, other) => panic!("a request was to come: {other:?}"),
+        }
+    }
+
+    fn response(&mut self, from: &str, to: &str) -> (bool, Response) {
+        match self.next(from, to) {
+            (protected, Message::Response(response)) => (protected, response),
+            (_, other) => panic!("a response was to come: {other:?}"),
+        }
+    }
+}
+
+fn registered() -> (Ims, Recorded) {
+    let mut ims = Ims::new(11, Options::default());
+    let ue = ims.add(Kind::Good);
+    ims.world.is_recording = true;
+    ims.register(ue);
+    ims.until("registered", Duration::from_secs(10), &mut |world| {
+        world.standing(ue) == Standing::Registered
+    })
+    .expect("a registration");
+    let wire = std::mem::take(&mut ims.world.wire);
+    (ims, Recorded(wire.into()))
+}
+
+fn all<'a>(headers: &'a Headers, name: Name) -> Vec<&'a str> {
+    headers.values(name).collect()
+}
+
+fn same(a: &Headers, b: &Headers, names: &[Name]) {
+    for name in names {
+        assert_eq!(all(a, *name), all(b, *name), "{name:?} changed on its way");
+    }
+}
+
+/// Headers that nobody on the way touches (S-35, S-48).
+const UNTOUCHED: [Name; 6] =
+    [Name::From, Name::To, Name::Contact, Name::CallId, Name::CSeq, Name::Supported];
+
+/// S-06, S-07, S-31..S-40, S-45..S-51, S-57..S-59, S-62: the first REGISTER and its challenge.
+#[test]
+fn the_first_register_hop_by_hop() {
+    let (_, mut wire) = registered();
+    let (protected, at_pcscf) = wire.request("ue0", "pcscf");
+    assert!(!protected);
+    let (_, at_icscf) = wire.request("pcscf", "icscf");
+    same(at_pcscf.headers(), at_icscf.headers(), &UNTOUCHED);
+    assert_eq!(at_icscf.uri(), at_pcscf.uri());
+    assert_eq!(all(at_icscf.headers(), Name::Via).len(), 2);
+    assert_eq!(at_icscf.headers().get(Name::MaxForwards), Some("69"));
+
+    let (_, at_scscf) = wire.request("icscf", "scscf1");
+    assert_eq!(at_scscf.uri(), format!("sip:scscf1.{HOME}"));
+    same(at_pcscf.headers(), at_scscf.headers(), &UNTOUCHED);
+    // The I-CSCF adds its Via and nothing else: no Path, no Record-Route, no Route.
+    same(
+        at_icscf.headers(),
+        at_scscf.headers(),
+        &[Name::Path, Name::PVisitedNetworkId, Name::PChargingVector, Name::Authorization],
+    );
+    assert!(!at_scscf.headers().has(Name::RecordRoute) && !at_scscf.headers().has(Name::Route));
+    assert_eq!(at_scscf.headers().get(Name::MaxForwards), Some("68"));
+    let vias = all(at_scscf.headers(), Name::Via);
+    assert_eq!(vias.len(), 3);
+    assert!(vias[0].contains("icscf") && vias[1].contains("pcscf") && vias[2].contains("10.45."));
+    let authorization = at_scscf.headers().get(Name::Authorization).unwrap();
+    assert!(authorization.contains("integrity-protected=\"no\""));
+
+    let (_, from_scscf) = wire.response("scscf1", "icscf");
+    assert_eq!(from_scscf.status(), 401);
+    let returned = all(from_scscf.headers(), Name::Via);
+    // The S-CSCF writes `received` into the topmost (RFC 3261 §18.2.1).
+    assert!(returned[0].starts_with(vias[0]) && returned[1..] == vias[1..], "{returned:?}");
+    assert!(from_scscf.headers().get(Name::To).unwrap().contains("tag="));
+    let challenge = from_scscf.headers().get(Name::WwwAuthenticate).unwrap();
+    for part in ["ck=\"", "ik=\"", "algorithm=AKAv1-MD5", "nonce=\"", &format!("realm=\"{HOME}\"")]
+    {
+        assert!(challenge.contains(part), "{part} in {challenge}");
+    }
+    let (_, from_icscf) = wire.response("icscf", "pcscf");
+    assert_eq!(all(from_icscf.headers(), Name::Via), vias[1..]);
+    assert_eq!(from_icscf.headers().get(Name::WwwAuthenticate), Some(challenge));
+    let (protected, from_pcscf) = wire.response("pcscf", "ue0");
+    assert!(!protected, "no association yet on the UE's side");
+    assert_eq!(all(from_pcscf.headers(), Name::Via), vias[2..]);
+}
+
+/// S-80..S-83, S-86..S-89, S-92, S-97..S-99, S-103: the second REGISTER and its 200; S-11: Gm sees four messages.
+#[test]
+fn the_second_register_hop_by_hop() {
+    let (_, mut wire) = registered();
+    let on_gm = wire.0.iter().filter(|(from, to, ..)| from == "ue0" || to == "ue0").count();
+    assert_eq!(on_gm, 4, "REGISTER, 401, REGISTER, 200 and nothing else on Gm");
+    let (_, first) = wire.request("ue0", "pcscf");
+    for _ in 0..5 {
+        wire.0.pop_front();
+    }
+    let (protected, second) = wire.request("ue0", "pcscf");
+    assert!(protected);
+    assert_eq!(second.call_id(), first.call_id());
+    assert_eq!(second.cseq(), first.cseq() + 1);
+    assert!(!second.headers().has(Name::Route));
+    let (_, at_icscf) = wire.request("pcscf", "icscf");
+    let authorization = at_icscf.headers().get(Name::Authorization).unwrap();
+    assert!(authorization.contains("integrity-protected=\"yes\""));
+    let (_, at_scscf) = wire.request("icscf", "scscf1");
+    same(second.headers(), at_scscf.headers(), &UNTOUCHED);
+    let (_, from_scscf) = wire.response("scscf1", "icscf");
+    assert_eq!(from_scscf.status(), 200);
+    let headers = from_scscf.headers();
+    assert_eq!(all(headers, Name::Path), all(at_scscf.headers(), Name::Path));
+    assert!(headers.get(Name::ServiceRoute).unwrap().contains("scscf1"));
+    assert!(headers.get(Name::PAssociatedUri).is_some());
+    assert!(headers.get(Name::PChargingVector).unwrap().contains("term-ioi"));
+    let (_, from_icscf) = wire.response("icscf", "pcscf");
+    let (protected, from_pcscf) = wire.response("pcscf", "ue0");
+    assert!(protected);
+    same(
+        headers,
+        from_icscf.headers(),
+        &[Name::Path, Name::ServiceRoute, Name::PAssociatedUri, Name::Contact],
+    );
+    assert!(!from_pcscf.headers().has(Name::PChargingVector));
+    assert_eq!(all(from_pcscf.headers(), Name::Via).len(), 1);
+    assert!(wire.0.is_empty(), "nothing follows: {:?}", wire.0);
+}
+
+/// A phone without SIM and stack: it sends what it is told and keeps what it gets.
+struct Raw {
+    address: IpAddr,
+    sending: Vec<String>,
+    got: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
+}
+
+impl Phone for Raw {
+    fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    fn packet(&mut self, _now: Now, packet: &[u8], _out: &mut Vec<Bytes>) {
+        // IPv4 and UDP headers are 28 octets.
+        self.got.borrow_mut().push(String::from_utf8_lossy(&packet[28..]).into_owned());
+    }
+
+    fn timeout(&mut self, _now: Now, _out: &mut Vec<Bytes>) {}
+
+    fn next_timeout(&self) -> Option<Now> {
+        None
+    }
+
+    fn command(&mut self, _now: Now, _command: &str, out: &mut Vec<Bytes>) {
+        let (IpAddr::V4(source), [10, 46, 0, 1]) = (self.address, [10, 46, 0, 1]) else { return };
+        for text in self.sending.drain(..) {
+            let from = SocketAddr::new(source.into(), 5060);
+            let to: SocketAddr = "10.46.0.1:5060".parse().unwrap();
+            let packet = ue::packets::datagram(from, to, text.as_bytes()).expect("a packet");
+            out.push(packet.into());
+        }
+    }
+
+    fn events(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn expect(&mut self) {}
+
+    fn standing(&self) -> Standing {
+        Standing::Idle
+    }
+
+    fn completed(&self) -> u64 {
+        0
+    }
+
+    fn inbound_spis(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn owed(&self) -> usize {
+        0
+    }
+}
+
+/// S-107..S-120: a deregistration in clear, in compact form, with its credentials doubled and without
+/// an answer to a challenge, deregisters nobody: it is challenged, and the binding stays.
+#[test]
+fn a_compact_deregistration_in_clear_is_challenged_only() {
+    let (mut ims, _) = registered();
+    let user = format!("001010000000001@{HOME}");
+    let digest = format!(
+        "Digest uri=\"sip:{HOME}\",username=\"{user}\",response=\"\",realm=\"{HOME}\",nonce=\"\""
+    );
+    let offer = "ipsec-3gpp; alg=hmac-sha-1-96; ealg=null; spi-c=90001; spi-s=90002; \
+                 port-c=40001; port-s=40002";
+    let text = format!(
+        "REGISTER sip:{HOME} SIP/2.0\r\n\
+         f: <sip:{user}>;tag=589636628\r\n\
+         t: <sip:{user}>\r\n\
+         CSeq: 589636509 REGISTER\r\n\
+         i: 589636508_2363003488@10.45.9.9\r\n\
+         v: SIP/2.0/UDP 10.45.9.9:5060;branch=z9hG4bK428556305\r\n\
+         Max-Forwards: 70\r\n\
+         m: <sip:{user}>\r\n\
+         P-Access-Network-Info: 3GPP-E-UTRAN-FDD; utran-cell-id-3gpp=3114800001FFFFFFF\r\n\
+         k: path\r\n\
+         Require: sec-agree\r\n\
+         Proxy-Require: sec-agree\r\n\
+         Security-Client: {offer}\r\n\
+         Expires: 0\r\n\
+         Authorization: {digest}, {digest}\r\n\
+         l: 0\r\n\r\n"
+    );
+    let got = std::rc::Rc::default();
+    let address = IpAddr::from([10, 45, 9, 9]);
+    let raw = Raw { address, sending: vec![text], got: std::rc::Rc::clone(&got) };
+    let ue = ims.world.add_phone(Box::new(raw));
+    ims.world.command_after(ue, "send", Duration::ZERO);
+    let until = ims.world.now + Duration::from_secs(5);
+    ims.world.run(until, |_| false);
+    let got = got.borrow();
+    assert!(got.first().is_some_and(|text| text.starts_with("SIP/2.0 401 ")), "{got:?}");
+    assert_eq!(ims.gauge("scscf1", "tessera_scscf_registrations", &[]), 1.0);
+    assert_eq!(ims.registered_at_hss(), 1);
+}
