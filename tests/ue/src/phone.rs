@@ -140,7 +140,7 @@ impl Phone {
             endpoint: Endpoint::new(random.fork(), &Limits::default()),
             stack,
             reassembly: Reassembly::default(),
-            next_identification: random.u32(),
+            next_identification: 0,
             waiting: VecDeque::new(),
             config,
             random,
