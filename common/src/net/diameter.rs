@@ -213,7 +213,7 @@ fn next_message(buffer: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, &'
         return Err("not version 1 of Diameter");
     }
     let length = u32::from_be_bytes([0, high, middle, low]) as usize;
-    if length < HEADER_BYTES || length % 4 != 0 {
+    if length < HEADER_BYTES || !length.is_multiple_of(4) {
         return Err("the length in a Diameter header is impossible");
     }
     if length > limit {

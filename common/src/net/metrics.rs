@@ -19,9 +19,9 @@ pub(super) fn encode(samples: Samples) -> Result<String, String> {
             family.set_name(sample.name.to_owned());
             family.set_help(sample.help.to_owned());
             family.set_field_type(match sample.value {
-                Value::Counter(_) => MetricType::COUNTER,
-                Value::Gauge(_) => MetricType::GAUGE,
                 Value::Histogram(_) => MetricType::HISTOGRAM,
+                _ if is_counter(&sample) => MetricType::COUNTER,
+                _ => MetricType::GAUGE,
             });
             family
         });
@@ -31,7 +31,13 @@ pub(super) fn encode(samples: Samples) -> Result<String, String> {
     TextEncoder::new().encode_to_string(&families).map_err(|error| error.to_string())
 }
 
+/// Seconds of CPU are counted in fractions, which a counter of the cores has not.
+fn is_counter(sample: &Sample) -> bool {
+    matches!(sample.value, Value::Counter(_)) || sample.name.ends_with("_total")
+}
+
 fn metric(sample: Sample) -> Metric {
+    let is_counter = is_counter(&sample);
     let labels = sample.labels.into_iter().map(|(name, value)| {
         let mut pair = LabelPair::default();
         pair.set_name(name.to_owned());
@@ -40,11 +46,8 @@ fn metric(sample: Sample) -> Metric {
     });
     let mut metric = Metric::from_label(labels.collect());
     match sample.value {
-        Value::Counter(value) => {
-            let mut counter = Counter::default();
-            counter.set_value(value as f64);
-            metric.set_counter(counter);
-        }
+        Value::Counter(value) => metric.set_counter(counter(value as f64)),
+        Value::Gauge(value) if is_counter => metric.set_counter(counter(value)),
         Value::Gauge(value) => {
             let mut gauge = Gauge::default();
             gauge.set_value(value);
@@ -53,6 +56,12 @@ fn metric(sample: Sample) -> Metric {
         Value::Histogram(histogram) => metric.set_histogram(cumulative(&histogram)),
     }
     metric
+}
+
+fn counter(value: f64) -> Counter {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    counter
 }
 
 fn cumulative(histogram: &crate::stats::Histogram) -> Histogram {
@@ -177,6 +186,8 @@ mod tests {
         let text = encode(samples).unwrap();
         for line in [
             "# TYPE tessera_a_total counter",
+            "# TYPE process_cpu_seconds_total counter",
+            "# TYPE tessera_b gauge",
             "tessera_a_total{kind=\"x\"} 3",
             "tessera_a_total{kind=\"y\\\"\"} 4",
             "tessera_b 0.5",

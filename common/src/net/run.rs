@@ -180,13 +180,9 @@ impl<N: Node> Loop<N> {
     /// Everything that the turn changed is on disk when this returns.
     fn commit(&mut self) -> Result<(), String> {
         let began = Instant::now();
-        let records = |output| match output {
-            &Output::Persist { ref record } => Some(record),
-            _ => None,
-        };
-        let has_records = self.outputs.iter().any(|output| records(output).is_some());
+        let has_records = self.outputs.iter().any(|output| record(output).is_some());
         if has_records && let Some(store) = &mut self.store {
-            store.write(self.outputs.iter().filter_map(records))?;
+            store.write(self.outputs.iter().filter_map(record))?;
         }
         self.node.commit().map_err(|error| format!("store cannot be written: {error}"))?;
         self.inbox.counts.commit.borrow_mut().observe(began.elapsed());
@@ -224,7 +220,7 @@ impl<N: Node> Loop<N> {
                     }
                 }
                 // Written in `commit`.
-                Output::Persist { record: Record { .. } } => {}
+                Output::Persist { .. } => {}
                 Output::Reply { id, text } => {
                     if let Some(reply) = self.replies.remove(&id) {
                         // Who asked may have gone.
@@ -313,6 +309,13 @@ impl<N: Node> Loop<N> {
         if let Some(plane) = &mut self.plane {
             plane.close();
         }
+    }
+}
+
+fn record(output: &Output) -> Option<&Record> {
+    match output {
+        Output::Persist { record } => Some(record),
+        _ => None,
     }
 }
 

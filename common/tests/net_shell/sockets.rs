@@ -322,12 +322,12 @@ fn check_names_each_missing_thing_and_changes_nothing() {
     assert!(!folder.join("s.db").exists());
     let taken = taken.local_addr().unwrap();
     let bad = format!(
-        "udp = ['192.0.2.1:5060']\ntcp = ['{taken}']\nstore = '/nonexistent/s.db'\n[http]\n"
+        "udp = ['192.0.2.1:5060']\ntcp = ['{taken}', '192.0.2.1:5060']\nstore = '/nonexistent/s.db'\n[http]\n"
     );
     std::fs::write(&file, bad).unwrap();
     let (is_good, text) = check();
     assert!(!is_good);
-    assert!(text.contains("sip udp 192.0.2.1:5060: cannot be bound"), "{text}");
+    assert!(text.contains("sip udp 192.0.2.1:5060 and 1 more: this host has no address"), "{text}");
     assert!(text.contains(&format!("sip tcp {taken}: cannot be bound")), "{text}");
     assert!(text.contains("make the directory /nonexistent"), "{text}");
     std::fs::write(&file, "[http]\n").unwrap();

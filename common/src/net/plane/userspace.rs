@@ -232,7 +232,7 @@ impl Shared {
     }
 
     /// A whole IP packet with ESP inside.
-    fn from_wire(&self, packet: &[u8], destination: IpAddr) {
+    fn open_from_wire(&self, packet: &[u8], destination: IpAddr) {
         let opened = match spi_of(packet) {
             None => Err(OpenError::TooShort),
             Some(spi) => {
@@ -263,7 +263,7 @@ impl Shared {
     }
 
     /// A clear IP packet that one of our sockets sent.
-    fn to_wire(&self, packet: &[u8]) {
+    fn seal_to_wire(&self, packet: &[u8]) {
         // The kernel's own chatter on a new interface has no ports.
         let Some(ends) = ends(packet) else { return };
         let sealed = {
@@ -324,7 +324,7 @@ async fn seal_all(shared: Rc<Shared>) {
     while let Ok(mut guard) = shared.tun.readable().await {
         for _ in 0..BATCH {
             match shared.tun.get_ref().recv(&mut buffer) {
-                Ok(count) => shared.to_wire(&buffer[..count]),
+                Ok(count) => shared.seal_to_wire(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
                     break;
@@ -349,7 +349,7 @@ async fn open_all_v4(shared: Rc<Shared>) {
             };
             let packet = &buffer[..received.count];
             if let Some(destination) = packet.get(16..20).and_then(|bytes| bytes.first_chunk()) {
-                shared.from_wire(packet, Ipv4Addr::from(*destination).into());
+                shared.open_from_wire(packet, Ipv4Addr::from(*destination).into());
             }
         }
         tokio::task::yield_now().await;
@@ -380,7 +380,7 @@ async fn open_all_v6(shared: Rc<Shared>) {
             buffer[8..24].copy_from_slice(&source.octets());
             buffer[24..40].copy_from_slice(&destination.octets());
             let packet = &buffer[..IPV6_HEADER_BYTES + received.count];
-            shared.from_wire(packet, destination.into());
+            shared.open_from_wire(packet, destination.into());
         }
         tokio::task::yield_now().await;
     }
