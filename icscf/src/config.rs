@@ -264,7 +264,8 @@ impl Config {
                     .any(|own| own.is_ipv4() == address.is_ipv4())
             {
                 problems.push(format!(
-                    "scscf \"{}\" at {address} over {} cannot be reached: sip.listen has no such address",
+                    "scscf \"{}\" at {address} over {} cannot be reached: \
+                     sip.listen has no such address",
                     scscf.name,
                     transport.name()
                 ));

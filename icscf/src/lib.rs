@@ -155,7 +155,7 @@ impl Icscf {
                     }),
                     _ => cx::Answer::Ppa(cx::Ppa { outcome: cx::Outcome::UNABLE_TO_COMPLY }),
                 };
-                tracing::warn!(origin_host = %received.origin_host, "the HSS took us for an S-CSCF");
+                tracing::warn!(origin_host = %received.origin_host, "asked as an S-CSCF");
                 self.cx.answer(now, received, answer, out);
             }
         }

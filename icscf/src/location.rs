@@ -24,7 +24,7 @@ pub enum OnLocated {
 }
 
 impl Icscf {
-    /// RFC 3263 §4: the addresses of `uri`, delivered to `on_located`, at once where they are known.
+    /// RFC 3263 §4: the addresses of `uri`, delivered to `on_located`, at once where known.
     pub(crate) fn locate(&mut self, now: Now, uri: &str, wait: OnLocated, out: &mut Vec<Output>) {
         if let Some(hop) = self.selection.hop(uri) {
             return self.on_located(now, wait, Ok(VecDeque::from([hop])), out);

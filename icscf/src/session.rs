@@ -393,7 +393,7 @@ impl Icscf {
         }
     }
 
-    /// TS 24.229 §5.3.2.2: capabilities are asked for where they are not known, then another S-CSCF.
+    /// TS 24.229 §5.3.2.2: capabilities are asked for where not known, then another S-CSCF.
     fn session_failed(
         &mut self,
         now: Now,

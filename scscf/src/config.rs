@@ -282,7 +282,7 @@ impl Config {
                 .to_owned());
         }
         if policy.challenges_max == 0 || policy.wrong_responses_max == 0 {
-            say("registration.challenges_max and wrong_responses_max must be at least 1".to_owned());
+            say("registration: challenges_max and wrong_responses_max are at least 1".to_owned());
         }
         if !["", "auth", "auth-int", "auth,auth-int"].contains(&policy.qop.as_str()) {
             say(format!("registration.qop \"{}\" is not auth, auth-int or empty", policy.qop));

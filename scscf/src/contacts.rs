@@ -179,7 +179,7 @@ impl Wanted {
     }
 }
 
-/// TS 24.229 §5.4.1.2.2: the interval that is granted: as asked, shortened, or refused as too brief.
+/// TS 24.229 §5.4.1.2.2: the interval granted: as asked, shortened, or refused as too brief.
 fn grant(asked: Option<u32>, policy: &config::Registration) -> Result<u32, Refusal> {
     match asked {
         None => Ok(policy.expires_default_seconds),
