@@ -176,7 +176,7 @@ fn tells_deregistration_from_registration() {
     }
 }
 
-/// TS 29.228 §6.1.1: S-12: an emergency registration is flagged to the HSS.
+/// TS 29.228 §6.1.1: an emergency registration is flagged to the HSS.
 #[test]
 fn flags_an_emergency_registration() {
     let mut dialogue = Dialogue::new(config());

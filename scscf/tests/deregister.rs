@@ -134,7 +134,7 @@ fn a_shared_identity() {
     assert_eq!(dialogue.registrations(), 1);
 }
 
-/// TS 24.229 §5.4.8: S-12: an emergency registration stands beside the normal one, and is not
+/// TS 24.229 §5.4.8: an emergency registration stands beside the normal one, and is not
 /// deregistered by the user.
 #[test]
 fn an_emergency_registration() {
@@ -157,7 +157,7 @@ fn an_emergency_registration() {
     assert_eq!(dialogue.registrations(), 0);
 }
 
-/// TS 24.229 §5.4.1.5: S-123: expiry, also across a restart.
+/// TS 24.229 §5.4.1.5: expiry, also across a restart.
 #[test]
 fn expires() {
     for restarts in [false, true] {
@@ -240,7 +240,7 @@ fn told(dialogue: &mut Dialogue) -> Rta {
     }
 }
 
-/// TS 29.228 §6.1.3: S-123: the HSS ends registrations: no SAR follows, whatever the reason.
+/// TS 29.228 §6.1.3: the HSS ends registrations: no SAR follows, whatever the reason.
 #[test]
 fn the_hss_terminates() {
     for reason in [
@@ -356,7 +356,7 @@ fn refuses_a_pushed_profile() {
     assert_eq!(dialogue.counter("tessera_scscf_profile_pushes_total", "refused"), 4);
 }
 
-/// TS 24.229 §5.4.1.5: S-123: the operator lists, shows and deregisters.
+/// TS 24.229 §5.4.1.5: the operator lists, shows and deregisters.
 #[test]
 fn the_operator() {
     let mut dialogue = Dialogue::new(config());
