@@ -57,12 +57,20 @@ impl<W> Endpoint<W> {
         out: &mut Vec<Output>,
     ) {
         let key = incoming.key();
+        // RFC 3261 §18.3: on a stream the length is mandatory; what came as a datagram may lack it.
+        let bytes = if response.headers().has(Name::ContentLength) {
+            response.to_bytes()
+        } else {
+            let mut response = response.clone();
+            response.set_content_length();
+            response.to_bytes()
+        };
         if let Some(server) = self.servers.get_mut(&key) {
             server.reply_flow = incoming.reply_flow();
             server.second_reply_flow = incoming.second_reply_flow();
             server.machine.is_reliable = server.reply_flow.transport.is_reliable();
         }
-        self.on_server(now, key, event, Some((response.status(), response.to_bytes())), out);
+        self.on_server(now, key, event, Some((response.status(), bytes)), out);
     }
 
     /// One event of a server transaction. `response` comes with the events that are responses.

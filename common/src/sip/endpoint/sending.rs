@@ -88,12 +88,16 @@ impl<W> Endpoint<W> {
         };
         let flow = target.flow;
         request.headers_mut().push_front(Name::Via, &via(flow.transport));
+        if flow.transport == Transport::Tcp {
+            mark_length(request);
+        }
         let bytes = request.to_bytes();
         if flow.transport == Transport::Tcp || bytes.len() <= proxy::UDP_REQUEST_LIMIT {
             return Outgoing { flow, bytes, back_to_udp: None };
         }
         self.counters.tcp_for_length += 1;
         request.headers_mut().set_first_value(Name::Via, &via(Transport::Tcp));
+        mark_length(request);
         let mut over_tcp = Flow { transport: Transport::Tcp, ..flow };
         over_tcp.local.set_port(target.tcp_local_port);
         Outgoing { flow: over_tcp, bytes: request.to_bytes(), back_to_udp: Some((flow, bytes)) }
@@ -391,5 +395,12 @@ impl<W> Endpoint<W> {
         {
             self.accepted.remove(&dialog);
         }
+    }
+}
+
+/// RFC 3261 §18.3: on a stream the length is mandatory; what came as a datagram may lack it.
+fn mark_length(request: &mut Request) {
+    if !request.headers().has(Name::ContentLength) {
+        request.set_content_length();
     }
 }
