@@ -138,7 +138,12 @@ pub enum Input {
     Diameter { connection: ConnectionId, bytes: Bytes },
     /// A Diameter connection is up. `peer` is what [`Output::Connect`] named, or `None` when the
     /// other side opened it.
-    Opened { connection: ConnectionId, peer: Option<PeerIndex>, local: SocketAddr, remote: SocketAddr },
+    Opened {
+        connection: ConnectionId,
+        peer: Option<PeerIndex>,
+        local: SocketAddr,
+        remote: SocketAddr,
+    },
     /// [`Output::Connect`] failed.
     ConnectFailed { peer: PeerIndex },
     /// A Diameter connection is gone.
@@ -158,18 +163,43 @@ pub enum Input {
 /// What a core asks of a shell.
 #[derive(Debug)]
 pub enum Output {
-    Sip { flow: Flow, bytes: Bytes },
-    Diameter { connection: ConnectionId, bytes: Bytes },
+    Sip {
+        flow: Flow,
+        bytes: Bytes,
+    },
+    Diameter {
+        connection: ConnectionId,
+        bytes: Bytes,
+    },
     /// Open a transport connection to `host:port`; comes back as `Opened` or `ConnectFailed`.
-    Connect { peer: PeerIndex, host: String, port: u16 },
-    Close { connection: ConnectionId },
-    Resolve { id: QuestionId, question: dns::Question },
+    Connect {
+        peer: PeerIndex,
+        host: String,
+        port: u16,
+    },
+    Close {
+        connection: ConnectionId,
+    },
+    Resolve {
+        id: QuestionId,
+        question: dns::Question,
+    },
     /// Install the four associations and their policies; comes back as `SasInstalled`.
-    InstallSas { id: QuestionId, set: Box<SaSet> },
+    InstallSas {
+        id: QuestionId,
+        set: Box<SaSet>,
+    },
     /// Remove all of a set; unknown sets are ignored.
-    RemoveSas { set: SetId },
-    Persist { record: Record },
-    Reply { id: u64, text: String },
+    RemoveSas {
+        set: SetId,
+    },
+    Persist {
+        record: Record,
+    },
+    Reply {
+        id: u64,
+        text: String,
+    },
 }
 
 /// A core: a network function without I/O, clock, thread, lock or async.

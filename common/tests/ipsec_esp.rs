@@ -261,9 +261,9 @@ fn replay_window() {
     assert!(pcscf.open(&sealed[199]).is_ok(), "a long jump");
     assert_eq!(pcscf.open(&sealed[135]), Err(OpenError::Replayed), "64 behind");
     assert!(pcscf.open(&sealed[136]).is_ok(), "63 behind");
-    for number in 137..199 {
-        assert!(pcscf.open(&sealed[number]).is_ok(), "{number}");
-        assert_eq!(pcscf.open(&sealed[number]), Err(OpenError::Replayed));
+    for packet in &sealed[137..199] {
+        assert!(pcscf.open(packet).is_ok());
+        assert_eq!(pcscf.open(packet), Err(OpenError::Replayed));
     }
 }
 

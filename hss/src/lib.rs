@@ -218,7 +218,7 @@ impl Hss {
                 return (unsupported(&received.request), Vec::new());
             }
         };
-        self.finished(&received, &answer, refusal);
+        self.finished(received, &answer, refusal);
         (answer, terminations)
     }
 

@@ -121,7 +121,7 @@ fn repetition(rest: &mut &[u8]) -> Result<(usize, usize), String> {
 
 fn bracket(rest: &mut &[u8]) -> Result<Class, String> {
     let is_negated = rest.first() == Some(&b'^');
-    let inside: &[u8] = if is_negated { &rest[1..] } else { *rest };
+    let inside: &[u8] = if is_negated { &rest[1..] } else { rest };
     // A bracket in the first place stands for itself.
     let end = inside.iter().skip(1).position(|octet| *octet == b']').ok_or("[ without ]")? + 1;
     let mut members = &inside[..end];

@@ -164,6 +164,10 @@ impl Registrations {
         self.count
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// All of one private identity.
     pub fn of(&self, private_identity: &Impi) -> &[Registration] {
         self.by_private_identity.get(private_identity).map_or(&[], Vec::as_slice)

@@ -69,7 +69,8 @@ impl<W> Endpoint<W> {
         count(&mut self.stats.requests_received, command);
         let incoming = match self.admit(connection, message) {
             Ok(incoming) => incoming,
-            Err((message, failure)) => {
+            Err(refused) => {
+                let (message, failure) = *refused;
                 self.refuse_bytes(connection, message.bytes(), &failure, out);
                 return;
             }
@@ -105,9 +106,9 @@ impl<W> Endpoint<W> {
         &self,
         connection: ConnectionId,
         message: Message,
-    ) -> Result<Incoming, (Message, Failure)> {
+    ) -> Result<Incoming, Box<(Message, Failure)>> {
         match self.routing(&message) {
-            Err(failure) => Err((message, failure)),
+            Err(failure) => Err(Box::new((message, failure))),
             Ok((session_id, origin_host, origin_realm)) => Ok(Incoming {
                 reply_to: ReplyTo {
                     connection,

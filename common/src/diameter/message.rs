@@ -110,7 +110,10 @@ impl Message {
             return Err(Failure::new(result_code::UNSUPPORTED_VERSION, message));
         }
         let length = number(&bytes[1..4]) as usize;
-        if length != bytes.len() || length % 4 != 0 || length > limits.diameter_message_bytes {
+        if length != bytes.len()
+            || !length.is_multiple_of(4)
+            || length > limits.diameter_message_bytes
+        {
             let message = format!("length field {length} in a message of {} octets", bytes.len());
             return Err(Failure::new(result_code::INVALID_MESSAGE_LENGTH, message));
         }

@@ -143,7 +143,7 @@ mod tests {
         let b = mechanism("tls");
         assert!(is_same_list(&[a.clone(), b.clone()], &[a.clone(), b.clone()]));
         assert!(!is_same_list(&[a.clone(), b.clone()], &[b.clone(), a.clone()]));
-        assert!(!is_same_list(&[a.clone()], &[a, b]));
+        assert!(!is_same_list(std::slice::from_ref(&a), &[a.clone(), b]));
     }
 
     #[test]

@@ -261,15 +261,15 @@ impl<T> Endpoint<T> {
         packet: &gtpu::Packet<'_>,
     ) -> Received<'static> {
         self.counters.echo_responses_received += 1;
-        if let Some(path) = self.paths.get_mut(&from) {
-            if packet.sequence_number == Some(path.sequence_number) {
-                if path.is_failed {
-                    tracing::info!(local = %self.address, peer = %from, "GTP-U path is back");
-                }
-                path.unanswered = 0;
-                path.is_failed = false;
-                path.next_at = path.asked_at + ECHO_INTERVAL;
+        if let Some(path) = self.paths.get_mut(&from)
+            && packet.sequence_number == Some(path.sequence_number)
+        {
+            if path.is_failed {
+                tracing::info!(local = %self.address, peer = %from, "GTP-U path is back");
             }
+            path.unanswered = 0;
+            path.is_failed = false;
+            path.next_at = path.asked_at + ECHO_INTERVAL;
         }
         Received::Nothing
     }

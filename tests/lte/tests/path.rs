@@ -149,7 +149,7 @@ fn packets_pass_unchanged_in_both_directions() {
         assert_eq!(attached.mtu, 1_358);
         let up = packet(attached.address, attached.pcscf, b"REGISTER sip:hims.net SIP/2.0");
         path.send(7, Message::Data(&up));
-        assert_eq!(path.to_sgi, [up.clone()]);
+        assert_eq!(path.to_sgi, std::slice::from_ref(&up));
         let there =
             [("10.11.0.1".into(), "10.11.0.2".into()), ("10.12.0.1".into(), "10.12.0.2".into())];
         assert_eq!(route(&path.hops), there);

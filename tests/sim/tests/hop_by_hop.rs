@@ -51,7 +51,7 @@ fn registered() -> (Ims, Recorded) {
     (ims, Recorded(wire.into()))
 }
 
-fn all<'a>(headers: &'a Headers, name: Name) -> Vec<&'a str> {
+fn all(headers: &Headers, name: Name) -> Vec<&str> {
     headers.values(name).collect()
 }
 
