@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use crate::subscribers::Subscribers;
-use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology};
+use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology, UE_MTU};
 
 /// Home domain of the lab (TS 23.003 §13.2): MCC 001, MNC 01 is the test network.
 pub const HOME_DOMAIN: &str = "ims.mnc001.mcc001.3gppnetwork.org";
@@ -85,8 +85,9 @@ impl Settings<'_> {
             "[radio]\nsocket = {}\ncapture = {}\n\n\
              [enodeb]\naddress = \"{}\"\nnetns = {}\n\n\
              [sgw]\ns1u_address = \"{}\"\ns5u_address = \"{}\"\nnetns = {}\n\n\
-             [pgw]\naddress = \"{}\"\nnetns = {}\n{pool}\n{pcscf_key} = \"{pcscf}\"\n\n\
-             [link.uplink]\ndelay_milliseconds = 2.0\nmtu = 1358\n\n\
+             [pgw]\naddress = \"{}\"\nnetns = {}\n{pool}\n{pcscf_key} = \"{pcscf}\"\n\
+             mtu = {UE_MTU}\n\n\
+             [link.uplink]\ndelay_milliseconds = 2.0\nmtu = {UE_MTU}\n\n\
              [link.downlink]\ndelay_milliseconds = 2.0\n",
             quoted_path(&self.directory.join("radio.sock")),
             quoted_path(self.radio_capture),

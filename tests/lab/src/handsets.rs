@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use common::ipsec::sa::{Ports, Spis};
 use common::node::{Now, Transport};
 use common::random::Random;
 use lte::attach::{Attached, IpVersion};
@@ -291,12 +292,8 @@ impl Handsets {
     fn on_trace(&mut self, number: usize, trace: Trace) {
         match trace {
             Trace::SetInstalled { ports, spis, pair, .. } => {
-                let text = format!(
-                    "SAs installed: {}/{} {ports:?} {spis:?}",
-                    pair.alg.name(),
-                    pair.ealg.name()
-                );
-                self.note(number, text);
+                let pair = format!("{}/{}", pair.alg.name(), pair.ealg.name());
+                self.note(number, format!("SAs installed, {pair}: {}", four(&ports, &spis)));
             }
             Trace::SetInUse { .. } => self.note(number, "SAs in use".to_owned()),
             Trace::SetRemoved { .. } => self.note(number, "SAs removed".to_owned()),
@@ -316,6 +313,16 @@ impl Handsets {
         // A full socket loses the packet, as a radio link would.
         let _ = self.radio.get_ref().send(&record);
     }
+}
+
+/// TS 33.203 §7.1: the four associations of a set, each with the SPI that its receiver chose for the
+/// port at which packets arrive.
+pub fn four(ports: &Ports, spis: &Spis) -> String {
+    let (uc, us, pc, ps) = (ports.uc, ports.us, ports.pc, ports.ps);
+    format!(
+        "{uc}->{ps} 0x{:08x}, {ps}->{uc} 0x{:08x}, {us}->{pc} 0x{:08x}, {pc}->{us} 0x{:08x}",
+        spis.ps, spis.uc, spis.pc, spis.us
+    )
 }
 
 impl std::fmt::Debug for Handsets {

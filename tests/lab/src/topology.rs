@@ -112,6 +112,9 @@ fn subnet_of(node: &str) -> u8 {
     index.map_or(0, |index| index as u8 + 1)
 }
 
+/// Octets of the longest IP packet on a bearer (TS 23.060 Annex C).
+pub const UE_MTU: u16 = 1_358;
+
 /// Addresses of UEs.
 pub const POOL_V4: &str = "10.45.0.0/16";
 pub const POOL_V6: &str = "fd00:45::/48";
@@ -176,6 +179,15 @@ impl Namespace {
     fn new() -> Result<Namespace, String> {
         let make = || -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
+            // Link-local addresses are as unique as the links are new: routers use them at once,
+            // instead of a second later. And nobody here advertises routes.
+            for (setting, value) in
+                [("accept_dad", "0"), ("dad_transmits", "0"), ("router_solicitations", "0")]
+            {
+                // Without IPv6 in the kernel there is no such file, and nothing to wait for.
+                let path = format!("/proc/sys/net/ipv6/conf/default/{setting}");
+                let _ = std::fs::write(path, value);
+            }
             File::open("/proc/thread-self/ns/net")
         };
         let made = std::thread::spawn(make).join();
@@ -278,8 +290,10 @@ impl Topology {
                 let commands = plan.entry(node).or_default();
                 commands.addresses += &format!("route add default via {via} dev core\n");
             }
+            // An operator knows the MTU of its access, and need not lose packets to find it out.
             let commands = plan.entry("pcscf").or_default();
-            commands.addresses += &format!("route add {pool} via {} dev sgi\n", all.pgw_sgi());
+            let via = all.pgw_sgi();
+            commands.addresses += &format!("route add {pool} via {via} dev sgi mtu {UE_MTU}\n");
         }
         for commands in plan.values_mut() {
             commands.addresses.insert_str(0, "link set lo up\n");
