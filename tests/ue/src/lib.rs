@@ -22,6 +22,8 @@ pub mod isim;
 pub mod outcome;
 pub mod packets;
 pub mod phone;
+#[cfg(feature = "program")]
+pub mod program;
 pub mod register;
 pub mod request;
 pub mod sets;
