@@ -1,6 +1,7 @@
 //! `cargo bench`: small things, then registrations through the four daemons.
 //!
-//! `cargo bench -p bench -- --subscribers 30000` changes how many subscribers there are.
+//! `cargo bench -p bench -- --subscribers 30000 --phones 3000` changes how many register without
+//! and with IPsec.
 
 use std::process::ExitCode;
 
@@ -9,15 +10,25 @@ fn main() -> ExitCode {
         return status;
     }
     let arguments: Vec<String> = std::env::args().collect();
-    let subscribers = arguments
-        .iter()
-        .position(|argument| argument == "--subscribers")
-        .and_then(|place| arguments.get(place + 1))
-        .and_then(|number| number.parse().ok())
-        .unwrap_or(30_000);
+    let number = |name: &str, default| {
+        let place = arguments.iter().position(|argument| argument == name);
+        let value = place.and_then(|place| arguments.get(place + 1));
+        value.and_then(|value| value.parse().ok()).unwrap_or(default)
+    };
+    let (subscribers, phones) = (number("--subscribers", 30_000), number("--phones", 3_000));
+    if arguments.iter().any(|argument| argument == bench::ipsec::INSIDE) {
+        return told(bench::ipsec::run(phones));
+    }
     bench::micro::run();
     println!();
-    match bench::registrations::run(subscribers) {
+    let first = told(bench::registrations::run(subscribers));
+    println!();
+    let second = told(bench::ipsec::enter(phones));
+    if first == ExitCode::SUCCESS { second } else { first }
+}
+
+fn told(result: Result<(), String>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");

@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 pub const HOME: &str = "ims.mnc001.mcc001.3gppnetwork.org";
+/// Address of the P-CSCF towards phones that speak IPsec.
+pub const GM: &str = "10.20.0.10";
 pub const NAMES: [&str; 4] = ["hss", "scscf", "icscf", "pcscf"];
 
 /// Runs one daemon when the first argument names it: this program is all of them.
@@ -38,14 +40,16 @@ pub struct Usage {
 }
 
 impl Daemons {
-    /// Starts them with `subscribers` provisioned, and waits until each says it is ready.
-    pub fn start(subscribers: usize) -> Result<Daemons, String> {
+    /// Starts them with `subscribers` provisioned, and waits until each says it is ready. With
+    /// `ipsec` the P-CSCF is at [`GM`] and demands it.
+    pub fn start(subscribers: usize, ipsec: bool) -> Result<Daemons, String> {
         let folder = std::env::temp_dir().join(format!("tessera-bench-{}", std::process::id()));
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let mut daemons = Daemons { children: Vec::new(), folder };
-        daemons.provision(subscribers)?;
+        daemons.provision(subscribers, ipsec)?;
         for (number, name) in NAMES.into_iter().enumerate() {
-            let config = daemons.write(&format!("{name}.toml"), &config(name, &daemons.folder))?;
+            let config =
+                daemons.write(&format!("{name}.toml"), &config(name, &daemons.folder, ipsec))?;
             let log = fs::File::create(daemons.folder.join(format!("{name}.log")))
                 .map_err(|error| error.to_string())?;
             let child = Command::new(own_path()?)
@@ -70,8 +74,8 @@ impl Daemons {
         Ok(path)
     }
 
-    fn provision(&self, subscribers: usize) -> Result<(), String> {
-        let config = self.write("hss.toml", &config("hss", &self.folder))?;
+    fn provision(&self, subscribers: usize, ipsec: bool) -> Result<(), String> {
+        let config = self.write("hss.toml", &config("hss", &self.folder, ipsec))?;
         let mut csv = String::from("imsi,k,opc\n");
         for number in 0..subscribers {
             csv.push_str(&format!(
@@ -167,7 +171,7 @@ pub fn key(number: usize) -> [u8; 16] {
     key
 }
 
-fn config(name: &str, folder: &Path) -> String {
+fn config(name: &str, folder: &Path, ipsec: bool) -> String {
     let folder = folder.display();
     let place = NAMES.iter().position(|other| *other == name).unwrap_or(0);
     let http = format!("[http]\nlisten = \"127.0.0.1:{}\"\n", 19_000 + place);
@@ -184,7 +188,8 @@ fn config(name: &str, folder: &Path) -> String {
             "home_domain = \"{HOME}\"\nstate = \"{folder}/scscf.sqlite\"\n\
              [sip]\nname = \"scscf.{HOME}\"\n\
              [sip.listen]\nudp = [\"127.0.0.1:19063\"]\ntcp = [\"127.0.0.1:19063\"]\n\
-             [registration]\nprotection = \"optional\"\n{diameter}{http}"
+             [registration]\nprotection = \"{}\"\n{diameter}{http}",
+            if ipsec { "required" } else { "optional" }
         ),
         "icscf" => format!(
             "home_domain = \"{HOME}\"\n\
@@ -194,9 +199,12 @@ fn config(name: &str, folder: &Path) -> String {
         ),
         _ => format!(
             "name = \"pcscf.{HOME}\"\nvisited_network = \"{HOME}\"\n\
-             [gm]\naddresses = [\"127.0.0.1\"]\nport = 19060\n\
+             [gm]\naddresses = [\"{}\"]\nport = {}\n\
              [mw]\nlisten = [\"127.0.0.1:19061\"]\nentry_point = \"sip:127.0.0.1:19062\"\n\
-             [ipsec]\npolicy = \"off\"\n{http}"
+             [ipsec]\n{}\n{http}",
+            if ipsec { GM } else { "127.0.0.1" },
+            if ipsec { 5060 } else { 19_060 },
+            if ipsec { "plane = \"auto\"\nanswer = \"chosen\"" } else { "policy = \"off\"" },
         ),
     }
 }

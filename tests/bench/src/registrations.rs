@@ -34,7 +34,7 @@ pub struct Step {
 }
 
 impl Step {
-    fn per_second(&self) -> f64 {
+    pub fn per_second(&self) -> f64 {
         self.done as f64 / self.took.as_secs_f64()
     }
 
@@ -43,7 +43,8 @@ impl Step {
         used * 1_000.0 / self.done.max(1) as f64
     }
 
-    fn print(&self, what: &str) {
+    /// One line of the step, one of the CPU that each daemon used.
+    pub fn print(&self, what: &str) {
         let millis = |quantile| self.latency.value_at_quantile(quantile) as f64 / 1_000.0;
         println!(
             "{what}: offered {:.0}/s, done {:.0}/s ({} done, {} failed), p50 {:.1} ms, p99 {:.1} ms, \
@@ -79,7 +80,7 @@ struct Subscriber {
 /// Prints saturation, then half of it.
 pub fn run(subscribers: usize) -> Result<(), String> {
     println!("# Registrations through the four daemons, without IPsec, {subscribers} subscribers");
-    let daemons = Daemons::start(subscribers)?;
+    let daemons = Daemons::start(subscribers, false)?;
     let mut generator = Generator::new()?;
     let third = subscribers / 3;
     let first = daemons.usage();
@@ -88,17 +89,22 @@ pub fn run(subscribers: usize) -> Result<(), String> {
     let half = saturated.per_second() / 2.0;
     let step = generator.step(&daemons, third..2 * third, Some(half))?;
     step.print("half of that");
-    let last = daemons.usage();
-    let registered = (saturated.done + step.done).max(1);
+    print_memory(&first, &daemons.usage(), saturated.done + step.done);
+    Ok(())
+}
+
+/// How much each daemon has grown for each UE that registered. What a transaction keeps to answer
+/// repetitions is in it: on Gm that is 128 s (64 × T1).
+pub fn print_memory(before: &Usage, after: &Usage, registered: u64) {
     let mut all = 0;
     print!("resident memory per registered UE:");
     for (place, name) in NAMES.iter().enumerate() {
-        let grown = last.resident[place].saturating_sub(first.resident[place]) / registered;
+        let grown = after.resident[place].saturating_sub(before.resident[place]);
+        let grown = grown / registered.max(1);
         all += grown;
         print!("  {name} {grown}");
     }
     println!("  all {all} octets");
-    Ok(())
 }
 
 struct Generator {
