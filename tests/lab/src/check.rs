@@ -181,6 +181,12 @@ pub async fn run(laboratory: &mut Laboratory) -> Vec<Outcome> {
                 return;
             }
         }
+        let begin = Instant::now();
+        let shows = "packets and, with XFRM, states as the data plane itself counts them";
+        let counted = outcome("esp_counters_move", shows, begin, esp_counters_move(&mut world));
+        if outcome_sender.blocking_send(counted).is_err() {
+            return;
+        }
         for check in wire::ALL {
             let begin = Instant::now();
             let result = run_wire(check, &mut world);
@@ -212,6 +218,41 @@ fn run_one(scenario: &Scenario, world: &mut LabWorld) -> Outcome {
     let begin = Instant::now();
     let result = (scenario.run)(world);
     outcome(scenario.name, scenario.shows, begin, result)
+}
+
+/// S-75, S-76: a registration moves the counters of the data plane in both directions, which are the
+/// kernel's own where XFRM carries ESP; and the kernel has four states for each set that the
+/// P-CSCF knows.
+fn esp_counters_move(world: &mut LabWorld) -> Result<(), String> {
+    let packets = |world: &mut LabWorld| {
+        ["in", "out"].map(|direction| {
+            let labels = [("direction", direction)];
+            world.metric(Function::Pcscf, "tessera_ipsec_packets_total", &labels)
+        })
+    };
+    if world.metric(Function::Pcscf, "tessera_ipsec_plane", &[]) == 0.0 {
+        // `--ipsec off`: nothing carries ESP.
+        return Ok(());
+    }
+    let before = packets(world);
+    let ue = world.add_phone(Phone::Good);
+    world.register(ue);
+    world.until("the registration", Duration::from_secs(30), &mut |world| {
+        world.standing(ue) == Standing::Registered
+    })?;
+    let after = packets(world);
+    if after[0] <= before[0] || after[1] <= before[1] {
+        return Err(format!("packets in and out: {after:?}, {before:?} before"));
+    }
+    let is_xfrm = [("plane", "xfrm")];
+    if world.metric(Function::Pcscf, "tessera_ipsec_plane", &is_xfrm) == 1.0 {
+        let states = world.metric(Function::Pcscf, "tessera_ipsec_kernel_states", &[]);
+        let sets = world.metric(Function::Pcscf, "tessera_pcscf_security_association_sets", &[]);
+        if states != 4.0 * sets {
+            return Err(format!("{states} states in the kernel for {sets} sets"));
+        }
+    }
+    Ok(())
 }
 
 /// A phone registers, and what passed on the links meanwhile is looked at.
