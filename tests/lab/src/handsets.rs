@@ -1,6 +1,7 @@
 //! The phones of the lab: cores of `ue` on bearers of the LTE transport, all over one connection to
 //! the eNodeB's radio socket.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -19,6 +20,9 @@ use tokio::io::unix::AsyncFd;
 use ue::{Cause, Command, Event, Faults, Input, Isim, Output, Phone, Trace};
 
 use crate::subscribers::Subscribers;
+
+/// Records that wait for the radio.
+const BACKLOG_LIMIT: usize = 65_536;
 
 /// What all phones have in common.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +47,8 @@ pub struct Handsets {
     radio: AsyncFd<Socket>,
     habits: Habits,
     handsets: Vec<Handset>,
+    /// Records that the socket had no room for.
+    backlog: VecDeque<Vec<u8>>,
     random: Random,
     pub notes: Vec<Note>,
 }
@@ -68,6 +74,8 @@ enum Bearer {
 /// What [`Handsets::next`] waited for.
 pub enum Due {
     Radio(Vec<u8>),
+    /// The radio takes more of the backlog.
+    Room,
     Time,
 }
 
@@ -83,11 +91,14 @@ impl Handsets {
             socket.set_nonblocking(true)?;
             let _ = socket.set_recv_buffer_size(4 << 20);
             // SAFETY: the socket is owned by the answer and closed only with it.
-            let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+            let watched = unsafe {
+                AsyncFd::register_with_interest(socket, Interest::READABLE | Interest::WRITABLE)
+            };
             watched.map_err(|error| error.into_parts().1)
         };
         let radio = connect().map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Handsets { radio, habits, handsets: Vec::new(), random, notes: Vec::new() })
+        let (handsets, backlog) = (Vec::new(), VecDeque::new());
+        Ok(Handsets { radio, habits, handsets, backlog, random, notes: Vec::new() })
     }
 
     /// Switches a phone on: it attaches. The answer is its number.
@@ -160,8 +171,19 @@ impl Handsets {
         let patience = due.unwrap_or(Duration::from_secs(3_600));
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            let ready = tokio::time::timeout_at(deadline, self.radio.readable()).await;
-            let Ok(Ok(mut ready)) = ready else { return Due::Time };
+            let ready = tokio::select! {
+                ready = self.radio.readable() => ready,
+                Ok(mut ready) = self.radio.writable(), if !self.backlog.is_empty() => {
+                    // Whether there still is room, the next send finds out.
+                    if self.has_no_room() {
+                        ready.clear_ready();
+                        continue;
+                    }
+                    return Due::Room;
+                }
+                () = tokio::time::sleep_until(deadline) => return Due::Time,
+            };
+            let Ok(mut ready) = ready else { return Due::Time };
             let mut buffer = vec![0; radio::RECORD_LIMIT];
             let received = ready.try_io(|socket| {
                 use std::io::Read;
@@ -186,6 +208,7 @@ impl Handsets {
     pub fn handle(&mut self, due: Due) {
         match due {
             Due::Radio(record) => self.on_record(&record),
+            Due::Room => self.send_backlog(),
             Due::Time => {
                 let now = now();
                 let is_due = |phone: &Phone| phone.next_timeout().is_some_and(|at| at <= now);
@@ -309,9 +332,30 @@ impl Handsets {
     }
 
     fn send(&mut self, number: usize, message: Message<'_>) {
-        let record = Record { reference: number as u32, message }.encode();
-        // A full socket loses the packet, as a radio link would.
-        let _ = self.radio.get_ref().send(&record);
+        // Beyond the limit packets are lost, as on a radio link.
+        if self.backlog.len() < BACKLOG_LIMIT {
+            self.backlog.push_back(Record { reference: number as u32, message }.encode());
+        }
+        self.send_backlog();
+    }
+
+    fn send_backlog(&mut self) {
+        while let Some(record) = self.backlog.front() {
+            match self.radio.get_ref().send(record) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // The end of the transport shows when reading.
+                _ => drop(self.backlog.pop_front()),
+            }
+        }
+    }
+
+    fn has_no_room(&self) -> bool {
+        use std::os::fd::AsRawFd;
+        let mut poll =
+            libc::pollfd { fd: self.radio.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        // SAFETY: one descriptor that is open, and a structure that outlives the call.
+        let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
+        found == 0
     }
 }
 

@@ -1,8 +1,8 @@
 //! The process `lte`: UDP sockets in the namespaces of their nodes, the TUN on SGi, the radio socket
 //! and a clock around one [`Transport`].
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal};
@@ -33,6 +33,8 @@ use crate::transport::{Connection, Output, Transport};
 
 /// Datagrams taken from one socket before the others get their turn.
 const BATCH: usize = 64;
+/// Records that wait for one program.
+const BACKLOG_LIMIT: usize = 65_536;
 
 #[derive(Parser)]
 #[command(name = "lte", version, about = "eNodeB, S-GW and P-GW joined by GTP-U")]
@@ -163,13 +165,22 @@ struct Program {
     transport: RefCell<Transport>,
     gtpu: Vec<(IpAddr, UdpSocket)>,
     sgi: AsyncFd<SyncDevice>,
-    connections: RefCell<BTreeMap<Connection, Rc<AsyncFd<Socket>>>>,
+    connections: RefCell<BTreeMap<Connection, Rc<Peer>>>,
     capture: RefCell<Option<(pcapng::Writer<File>, u32)>>,
     started: Instant,
     /// A deadline may have come nearer.
     rearm: Notify,
     /// Sends that the kernel did not take.
     unsent: RefCell<u64>,
+}
+
+/// A program on the radio socket, with the records that its socket did not take yet.
+struct Peer {
+    socket: AsyncFd<Socket>,
+    backlog: RefCell<VecDeque<Vec<u8>>>,
+    /// The backlog has begun, or the connection has ended.
+    woken: Notify,
+    is_closed: Cell<bool>,
 }
 
 async fn serve(config: Config) -> io::Result<()> {
@@ -224,7 +235,8 @@ async fn serve(config: Config) -> io::Result<()> {
 fn watch<T: AsRawFd>(file: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: the socket or TUN is owned by the answer, which never replaces or closes it before it
     // is dropped itself.
-    let watched = unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) };
+    let watched =
+        unsafe { AsyncFd::register_with_interest(file, Interest::READABLE | Interest::WRITABLE) };
     watched.map_err(|error| error.into_parts().1)
 }
 
@@ -297,17 +309,24 @@ async fn accept(program: Rc<Program>, listener: AsyncFd<Socket>, limit: usize) {
             continue;
         }
         let Ok(socket) = watch(socket) else { continue };
-        let (connection, socket) = (Connection(next), Rc::new(socket));
+        let peer = Rc::new(Peer {
+            socket,
+            backlog: RefCell::default(),
+            woken: Notify::new(),
+            is_closed: Cell::new(false),
+        });
+        let connection = Connection(next);
         next += 1;
-        program.connections.borrow_mut().insert(connection, socket.clone());
-        tokio::task::spawn_local(receive_radio(program.clone(), connection, socket));
+        program.connections.borrow_mut().insert(connection, peer.clone());
+        tokio::task::spawn_local(send_backlog(peer.clone()));
+        tokio::task::spawn_local(receive_radio(program.clone(), connection, peer));
     }
 }
 
 /// One program on the radio socket, until it goes.
-async fn receive_radio(program: Rc<Program>, connection: Connection, socket: Rc<AsyncFd<Socket>>) {
+async fn receive_radio(program: Rc<Program>, connection: Connection, peer: Rc<Peer>) {
     let mut buffer = vec![0; radio::RECORD_LIMIT];
-    'open: while let Ok(mut ready) = socket.readable().await {
+    'open: while let Ok(mut ready) = peer.socket.readable().await {
         for _ in 0..BATCH {
             match ready.try_io(|socket| receive_record(socket.get_ref(), &mut buffer)) {
                 Ok(Ok(length @ 1..)) => program.turn(|now, transport, out| {
@@ -321,7 +340,28 @@ async fn receive_radio(program: Rc<Program>, connection: Connection, socket: Rc<
         tokio::task::yield_now().await;
     }
     program.connections.borrow_mut().remove(&connection);
+    peer.is_closed.set(true);
+    peer.woken.notify_one();
     program.turn(|_, transport, _| transport.on_closed(connection));
+}
+
+/// Sends what the program's socket had no room for, as soon as it has.
+async fn send_backlog(peer: Rc<Peer>) {
+    while !peer.is_closed.get() {
+        peer.woken.notified().await;
+        while !peer.is_closed.get() && !peer.backlog.borrow().is_empty() {
+            let Ok(mut ready) = peer.socket.writable().await else { return };
+            let mut backlog = peer.backlog.borrow_mut();
+            while let Some(record) = backlog.front() {
+                match ready.try_io(|socket| socket.get_ref().send(record)) {
+                    Ok(Ok(_)) => drop(backlog.pop_front()),
+                    // The reader notices the end of the connection, too.
+                    Ok(Err(_)) => return,
+                    Err(_) => break,
+                }
+            }
+        }
+    }
 }
 
 fn receive_record(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
@@ -361,7 +401,7 @@ impl Program {
                     self.send_gtpu(datagram.from, datagram.to, &datagram.bytes)
                 }
                 Output::Sgi(packet) => self.sgi.get_ref().send(&packet).map(|_| ()),
-                Output::Radio(connection, record) => self.send_radio(connection, &record),
+                Output::Radio(connection, record) => self.send_radio(connection, record),
                 Output::Captured(direction, packet) => self.captured(direction, &packet),
             };
             if let Err(error) = sent {
@@ -377,11 +417,24 @@ impl Program {
         socket.try_send_to(bytes, to).map(|_| ())
     }
 
-    /// A program that does not read loses packets, as a UE out of coverage does.
-    fn send_radio(&self, connection: Connection, record: &[u8]) -> io::Result<()> {
+    /// A program that reads too slowly gets its records later, and in the end loses packets as a UE
+    /// out of coverage does.
+    fn send_radio(&self, connection: Connection, record: Vec<u8>) -> io::Result<()> {
         let connections = self.connections.borrow();
-        let Some(socket) = connections.get(&connection) else { return Ok(()) };
-        socket.get_ref().send(record).map(|_| ())
+        let Some(peer) = connections.get(&connection) else { return Ok(()) };
+        let mut backlog = peer.backlog.borrow_mut();
+        if backlog.is_empty() {
+            match peer.socket.get_ref().send(&record) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return sent.map(|_| ()),
+            }
+        }
+        if backlog.len() >= BACKLOG_LIMIT {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        backlog.push_back(record);
+        peer.woken.notify_one();
+        Ok(())
     }
 
     fn captured(&self, direction: Direction, packet: &[u8]) -> io::Result<()> {
