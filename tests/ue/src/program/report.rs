@@ -224,7 +224,7 @@ fn masked(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// TS 24.229 §5.2.2: the P-CSCF takes ck and ik out; one that does not must not show them here.
+    /// TS 24.229 §5.2.2: the P-CSCF takes ck and ik out; where it does not, they show not here.
     #[test]
     fn keys_of_a_challenge_are_masked() {
         let line = "WWW-Authenticate: Digest realm=\"h\",nonce=\"bm9uY2U=\",ck=\"00112233\",ik = \

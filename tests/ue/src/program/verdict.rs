@@ -217,12 +217,12 @@ fn refused(status: u16, facts: &Facts) -> String {
     let meaning = match status {
         400 => "the network finds the REGISTER malformed",
         401 => {
-            "challenged again after each answer: the network's XRES is another (RES length, key \
-             or OPc differ), or it does not see the answer"
+            "challenged again after each answer: the network's XRES is another (K and OPc agree, \
+             or AUTN would be wrong: look at the RES length), or it does not see the answer"
         }
         403 if facts.has_answered => {
-            "forbidden after the answer to the challenge: the response was wrong for the network \
-             (its XRES differs: key, OPc or RES length differ), or it bars this subscriber"
+            "forbidden after the answer to the challenge: the network's XRES is another (K and \
+             OPc agree, or AUTN would be wrong: look at the RES length), or it bars this subscriber"
         }
         403 => {
             "forbidden before any challenge: the HSS does not know this private or public \
@@ -344,7 +344,7 @@ mod tests {
         let refused = |reason| Facts { refused: Some(reason), ..facts() };
         let quiet = Since::default();
         let table: &[(Cause, Facts, &str)] = &[
-            (Cause::Refused(403), protected(), "key, OPc or RES length differ"),
+            (Cause::Refused(403), protected(), "XRES is another"),
             (Cause::Refused(403), facts(), "before any challenge"),
             (Cause::Refused(403), refused(InvalidChallenge::Mac), "K or OPc differ"),
             (Cause::InvalidChallenges, refused(InvalidChallenge::Mac), "K or OPc differ"),
