@@ -330,7 +330,7 @@ impl Pcscf {
         let Installing { incoming, attempt, challenge, set } = wait;
         match result {
             Ok(()) => {
-                self.security.installed += 1;
+                self.security.note_installed(set);
                 self.register_relay(now, incoming, &attempt, challenge, out);
             }
             Err(reason) => {

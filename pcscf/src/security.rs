@@ -228,6 +228,28 @@ impl Security {
         Ok(self.sets.entry(id).or_insert(set))
     }
 
+    /// The data plane holds the set. Whoever follows the life of sets (the lab's ladder does) reads
+    /// these lines at level debug.
+    pub fn note_installed(&mut self, id: SetId) {
+        self.installed += 1;
+        let Some(set) = self.sets.get(&id) else { return };
+        let (ports, spis) = (set.ports, set.spis);
+        tracing::debug!(
+            set = id.0,
+            uc = ports.uc,
+            us = ports.us,
+            pc = ports.pc,
+            ps = ports.ps,
+            spi_uc = spis.uc,
+            spi_us = spis.us,
+            spi_pc = spis.pc,
+            spi_ps = spis.ps,
+            alg = set.pair.alg.name(),
+            ealg = set.pair.ealg.name(),
+            "security associations installed"
+        );
+    }
+
     /// Forgets a set; its ports and SPIs are free again.
     pub fn remove(&mut self, id: SetId) -> Option<Set> {
         let set = self.sets.remove(&id)?;
@@ -418,6 +440,7 @@ impl Pcscf {
     pub(crate) fn drop_set(&mut self, id: SetId, out: &mut Vec<Output>) {
         if self.security.remove(id).is_some() {
             self.timers.stop(&Timer::SetEnds(id));
+            tracing::debug!(set = id.0, "security associations removed");
             out.push(Output::RemoveSas { set: id });
         }
     }

@@ -22,6 +22,8 @@ use crate::node::{Flow, Input, Transport};
 /// Datagrams of one system call.
 const BATCH: usize = 32;
 const DATAGRAM_BYTES: usize = 65_536;
+/// RFC 8200 §5.
+const IPV6_MINIMUM_MTU: libc::c_int = 1_280;
 /// Kernel buffers of each socket; the kernel grants what `net.core.rmem_max` allows.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// How long a full send buffer is waited for before a datagram is given up.
@@ -129,6 +131,7 @@ fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    send_fragments(socket, address)?;
     if address.is_ipv4() {
         setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
         if address.ip().is_unspecified() {
@@ -141,6 +144,28 @@ fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A datagram longer than the path takes leaves in fragments: a response has no second transport to
+/// turn to (RFC 3261 §18.2.2), and one that waits for path MTU discovery is lost once for each
+/// phone. IPv6: fragments of the minimum MTU, since only the sender may make them (RFC 8200 §5).
+fn send_fragments(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let (level, name, value) = if address.is_ipv4() {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU, IPV6_MINIMUM_MTU)
+    };
+    // SAFETY: the option takes an int, which outlives the call.
+    let done = unsafe {
+        libc::setsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            level,
+            name,
+            std::ptr::from_ref(&value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 async fn read(socket: Rc<UdpSocket>, inbox: Rc<Inbox>, buffers: Rc<RefCell<Vec<u8>>>) {

@@ -1,9 +1,10 @@
 //! Security associations at the P-CSCF. Where they are the kernel's, `ip xfrm monitor` tells when
-//! each was added, deleted, expired (without keys). In any case the daemon is asked for its list,
-//! and what is new in it since the last time is told.
+//! each was added, deleted, expired (without keys). In any case the daemon's log tells when a set
+//! was in place and when it went.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,7 +13,6 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
 
 use crate::handsets::{self, Note};
-use crate::processes;
 use crate::topology::Topology;
 
 /// The running monitor; it ends with this value.
@@ -74,64 +74,84 @@ fn event(line: &str) -> Option<String> {
     Some(format!("{what}: {from} -> {to} spi {spi}"))
 }
 
-/// The sets that the P-CSCF has, as it last told: state and description by number.
-#[derive(Debug, Default)]
-pub struct Sets {
-    known: BTreeMap<String, (String, String)>,
+/// The P-CSCF's log, read as it grows: its data plane's sets come and go in it, whatever the plane.
+#[derive(Debug)]
+pub struct Log {
+    path: PathBuf,
+    read: u64,
+    /// The beginning of a line whose end is not written yet.
+    rest: String,
 }
 
-impl Sets {
-    /// What has changed with this answer to `sa list`.
-    pub fn update(&mut self, list: &str) -> Vec<String> {
-        let now: BTreeMap<String, (String, String)> = list.lines().filter_map(set).collect();
-        let mut changes = Vec::new();
-        for (number, (state, description)) in &now {
-            match self.known.get(number) {
-                None => changes.push(format!("SAs of set {number} are {state}: {description}")),
-                Some((before, _)) if before != state => {
-                    changes.push(format!("SAs of set {number} are {state}, {before} before"));
-                }
-                Some(_) => {}
-            }
+impl Log {
+    /// From its present end on.
+    pub fn new(path: PathBuf) -> Log {
+        let read = std::fs::metadata(&path).map_or(0, |file| file.len());
+        Log { path, read, rest: String::new() }
+    }
+
+    /// Notes for what was written since the last call.
+    pub fn news(&mut self) -> Vec<Note> {
+        let mut text = std::mem::take(&mut self.rest);
+        let grown = File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.read))?;
+            file.read_to_string(&mut text)
+        });
+        if let Ok(octets) = grown {
+            self.read += octets as u64;
         }
-        for number in self.known.keys().filter(|number| !now.contains_key(*number)) {
-            changes.push(format!("SAs of set {number} are gone"));
-        }
-        self.known = now;
-        changes
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        self.rest = text.split_off(whole);
+        text.lines().filter_map(logged).collect()
     }
 }
 
-/// One line of `sa list`: number of the set, its state, and its four associations.
-fn set(line: &str) -> Option<(String, (String, String))> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let ["set", number, _, state, ..] = words[..] else { return None };
-    let after = |name: &str| {
-        let at = words.iter().position(|word| *word == name)?;
-        words.get(at + 1)?.parse::<u32>().ok()
+/// A line of the log that tells of a set, as a note at the time that it names.
+fn logged(line: &str) -> Option<Note> {
+    let (time, rest) = line.split_once(' ')?;
+    let at = rest.find("security associations ")?;
+    let word = rest[at + "security associations ".len()..].split(' ').next()?;
+    let field = |name: &str| {
+        let value = rest.split(' ').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))?;
+        Some(value.trim_matches('"'))
     };
-    let port = |name: &str| after(name).map(|port| port as u16);
-    let ports = Ports { uc: port("uc")?, us: port("us")?, pc: port("pc")?, ps: port("ps")? };
-    let spis = Spis {
-        uc: after("spi_uc")?,
-        us: after("spi_us")?,
-        pc: after("spi_pc")?,
-        ps: after("spi_ps")?,
+    let number = |name: &str| field(name)?.parse::<u32>().ok();
+    let set = number("set")?;
+    let what = match word {
+        "installed" => {
+            let port = |name: &str| number(name).map(|port| port as u16);
+            let ports =
+                Ports { uc: port("uc")?, us: port("us")?, pc: port("pc")?, ps: port("ps")? };
+            let spis = Spis {
+                uc: number("spi_uc")?,
+                us: number("spi_us")?,
+                pc: number("spi_pc")?,
+                ps: number("spi_ps")?,
+            };
+            let (alg, ealg) = (field("alg")?, field("ealg")?);
+            format!("SAs of set {set} installed, {alg}/{ealg}: {}", handsets::four(&ports, &spis))
+        }
+        "removed" => format!("SAs of set {set} removed"),
+        _ => return None,
     };
-    Some((number.to_owned(), (state.to_owned(), handsets::four(&ports, &spis))))
+    Some(Note { time: since_epoch(time)?, who: "pcscf".into(), what })
 }
 
-/// Asks the P-CSCF for its sets, without blocking the loop. Needs a `LocalSet` around it.
-pub fn ask(pcscf: SocketAddr, answer: mpsc::Sender<String>) {
-    tokio::task::spawn_local(async move {
-        let patience = Duration::from_secs(1);
-        let asking =
-            tokio::task::spawn_blocking(move || processes::command(pcscf, "sa list", patience));
-        if let Ok(Ok(list)) = asking.await {
-            // Nobody listens when the lab ends.
-            let _ = answer.send(list).await;
-        }
-    });
+/// `2026-11-25T23:54:33.047497Z` as time since the Unix epoch.
+fn since_epoch(text: &str) -> Option<Duration> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let mut date = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.splitn(3, ':');
+    let hours: u64 = time.next()?.parse().ok()?;
+    let minutes: u64 = time.next()?.parse().ok()?;
+    let seconds: f64 = time.next()?.parse().ok()?;
+    // Days since 1970-01-01 in the Gregorian calendar, years beginning in March.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
+    let days = days.checked_sub(719_469)?;
+    let whole = ((days * 24 + hours) * 60 + minutes) * 60;
+    Some(Duration::from_secs(whole) + Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 #[cfg(test)]
@@ -139,23 +159,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_of_the_list_are_told() {
-        let line = |state| {
-            format!(
-                "set 1 001@ims {state} ue 10.45.0.2 uc 31001 us 31000 pc 5100 ps 5064 spi_uc 1 \
-                 spi_us 2 spi_pc 3 spi_ps 4 alg hmac-sha-1-96 ealg null for 240 s\n"
-            )
-        };
-        let mut sets = Sets::default();
-        let changes = sets.update(&line("temporary"));
+    fn lines_of_the_log_are_read() {
+        let line = "2026-11-25T23:54:33.047497Z DEBUG pcscf::security: security associations \
+                    installed set=1 uc=31001 us=31000 pc=5100 ps=5064 spi_uc=1 spi_us=2 spi_pc=3 \
+                    spi_ps=4 alg=\"hmac-sha-1-96\" ealg=\"null\"";
+        let note = logged(line).expect("a note");
+        assert_eq!(note.time.as_micros(), 1_795_650_873_047_497);
         assert_eq!(
-            changes,
-            ["SAs of set 1 are temporary: 31001->5064 0x00000004, 5064->31001 0x00000001, \
-              31000->5100 0x00000003, 5100->31000 0x00000002"]
+            note.what,
+            "SAs of set 1 installed, hmac-sha-1-96/null: 31001->5064 0x00000004, \
+             5064->31001 0x00000001, 31000->5100 0x00000003, 5100->31000 0x00000002"
         );
-        assert_eq!(sets.update(&line("temporary")), Vec::<String>::new());
-        assert_eq!(sets.update(&line("in_use")), ["SAs of set 1 are in_use, temporary before"]);
-        assert_eq!(sets.update("HTTP/1.1 200 OK\n"), ["SAs of set 1 are gone"]);
+        let line =
+            "2026-11-25T23:54:33.1Z DEBUG pcscf::security: security associations removed set=1";
+        assert_eq!(logged(line).expect("a note").what, "SAs of set 1 removed");
+        assert!(logged("2026-11-25T23:54:33.1Z  INFO pcscf::register: x status=200").is_none());
     }
 
     #[test]

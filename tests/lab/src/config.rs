@@ -110,7 +110,8 @@ impl Settings<'_> {
              store = {}\n\n\
              [gm]\naddresses = [\"{}\"]\n\n\
              [mw]\nlisten = [\"{}\"]\n\n\
-             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\n\n{}",
+             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\n\n\
+             [log]\nfilter = \"info,pcscf::security=debug\"\n\n{}",
             quoted_path(&self.directory.join("pcscf.db")),
             self.addresses().pcscf_gm(),
             self.core("pcscf", 5060),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use ue::Faults;
 
-use crate::associations::{self, Monitor, Sets};
+use crate::associations::{Log, Monitor};
 use crate::capture::{self, Capture};
 use crate::config::{HOME_DOMAIN, Plane, Settings};
 use crate::decode::{Decoder, Event};
@@ -28,8 +28,6 @@ use crate::topology::{Addresses, CORE_NODES, IpVersion, Topology};
 const SPARE_SUBSCRIBERS: usize = 256;
 /// Messages kept for scenarios that look at the wire.
 const RECENT_LIMIT: usize = 100_000;
-/// With more phones the P-CSCF is not asked for its sets again and again.
-const WATCHED_PHONES: usize = 50;
 const TICK: Duration = Duration::from_millis(50);
 
 /// The daemons: name of the node, of the program, and the port of its HTTP on the host.
@@ -74,8 +72,7 @@ pub struct Laboratory {
     pub recent: Vec<Event>,
     decoder: Decoder,
     notes: mpsc::Receiver<Note>,
-    sets: Sets,
-    lists: (mpsc::Sender<String>, mpsc::Receiver<String>),
+    pcscf_log: Log,
     tick: Interval,
     directory: Directory,
     pub options: Options,
@@ -189,6 +186,7 @@ impl Laboratory {
             automatic: options.automatic,
         };
         let handsets = Handsets::connect(&socket, habits, random.fork())?;
+        let pcscf_log = Log::new(directory.path.join("pcscf.log"));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Laboratory {
@@ -203,8 +201,7 @@ impl Laboratory {
             recent: Vec::new(),
             decoder: Decoder::new(),
             notes,
-            sets: Sets::default(),
-            lists: mpsc::channel(16),
+            pcscf_log,
             tick,
             directory,
             options,
@@ -252,12 +249,6 @@ impl Laboratory {
                 notes.into_iter().for_each(|note| self.ladder.note(note));
             }
             Some(note) = self.notes.recv() => self.ladder.note(note),
-            Some(list) = self.lists.1.recv() => {
-                for what in self.sets.update(&list) {
-                    let note = Note { time: since_epoch(), who: "pcscf".into(), what };
-                    self.ladder.note(note);
-                }
-            }
             Some(ask) = asks.recv() => ask(self),
             _ = self.tick.tick() => self.on_tick(),
         }
@@ -280,12 +271,10 @@ impl Laboratory {
     }
 
     fn on_tick(&mut self) {
-        self.print_until(since_epoch().saturating_sub(SETTLING));
-        let is_watched = self.options.is_ladder_printed && self.handsets.len() <= WATCHED_PHONES;
-        let pcscf = self.processes.get("pcscf").and_then(Process::http_address);
-        if let Some(pcscf) = pcscf.filter(|_| is_watched && self.options.plane != Plane::Off) {
-            associations::ask(pcscf, self.lists.0.clone());
+        for note in self.pcscf_log.news() {
+            self.ladder.note(note);
         }
+        self.print_until(since_epoch().saturating_sub(SETTLING));
         for process in self.processes.values_mut() {
             if let Some(status) = process.ended() {
                 let tail = processes::tail_of(process.log(), 10);

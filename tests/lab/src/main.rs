@@ -119,6 +119,7 @@ fn run_role(arguments: &[OsString]) -> Option<ExitCode> {
         "scscf" => common::net::run_from::<scscf::Scscf>(rest),
         "hss" => hss::command::run_from(rest),
         "lte" => lte::run_from(rest),
+        "ue" => ue::program::run_from(rest),
         _ => return None,
     })
 }

@@ -210,25 +210,10 @@ async fn get(address: SocketAddr, path: &'static str) -> Option<String> {
 
 /// One GET; head and body.
 pub fn fetch(address: SocketAddr, path: &str, patience: Duration) -> io::Result<String> {
-    exchange(address, &format!("GET {path} HTTP/1.1\r\n"), "", patience)
-}
-
-/// One command of the operator; head and body of the answer.
-pub fn command(address: SocketAddr, words: &str, patience: Duration) -> io::Result<String> {
-    let request = format!("POST /admin HTTP/1.1\r\nContent-Length: {}\r\n", words.len());
-    exchange(address, &request, words, patience)
-}
-
-fn exchange(
-    address: SocketAddr,
-    request: &str,
-    body: &str,
-    patience: Duration,
-) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    write!(stream, "{request}Host: {address}\r\nConnection: close\r\n\r\n{body}")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
