@@ -2,7 +2,7 @@
 //! and TCP (TS 33.203 §7.1).
 //!
 //! The user-space plane needs unprivileged user namespaces and iproute2, else the test says `skipped`.
-//! XFRM needs a kernel with ESP: `espvm.sh -- cargo test -p common --features net --test net_shell`;
+//! XFRM needs a kernel with ESP, such as `tests/lab/esp-kernel.sh -- COMMAND` gives;
 //! there, besides, one end in the kernel speaks with one end in user space, so that each ESP is
 //! checked by the other.
 use std::net::{IpAddr, SocketAddr};
@@ -32,8 +32,10 @@ fn userspace_carries_all_algorithms_both_ways() {
 
 #[test]
 fn xfrm_carries_all_algorithms_both_ways_and_agrees_with_userspace() {
-    if std::env::var_os("ESPVM").is_none() {
-        return println!("skipped: no ESPVM in the environment, the kernel may lack ESP");
+    if std::env::var_os("TESSERA_ESP_KERNEL").is_none() {
+        return println!(
+            "skipped: no TESSERA_ESP_KERNEL in the environment, the kernel may lack ESP"
+        );
     }
     in_namespaces("ipsec::xfrm_carries_all_algorithms_both_ways_and_agrees_with_userspace", || {
         set_up_links();
@@ -315,9 +317,9 @@ impl Wire {
     fn open() -> Wire {
         use std::os::fd::AsRawFd;
         const EVERYTHING: u16 = 0x0003;
-        let protocol = socket2::Protocol::from(i32::from(EVERYTHING.to_be()));
+        // Without a protocol it hears nothing until it is bound; with one it would hear every link.
         let (domain, kind) = (socket2::Domain::PACKET, socket2::Type::DGRAM);
-        let socket = socket2::Socket::new(domain, kind, Some(protocol)).unwrap();
+        let socket = socket2::Socket::new(domain, kind, None).unwrap();
         socket.set_nonblocking(true).unwrap();
         socket.set_recv_buffer_size(8 * 1024 * 1024).unwrap();
         let link = libc::sockaddr_ll {
