@@ -1,12 +1,14 @@
 //! What must hold during a run, checked on what travels and not on anybody's word.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::node::Output;
 
 #[derive(Debug, Default)]
 pub struct Checkers {
     rands: BTreeSet<[u8; 16]>,
+    /// Final statuses that went to UEs, by topmost Via and CSeq.
+    answers: BTreeMap<(String, String), String>,
     replies: Vec<String>,
     /// Vectors that left the HSS.
     pub vectors: u64,
@@ -31,11 +33,34 @@ impl Checkers {
     }
 
     /// S-66: ck and ik never reach a UE.
-    pub fn towards_ue(&self, seed: u64, bytes: &[u8]) {
+    ///
+    /// And no request is answered twice: what is sent again is the same answer (RFC 3261 §17.2.2).
+    pub fn towards_ue(&mut self, seed: u64, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes).to_ascii_lowercase();
+        self.answered(seed, &text);
         for secret in [",ck=", " ck=", ",ik=", " ik=", "security-client", "p-charging-vector"] {
             assert!(!text.contains(secret), "seed {seed}: {secret} reached a UE:\n{text}");
         }
+    }
+
+    fn answered(&mut self, seed: u64, text: &str) {
+        let Some(rest) = text.strip_prefix("sip/2.0 ") else { return };
+        let value = |name: &str| {
+            text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim().to_owned()
+        };
+        let status = rest.get(..3).unwrap_or("").to_owned();
+        if status < "200".to_owned() {
+            return;
+        }
+        let key = (value("via:"), value("cseq:"));
+        let first = self.answers.entry(key).or_insert_with(|| status.clone());
+        assert_eq!(*first, status, "seed {seed}: a request was answered twice");
+    }
+
+    /// A function that starts anew has forgotten its transactions: what is repeated then may well be
+    /// answered otherwise.
+    pub fn forget_answers(&mut self) {
+        self.answers.clear();
     }
 
     /// The answer to a challenge travels inside ESP only (S-78, S-80).

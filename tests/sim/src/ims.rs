@@ -44,7 +44,7 @@ pub struct Ims {
     options: Options,
     database: String,
     /// Keeps the in-memory database alive while no HSS runs.
-    _anchor: Connection,
+    anchor: Connection,
     /// Subscribers the HSS got so far.
     subscribers: u64,
 }
@@ -88,7 +88,7 @@ impl Ims {
         // The Diameter connections stand before anything else happens.
         let settled = world.now + Duration::from_secs(5);
         world.run(settled, |_| false);
-        Ims { world, options, database, _anchor: anchor, subscribers: 0 }
+        Ims { world, options, database, anchor, subscribers: 0 }
     }
 
     /// Adds a phone, and its subscriber to the HSS.
@@ -141,6 +141,32 @@ impl Ims {
         let hss = Hss::new(config, open(&self.database), random).expect("the database");
         let assignments = hss.assignments().expect("assignments");
         assignments.iter().filter(|assignment| assignment.is_registered).count()
+    }
+
+    /// Sequence number of each subscriber as the HSS has stored it, by private identity.
+    pub fn sequence_numbers(&self) -> BTreeMap<String, i64> {
+        let mut statement = self
+            .anchor
+            .prepare("SELECT identity, sqn FROM private_identity")
+            .expect("the schema of the HSS");
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        rows.expect("rows").map(|row| row.expect("a row")).collect()
+    }
+
+    /// Private identities that the HSS counts as registered, each with the name of its S-CSCF.
+    pub fn assigned(&mut self) -> Vec<(String, String)> {
+        let diameter = from_toml(&hss_toml());
+        let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
+        let random = Random::from_seed([0; 32]);
+        let hss = Hss::new(config, open(&self.database), random).expect("the database");
+        let assignments = hss.assignments().expect("assignments");
+        assignments
+            .into_iter()
+            .filter(|assignment| assignment.is_registered)
+            .map(|assignment| {
+                (assignment.private_identity, assignment.server_name.unwrap_or_default())
+            })
+            .collect()
     }
 
     pub fn gauge(&self, member: &str, name: &str, labels: &[(&str, &str)]) -> f64 {

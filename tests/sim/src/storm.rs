@@ -5,7 +5,7 @@
 //! anything, kernel and phones have the same associations, and all four functions agree on who is
 //! registered. After deregistration nothing is left anywhere.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::random::Random;
@@ -101,10 +101,12 @@ fn fault_phase(ims: &mut Ims, draw: &mut Random, faults: Faults) -> Vec<&'static
         }
     }
     let mut killed = Vec::new();
+    let mut sequence_numbers = ims.sequence_numbers();
     let end = ims.world.now + Duration::from_secs(FAULT_SECONDS);
     while ims.world.now < end {
         let next = ims.world.now + Duration::from_millis(5_000 + draw.below(60_000));
         ims.world.run(next.min(end), |_| false);
+        sequence_numbers = grown(ims, sequence_numbers);
         if draw.below(3) == 0 {
             let names = ["scscf1", "scscf2", "icscf", "hss", "pcscf"];
             let name = names[draw.below(names.len() as u64) as usize];
@@ -125,6 +127,17 @@ fn fault_phase(ims: &mut Ims, draw: &mut Random, faults: Faults) -> Vec<&'static
         }
     }
     killed
+}
+
+/// SQN only grows (TS 33.102 Annex C.1.1), whatever happens to whom.
+fn grown(ims: &Ims, before: BTreeMap<String, i64>) -> BTreeMap<String, i64> {
+    let now = ims.sequence_numbers();
+    for (subscriber, sqn) in &before {
+        let seed = ims.world.seed;
+        let later = now.get(subscriber).expect("subscribers stay");
+        assert!(later >= sqn, "seed {seed}: SQN of {subscriber} went back from {sqn} to {later}");
+    }
+    now
 }
 
 /// The faults end, and every phone is switched off and on: it must get its registration.
@@ -199,6 +212,13 @@ fn agree(ims: &mut Ims) -> Result<(), String> {
     let at_hss = ims.registered_at_hss();
     if at_hss != PHONES {
         return Err(format!("{at_hss} registered pairs at the HSS"));
+    }
+    for (subscriber, server) in ims.assigned() {
+        let name = if server.contains("scscf1") { "scscf1" } else { "scscf2" };
+        let held = ims.world.admin(ims.world.member(name), &["registrations"]);
+        if !held.contains(&subscriber) {
+            return Err(format!("the HSS sends {subscriber} to {server}, which does not know it"));
+        }
     }
     let pcscf = ims.world.member("pcscf");
     let kernel = ims.world.members[pcscf].kernel.as_ref().ok_or("no kernel")?;

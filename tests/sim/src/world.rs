@@ -187,6 +187,7 @@ impl World {
     pub fn kill(&mut self, member: usize) {
         self.members[member].core = None;
         self.members[member].life += 1;
+        self.checkers.forget_answers();
         let name = self.members[member].name;
         self.ladder.note(self.now, name, "killed");
         let mine: Vec<ConnectionId> = self.sorted_connections(member);
