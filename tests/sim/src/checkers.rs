@@ -49,7 +49,7 @@ impl Checkers {
             text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").trim().to_owned()
         };
         let status = rest.get(..3).unwrap_or("").to_owned();
-        if status < "200".to_owned() {
+        if status.as_str() < "200" {
             return;
         }
         let key = (value("via:"), value("cseq:"));
