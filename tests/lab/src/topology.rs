@@ -146,6 +146,10 @@ fn can_make_namespace() -> bool {
     std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET).is_ok()).join().unwrap_or(false)
 }
 
+/// What a container needs for namespaces, links and forwarding of its own.
+const CONTAINER: &str = "run the container with --cap-add SYS_ADMIN --cap-add NET_ADMIN \
+                         --device /dev/net/tun --security-opt systempaths=unconfined";
+
 /// Which setting of the host refuses namespaces.
 fn diagnosis(error: io::Error) -> String {
     let value = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
@@ -158,7 +162,7 @@ fn diagnosis(error: io::Error) -> String {
     } else if value("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" {
         "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     } else {
-        "run the container with --cap-add SYS_ADMIN --cap-add NET_ADMIN --device /dev/net/tun"
+        CONTAINER
     };
     format!("user and network namespaces are refused ({error}); to allow them: {setting}")
 }
@@ -268,6 +272,12 @@ impl Topology {
         within(topology.namespace(ROUTER), || {
             std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
             std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")
+        })
+        .map_err(|error| {
+            format!(
+                "forwarding cannot be switched on ({error}); where /proc/sys is read-only, as in \
+                 containers: {CONTAINER}"
+            )
         })?;
         Ok(topology)
     }
