@@ -1,5 +1,8 @@
 //! `/metrics`, `/healthz`, `/readyz` and `POST /admin`, on a thread of its own: a scrape or a slow
 //! reader costs the loop no more than handing over its numbers.
+//!
+//! Daemons have it from the shell. A program with a loop of its own, such as the LTE transport,
+//! takes [`listener`] and [`start`], and answers each [`Ask`] that comes.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::FromRawFd;
@@ -26,18 +29,18 @@ const ADMIN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a request asks the loop for.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub enum Ask {
     Samples(oneshot::Sender<Samples>),
     Ready(oneshot::Sender<Result<(), String>>),
     Admin { command: Vec<String>, reply: oneshot::Sender<String> },
 }
 
 /// Numbers that are cheaper to get beside the loop, such as the kernel's counters.
-pub(super) type MoreSamples = Box<dyn Fn(&mut Samples) + Send + Sync>;
+pub type MoreSamples = Box<dyn Fn(&mut Samples) + Send + Sync>;
 
 /// The running HTTP server; dropping it stops it.
 #[derive(Debug)]
-pub(super) struct Http {
+pub struct Http {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,7 +51,7 @@ struct Door {
 }
 
 /// The listening socket that the configuration or the starter names, if any.
-pub(super) fn listener(config: &HttpConfig) -> Result<Option<TcpListener>, String> {
+pub fn listener(config: &HttpConfig) -> Result<Option<TcpListener>, String> {
     let listener = match (handed_in()?, config.listen) {
         (Some(listener), _) => listener,
         (None, Some(address)) => TcpListener::bind(address)
@@ -73,8 +76,9 @@ fn handed_in() -> Result<Option<TcpListener>, String> {
     Ok(Some(listener))
 }
 
-/// Starts to serve.
-pub(super) fn start(
+/// Starts to serve; what is asked comes to the receiver of `asks`. The process's own CPU, memory and
+/// descriptors are added to the samples.
+pub fn start(
     listener: TcpListener,
     asks: mpsc::Sender<Ask>,
     more: MoreSamples,

@@ -13,14 +13,14 @@
 //! | `plane` | what carries ESP: XFRM or this process |
 //! | `resolver` | the DNS |
 //! | `store` | SQLite |
-//! | `http`, `metrics` | `/metrics`, `/healthz`, `/readyz`, `/admin` |
+//! | [`http`], `metrics` | `/metrics`, `/healthz`, `/readyz`, `/admin` |
 //! | `telemetry` | logs |
 
 pub mod config;
+pub mod http;
 
 mod check;
 mod diameter;
-mod http;
 mod inbox;
 mod metrics;
 mod plane;

@@ -30,12 +30,24 @@ pub struct Attached {
 }
 
 /// TS 24.301 §6.5.1.4: why not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
     /// ESM cause 26: no address or no TEID left.
     NoResources,
     /// ESM cause 50 or 51: the pool has no addresses of this version, or there is no P-CSCF in it.
     VersionNotSupported,
+}
+
+impl Refusal {
+    pub const ALL: [Refusal; 2] = [Refusal::NoResources, Refusal::VersionNotSupported];
+
+    /// Of a counter.
+    pub fn label(self) -> &'static str {
+        match self {
+            Refusal::NoResources => "no-resources",
+            Refusal::VersionNotSupported => "version-not-supported",
+        }
+    }
 }
 
 impl std::fmt::Display for Refusal {

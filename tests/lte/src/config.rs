@@ -1,8 +1,9 @@
 //! Settings of the LTE transport. Everything has a unit in its name; unknown keys are refused.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use common::net::HttpConfig;
 use serde::Deserialize;
 
 use crate::link::Profile;
@@ -19,8 +20,9 @@ pub struct Config {
     pub link: Links,
     #[serde(default)]
     pub limits: Limits,
+    /// `/metrics`, `/healthz`, `/readyz` and `POST /admin`.
     #[serde(default)]
-    pub http: Http,
+    pub http: HttpConfig,
     /// Seed of TEIDs and links; absent: from the system.
     #[serde(default)]
     pub seed: Option<u64>,
@@ -105,13 +107,6 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { bearers: 100_000, packets_in_flight: 100_000, connections: 1_000 }
     }
-}
-
-/// `/metrics` and health.
-#[derive(Clone, Debug, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub struct Http {
-    pub listen: Option<SocketAddr>,
 }
 
 fn default_interface() -> String {

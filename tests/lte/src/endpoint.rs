@@ -57,6 +57,7 @@ pub struct Counters {
     pub error_indications_received: u64,
     pub extension_headers_refused: u64,
     pub end_markers_received: u64,
+    pub end_markers_sent: u64,
     pub malformed: u64,
     pub paths_failed: u64,
 }
@@ -169,6 +170,7 @@ impl<T> Endpoint<T> {
 
     /// TS 29.281 §7.3.2.
     pub fn end_marker(&mut self, remote: Remote) -> Datagram {
+        self.counters.end_markers_sent += 1;
         self.datagram(remote.address, gtpu::end_marker(remote.teid))
     }
 

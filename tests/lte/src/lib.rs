@@ -13,6 +13,7 @@
 //! | `link`      | radio link model                                       |                         |
 //! | `radio`     | how programs attach UEs                                |                         |
 //! | `transport` | all of it as one value                                 |                         |
+//! | `metrics`   | what `/metrics` says                                  |                         |
 //! | `config`    | settings                                               |                         |
 //! | `program`   | sockets, TUN, clock: the process `lte`                 |                         |
 //! | `namespace` | doing something inside another network namespace       |                         |
@@ -27,6 +28,7 @@ pub mod enodeb;
 pub mod gtpu;
 pub mod inner;
 pub mod link;
+pub mod metrics;
 pub mod namespace;
 pub mod pcapng;
 pub mod pgw;

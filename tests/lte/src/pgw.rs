@@ -20,6 +20,8 @@ pub struct Pgw {
     sessions: BTreeMap<BearerId, Session>,
     /// By the UE's IPv4 address, or the first address of its IPv6 prefix.
     by_address: BTreeMap<IpAddr, BearerId>,
+    /// How many of them are IPv4.
+    used_v4: u64,
     pub counters: Counters,
 }
 
@@ -63,6 +65,10 @@ pub struct Counters {
     pub downlink_unknown_address: u64,
     /// Sessions lost by an Error Indication of the S-GW.
     pub sessions_lost: u64,
+    /// Packets of UEs that went to SGi.
+    pub sgi_sent: u64,
+    /// Packets from SGi, whoever they are for.
+    pub sgi_received: u64,
 }
 
 /// What a datagram on S5-U brings about.
@@ -81,6 +87,7 @@ impl Pgw {
             pool,
             sessions: BTreeMap::new(),
             by_address: BTreeMap::new(),
+            used_v4: 0,
             counters: Counters::default(),
         }
     }
@@ -97,6 +104,7 @@ impl Pgw {
         let uplink = self.s5u.open(bearer).ok_or(Refusal::NoResources)?;
         self.s5u.supervise(now, sgw.address);
         self.by_address.insert(key_of(address), bearer);
+        self.used_v4 += u64::from(address.is_ipv4());
         self.sessions.insert(bearer, Session { uplink, sgw, address });
         Ok((address, Remote { address: self.s5u.address(), teid: uplink }))
     }
@@ -105,6 +113,7 @@ impl Pgw {
     pub fn delete_session(&mut self, bearer: BearerId) {
         if let Some(session) = self.sessions.remove(&bearer) {
             self.by_address.remove(&key_of(session.address));
+            self.used_v4 -= u64::from(session.address.is_ipv4());
             self.s5u.close(session.uplink);
         }
     }
@@ -138,11 +147,13 @@ impl Pgw {
             );
             return Output::Nothing;
         }
+        self.counters.sgi_sent += 1;
         Output::Sgi(packet)
     }
 
     /// TS 23.401 §4.4.3.3: a packet from SGi goes into the tunnel of the UE that has its destination.
     pub fn downlink(&mut self, packet: &[u8]) -> Option<Datagram> {
+        self.counters.sgi_received += 1;
         let Some(inner) = inner::read(packet) else {
             self.counters.not_ip += 1;
             return None;
@@ -168,6 +179,15 @@ impl Pgw {
 
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Of each IP version that the pool has: its name, how many addresses UEs have, and how many
+    /// there are for them.
+    pub fn pool_use(&self) -> Vec<(&'static str, u64, u64)> {
+        let v4 = self.pool.v4.map(|pool| ("4", self.used_v4, u64::from(pool.ues())));
+        let v6 =
+            self.pool.v6.map(|pool| ("6", self.by_address.len() as u64 - self.used_v4, pool.ues()));
+        v4.into_iter().chain(v6).collect()
     }
 }
 

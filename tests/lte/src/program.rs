@@ -14,18 +14,21 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use common::net::http::{self, Ask};
 use common::random::Random;
+use common::stats::Samples;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use crate::config::Config;
 use crate::gtpu;
+use crate::metrics;
 use crate::namespace;
 use crate::pcapng::{self, LinkType};
 use crate::radio::{self, Direction};
@@ -35,6 +38,7 @@ use crate::transport::{Connection, Output, Transport};
 const BATCH: usize = 64;
 /// Records that wait for one program.
 const BACKLOG_LIMIT: usize = 65_536;
+const UPTIME: &str = "Since the daemon started.";
 
 #[derive(Parser)]
 #[command(name = "lte", version, about = "eNodeB, S-GW and P-GW joined by GTP-U")]
@@ -220,6 +224,13 @@ async fn serve(config: Config) -> io::Result<()> {
     tokio::task::spawn_local(keep_time(program.clone()));
     let accepting = accept(program.clone(), watch(radio)?, config.limits.connections);
     tokio::task::spawn_local(accepting);
+    let (ask, asks) = mpsc::channel(64);
+    tokio::task::spawn_local(answer(program.clone(), asks));
+    let listener = http::listener(&config.http).map_err(io::Error::other)?;
+    let _http = listener
+        .map(|listener| http::start(listener, ask, Box::new(|_: &mut Samples| {})))
+        .transpose()
+        .map_err(io::Error::other)?;
     tracing::info!(socket = %path.display(), "LTE transport is ready");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -369,6 +380,21 @@ fn receive_record(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     (&mut &*socket).read(buffer)
 }
 
+/// `/metrics`, `/healthz` and `/readyz`. The transport is ready from the start: it opens everything
+/// before it listens.
+async fn answer(program: Rc<Program>, mut asks: mpsc::Receiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        // Who asked may have gone, in all three.
+        match ask {
+            Ask::Samples(reply) => drop(reply.send(program.samples())),
+            Ask::Ready(reply) => drop(reply.send(Ok(()))),
+            Ask::Admin { command, reply } => {
+                drop(reply.send(format!("unknown command: {}\n", command.join(" "))));
+            }
+        }
+    }
+}
+
 /// Wakes the transport when something is due.
 async fn keep_time(program: Rc<Program>) {
     loop {
@@ -446,6 +472,24 @@ impl Program {
             Direction::Downlink => pcapng::Direction::Outbound,
         };
         writer.packet(*interface, time, direction, packet)
+    }
+
+    fn samples(&self) -> Samples {
+        let mut samples = Samples::default();
+        metrics::samples(&self.transport.borrow(), &mut samples);
+        for (name, help, value) in [
+            (
+                "tessera_lte_programs",
+                "Programs connected to the radio socket.",
+                self.connections.borrow().len() as f64,
+            ),
+            ("tessera_uptime_seconds", UPTIME, self.started.elapsed().as_secs_f64()),
+        ] {
+            samples.gauge(name, help, &[], value);
+        }
+        let help = "Packets and records that the kernel or a slow program did not take.";
+        samples.counter("tessera_lte_unsent_total", help, &[], *self.unsent.borrow());
+        samples
     }
 
     fn report(&self) {

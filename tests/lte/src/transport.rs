@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::random::Random;
 
-use crate::attach::{BearerId, ConfigurationOptions, IpVersion, Network};
+use crate::attach::{BearerId, ConfigurationOptions, IpVersion, Network, Refusal};
 use crate::config::Config;
 use crate::endpoint::Datagram;
 use crate::enodeb::{self, Enodeb};
@@ -71,13 +71,21 @@ struct Flight {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     pub attached: u64,
-    pub attach_refused: u64,
+    pub attach_refused: BTreeMap<Refusal, u64>,
     pub detached: u64,
     /// Records that are not of the protocol, or of a UE that is not attached.
     pub radio_malformed: u64,
-    pub radio_lost: u64,
-    pub radio_too_long: u64,
-    pub radio_queue_full: u64,
+    pub uplink: Crossings,
+    pub downlink: Crossings,
+}
+
+/// What became of packets on the radio links, in one direction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Crossings {
+    pub delivered: u64,
+    pub lost: u64,
+    pub too_long: u64,
+    pub queue_full: u64,
     /// More packets were in flight than the limit allows.
     pub in_flight_full: u64,
 }
@@ -215,6 +223,15 @@ impl Transport {
         out.extend(requests.into_iter().map(Output::Gtpu));
     }
 
+    /// UEs attached.
+    pub fn ues(&self) -> usize {
+        self.ues.len()
+    }
+
+    pub fn packets_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// When something is due next.
     pub fn next_timeout(&self) -> Option<Duration> {
         let network = &self.network;
@@ -259,7 +276,7 @@ impl Transport {
                 Message::Attached(attached)
             }
             Err(refusal) => {
-                self.counters.attach_refused += 1;
+                *self.counters.attach_refused.entry(refusal).or_default() += 1;
                 tracing::warn!(imsi, %refusal, "attach refused");
                 let reason = refusal.to_string();
                 let record = Record { reference, message: Message::Refused { reason: &reason } };
@@ -346,10 +363,14 @@ impl Transport {
         fate: Fate,
         packet: &[u8],
     ) -> Option<Vec<u8>> {
+        let crossings = match is_uplink {
+            true => &mut self.counters.uplink,
+            false => &mut self.counters.downlink,
+        };
         match fate {
             Fate::Arrives(arrival) if arrival <= now => return Some(packet.to_vec()),
             Fate::Arrives(_) if self.in_flight.len() >= self.in_flight_limit => {
-                self.counters.in_flight_full += 1;
+                crossings.in_flight_full += 1;
             }
             Fate::Arrives(arrival) => {
                 self.flights += 1;
@@ -361,14 +382,15 @@ impl Transport {
                     packet: packet.to_vec(),
                 }));
             }
-            Fate::Lost => self.counters.radio_lost += 1,
-            Fate::TooLong => self.counters.radio_too_long += 1,
-            Fate::QueueFull => self.counters.radio_queue_full += 1,
+            Fate::Lost => crossings.lost += 1,
+            Fate::TooLong => crossings.too_long += 1,
+            Fate::QueueFull => crossings.queue_full += 1,
         }
         None
     }
 
     fn arrive_uplink(&mut self, bearer: BearerId, packet: Vec<u8>, out: &mut Vec<Output>) {
+        self.counters.uplink.delivered += 1;
         let datagram = self.network.enodeb.uplink(bearer, &packet);
         if self.is_captured {
             out.push(Output::Captured(Direction::Uplink, packet));
@@ -378,6 +400,7 @@ impl Transport {
 
     fn arrive_downlink(&mut self, bearer: BearerId, packet: &[u8], out: &mut Vec<Output>) {
         if let Some(ue) = self.ues.get(&bearer) {
+            self.counters.downlink.delivered += 1;
             let record = Record { reference: ue.reference, message: Message::Data(packet) };
             out.push(Output::Radio(ue.connection, record.encode()));
         }

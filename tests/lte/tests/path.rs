@@ -328,7 +328,7 @@ fn links_are_in_front_of_the_path() {
         path.send(1, Message::Data(packet));
     }
     path.send(1, Message::Data(&packet(attached.address, attached.pcscf, &[0; 1_400])));
-    assert_eq!(path.transport.counters.radio_too_long, 1);
+    assert_eq!(path.transport.counters.uplink.too_long, 1);
     assert!(path.to_sgi.is_empty());
     let mut out = Vec::new();
     path.transport.on_timeout(NOW + Duration::from_millis(9), &mut out);
@@ -342,7 +342,7 @@ fn links_are_in_front_of_the_path() {
     path.send(1, Message::SetLink { direction: Direction::Downlink, profile });
     path.sgi(&packet(attached.pcscf, attached.address, b"lost"));
     assert!(path.to_ue.is_empty());
-    assert_eq!(path.transport.counters.radio_lost, 1);
+    assert_eq!(path.transport.counters.downlink.lost, 1);
     path.send(1, Message::SetLink { direction: Direction::Downlink, profile: "{\"loss\": 2}" });
     assert_eq!(path.transport.counters.radio_malformed, 1);
 }
@@ -362,4 +362,59 @@ fn all_paths_are_supervised() {
         assert_eq!(endpoint.counters.echo_responses_received, 1);
     }
     assert_eq!(path.transport.next_timeout(), Some(NOW + Duration::from_secs(60)));
+}
+
+/// What a scrape says is what happened: an attach, a refusal, a packet each way, a foreign source.
+#[test]
+fn samples_tell_what_happened() {
+    use common::stats::{Samples, Value};
+    let mut path = Wired::new(CONFIG);
+    let attached = path.attach(1, IpVersion::V4).unwrap();
+    path.send(1, Message::Data(&packet(attached.address, attached.pcscf, b"up")));
+    path.send(1, Message::Data(&packet(address("10.9.9.9"), attached.pcscf, b"foreign")));
+    path.sgi(&packet(attached.pcscf, attached.address, b"down"));
+    for reference in 2..6 {
+        path.attach(reference, IpVersion::V4).unwrap();
+    }
+    path.attach(9, IpVersion::V4).unwrap_err();
+    let mut samples = Samples::default();
+    lte::metrics::samples(&path.transport, &mut samples);
+    let value = |name: &str, labels: &[(&str, &str)]| {
+        let found: Vec<_> = samples
+            .0
+            .iter()
+            .filter(|sample| sample.name == name)
+            .filter(|sample| {
+                labels
+                    .iter()
+                    .all(|(name, value)| sample.labels.iter().any(|(n, v)| n == name && v == value))
+            })
+            .collect();
+        let [sample] = &found[..] else { panic!("{name} {labels:?}: {found:?}") };
+        match sample.value {
+            Value::Counter(count) => count as f64,
+            Value::Gauge(value) => value,
+            Value::Histogram(_) => panic!("{name} is a histogram"),
+        }
+    };
+    for (name, labels, expected) in [
+        ("tessera_lte_ues", &[("state", "connected")][..], 5.0),
+        ("tessera_lte_attaches_total", &[("result", "accepted")], 5.0),
+        ("tessera_lte_attaches_total", &[("result", "no-resources")], 1.0),
+        ("tessera_lte_bearers", &[("node", "pgw1")], 5.0),
+        ("tessera_lte_radio_packets_total", &[("direction", "up"), ("outcome", "delivered")], 2.0),
+        ("tessera_lte_radio_packets_total", &[("direction", "down"), ("outcome", "lost")], 0.0),
+        ("tessera_lte_dropped_packets_total", &[("cause", "foreign-source")], 1.0),
+        ("tessera_lte_sgi_packets_total", &[("direction", "up")], 1.0),
+        ("tessera_lte_sgi_packets_total", &[("direction", "down")], 1.0),
+        ("tessera_lte_pool_used", &[("version", "4")], 5.0),
+        ("tessera_lte_pool_size", &[("version", "4")], 5.0),
+        (
+            "tessera_lte_gtpu_packets_total",
+            &[("node", "sgw1"), ("interface", "s5u"), ("direction", "out")],
+            2.0,
+        ),
+    ] {
+        assert_eq!(value(name, labels), expected, "{name} {labels:?}");
+    }
 }
