@@ -10,7 +10,8 @@
 # Inside, TESSERA_ESP_KERNEL is set.
 #
 # Needs apt-get once, to download two packages into ${TESSERA_CACHE:-~/.cache/tessera} (nothing is
-# installed). Where the machine's own kernel has ESP, just run the command as root instead.
+# installed), and a C compiler where the processor has AMX. Where the machine's own kernel has ESP,
+# just run the command as root instead.
 set -euo pipefail
 
 fail() { echo "esp-kernel: $*" >&2; exit 125; }
@@ -22,7 +23,7 @@ while [ $# -gt 0 ]; do
         --seconds) seconds=$2; shift 2 ;;
         --memory)  memory=$2; shift 2 ;;
         --)        shift; break ;;
-        -h|--help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
         *)         fail "unknown option $1 (see --help)" ;;
     esac
 done
@@ -52,6 +53,15 @@ download busybox-static
 linux=$cache/user-mode-linux/usr/bin/linux.uml
 busybox=$cache/busybox-static/bin/busybox
 for modules in "$cache"/user-mode-linux/usr/lib/uml/modules/*; do :; done
+
+# See wide-registers.c: without it, this kernel does not start any process on such a processor.
+preload=''
+if grep -qw amx_tile /proc/cpuinfo; then
+    preload=$cache/wide-registers.so
+    source=$(dirname "$0")/wide-registers.c
+    [ "$preload" -nt "$source" ] || cc -shared -fPIC -O1 -o "$preload" "$source" -ldl ||
+        fail "a C compiler (cc) is needed on a processor with AMX"
+fi
 
 run=$(mktemp -d /tmp/esp-kernel.XXXXXX)
 guest='' readers=()
@@ -130,7 +140,7 @@ chmod 755 "$run/init"
 
 memory_at=/tmp
 [ ! -w /dev/shm ] || [ "$(df -Pm /dev/shm | awk 'NR == 2 { print $4 }')" -le "$memory" ] || memory_at=/dev/shm
-TMPDIR=$memory_at setsid "$linux" mem="${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro \
+LD_PRELOAD=$preload TMPDIR=$memory_at setsid "$linux" mem="${memory}M" root=/dev/root rootfstype=hostfs rootflags=/ ro \
     init="$run/init" con=null con0=null,fd:1 ssl=null uml_dir="$run/uml/" umid=guest quiet panic=-1 \
     </dev/null >"$run/console" 2>&1 &
 guest=$!
