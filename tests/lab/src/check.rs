@@ -1,5 +1,6 @@
 //! `lab check`: every scenario that the build knows, in this world; then what only a real wire can
-//! show. Scenarios run on a thread of their own and ask the loop of the lab for what they need.
+//! show. `lab check matrix` runs [`crate::matrix`] instead. Either runs on a thread of its own and
+//! asks the loop of the lab for what it needs.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +12,9 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use ue::Faults;
 
+use crate::handsets::Model;
 use crate::laboratory::{Ask, Laboratory};
+use crate::matrix;
 use crate::processes;
 use crate::wire;
 
@@ -20,6 +23,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// A daemon that does not answer its metrics in this time has none to give.
 const METRICS_PATIENCE: Duration = Duration::from_secs(2);
 const RESTART_LIMIT: Duration = Duration::from_secs(20);
+
+/// Which checks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Part {
+    /// Every scenario, and what only a wire can show.
+    Scenarios,
+    /// Every pair of algorithms over UDP and TCP, each association looked at.
+    Matrix,
+}
 
 /// What became of a scenario.
 #[derive(Clone, Debug, Serialize)]
@@ -32,14 +44,14 @@ pub struct Outcome {
 }
 
 /// The world of scenarios in front of the lab's loop.
-struct LabWorld {
+pub struct LabWorld {
     asks: mpsc::Sender<Ask>,
     http: BTreeMap<&'static str, SocketAddr>,
 }
 
 impl LabWorld {
     /// Has the loop do something, and waits for its answer. A loop that is gone answers nothing.
-    fn ask<T: Default + Send + 'static>(
+    pub fn ask<T: Default + Send + 'static>(
         &self,
         what: impl FnOnce(&mut Laboratory) -> T + Send + 'static,
     ) -> T {
@@ -64,7 +76,9 @@ impl World for LabWorld {
             ..Faults::default()
         };
         let is_known = phone != Phone::Unknown;
-        let number = self.ask(move |laboratory| laboratory.add_phone(is_known, faults));
+        let number = self.ask(move |laboratory| {
+            laboratory.add_phone(is_known, Model { faults, ..Model::default() })
+        });
         number.unwrap_or(usize::MAX)
     }
 
@@ -169,31 +183,18 @@ fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
     values.sum()
 }
 
-/// Runs all scenarios, one after the other, while the loop of the lab goes on. One line for each.
-pub async fn run(laboratory: &mut Laboratory) -> Vec<Outcome> {
+/// Runs a part, one check after the other, while the loop of the lab goes on. One line for each.
+pub async fn run(laboratory: &mut Laboratory, part: Part) -> Vec<Outcome> {
     let (sender, mut asks) = mpsc::channel::<Ask>(16);
     let http = laboratory.http();
-    let (outcome_sender, mut outcomes) = mpsc::channel::<Outcome>(16);
+    let (outcomes_sender, mut outcomes) = mpsc::channel::<Outcome>(16);
     let thread = std::thread::spawn(move || {
         let mut world = LabWorld { asks: sender, http };
-        for scenario in scenarios::all() {
-            if outcome_sender.blocking_send(run_one(scenario, &mut world)).is_err() {
-                return;
-            }
-        }
-        let begin = Instant::now();
-        let shows = "packets and, with XFRM, states as the data plane itself counts them";
-        let counted = outcome("esp_counters_move", shows, begin, esp_counters_move(&mut world));
-        if outcome_sender.blocking_send(counted).is_err() {
-            return;
-        }
-        for check in wire::ALL {
-            let begin = Instant::now();
-            let result = run_wire(check, &mut world);
-            let outcome = outcome(check.name, check.shows, begin, result);
-            if outcome_sender.blocking_send(outcome).is_err() {
-                return;
-            }
+        // Nobody listens any more: what is left need not run.
+        let mut tell = |outcome| outcomes_sender.blocking_send(outcome).is_ok();
+        match part {
+            Part::Scenarios => run_scenarios(&mut world, &mut tell),
+            Part::Matrix => matrix::run(&mut world, &mut tell),
         }
     });
     let mut all = Vec::new();
@@ -212,6 +213,30 @@ pub async fn run(laboratory: &mut Laboratory) -> Vec<Outcome> {
         all.push(Outcome { name: "scenarios".into(), shows: String::new(), seconds: 0.0, error });
     }
     all
+}
+
+/// Takes the outcome of a check; false when nobody wants more.
+pub type Tell<'a> = dyn FnMut(Outcome) -> bool + 'a;
+
+fn run_scenarios(world: &mut LabWorld, tell: &mut Tell<'_>) {
+    for scenario in scenarios::all() {
+        if !tell(run_one(scenario, world)) {
+            return;
+        }
+    }
+    let begin = Instant::now();
+    let shows = "packets and, with XFRM, states as the data plane itself counts them";
+    let counted = outcome("esp_counters_move", shows, begin, esp_counters_move(world));
+    if !tell(counted) {
+        return;
+    }
+    for check in wire::ALL {
+        let begin = Instant::now();
+        let result = run_wire(check, world);
+        if !tell(outcome(check.name, check.shows, begin, result)) {
+            return;
+        }
+    }
 }
 
 fn run_one(scenario: &Scenario, world: &mut LabWorld) -> Outcome {
@@ -280,7 +305,7 @@ fn run_wire(check: &wire::Check, world: &mut LabWorld) -> Result<(), String> {
     result.map_or(Ok(()), Err)
 }
 
-fn outcome(name: &str, shows: &str, begin: Instant, result: Result<(), String>) -> Outcome {
+pub fn outcome(name: &str, shows: &str, begin: Instant, result: Result<(), String>) -> Outcome {
     Outcome {
         name: name.to_owned(),
         shows: shows.to_owned(),

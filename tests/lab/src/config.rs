@@ -11,6 +11,10 @@ use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology, UE_MTU};
 /// Home domain of the lab (TS 23.003 §13.2): MCC 001, MNC 01 is the test network.
 pub const HOME_DOMAIN: &str = "ims.mnc001.mcc001.3gppnetwork.org";
 
+/// Ports of the P-CSCF at which it takes nothing but ESP.
+pub const PROTECTED_SERVER_PORT: u16 = 5064;
+pub const PROTECTED_CLIENT_PORTS: [u16; 8] = [5100, 5101, 5102, 5103, 5104, 5105, 5106, 5107];
+
 /// Which data plane the P-CSCF uses for ESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Plane {
@@ -38,6 +42,9 @@ pub struct Settings<'a> {
     pub radio_capture: &'a Path,
     pub version: IpVersion,
     pub plane: Plane,
+    /// Security-Server names the chosen algorithms only: an answer to the challenge is then short
+    /// enough for a datagram.
+    pub is_choice_announced: bool,
     pub topology: &'a Topology,
     pub subscribers: &'a Subscribers,
 }
@@ -108,15 +115,17 @@ impl Settings<'_> {
              visited_network = \"{HOME_DOMAIN}\"\n\
              log_identities = true\n\
              store = {}\n\n\
-             [gm]\naddresses = [\"{}\"]\n\n\
+             [gm]\naddresses = [\"{}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
+             protected_client_ports = {PROTECTED_CLIENT_PORTS:?}\n\n\
              [mw]\nlisten = [\"{}\"]\n\n\
-             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\n\n\
+             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\n\n\
              [log]\nfilter = \"info,pcscf::security=debug\"\n\n{}",
             quoted_path(&self.directory.join("pcscf.db")),
             self.addresses().pcscf_gm(),
             self.core("pcscf", 5060),
             self.plane.name(),
             if self.plane == Plane::Off { "off" } else { "required" },
+            if self.is_choice_announced { "chosen" } else { "list" },
             self.dns(),
         )
     }

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use common::ipsec::sa::{Ports, Spis};
+use common::ipsec::agree::AlgorithmPair;
+use common::ipsec::sa::{Ports, SaSet, Spis};
 use common::node::{Now, Transport};
 use common::random::Random;
 use lte::attach::{Attached, IpVersion};
@@ -34,6 +35,18 @@ pub struct Habits {
     pub automatic: bool,
 }
 
+/// What one phone has of its own; what is absent is as [`Habits`] and the phone's defaults say.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub faults: Faults,
+    pub transport: Option<Transport>,
+    /// What it offers.
+    pub algorithms: Option<Vec<AlgorithmPair>>,
+    /// It says no more than it must, so that its answer to a challenge fits a datagram: beyond 1300
+    /// octets a request goes by TCP, whatever the phone prefers (RFC 3261 §18.1.1).
+    pub is_brief: bool,
+}
+
 /// Something worth a line of the ladder.
 #[derive(Clone, Debug)]
 pub struct Note {
@@ -55,7 +68,7 @@ pub struct Handsets {
 
 struct Handset {
     isim: Isim,
-    faults: Faults,
+    model: Model,
     bearer: Bearer,
     phone: Option<Phone>,
     /// Given before the bearer was there.
@@ -102,14 +115,14 @@ impl Handsets {
     }
 
     /// Switches a phone on: it attaches. The answer is its number.
-    pub fn add(&mut self, subscriber: usize, subscribers: &Subscribers, faults: Faults) -> usize {
+    pub fn add(&mut self, subscriber: usize, subscribers: &Subscribers, model: Model) -> usize {
         let number = self.handsets.len();
         let imsi = Subscribers::imsi(subscriber);
         let message = Message::Attach { version: self.habits.version, imsi: &imsi };
         self.send(number, message);
         self.handsets.push(Handset {
             isim: subscribers.isim(subscriber),
-            faults,
+            model,
             bearer: Bearer::Asked,
             phone: None,
             waiting: None,
@@ -143,6 +156,13 @@ impl Handsets {
 
     pub fn completed(&self, number: usize) -> u64 {
         self.handsets.get(number).map_or(0, |handset| handset.completed)
+    }
+
+    /// Its sets of security associations, newest last.
+    pub fn sets(&self, number: usize) -> Vec<SaSet> {
+        let phone = self.handsets.get(number).and_then(|handset| handset.phone.as_ref());
+        let sets = phone.map(|phone| phone.sets().iter().map(|(_, set)| set.esp.set().clone()));
+        sets.map(Iterator::collect).unwrap_or_default()
     }
 
     pub fn register(&mut self, number: usize) {
@@ -250,11 +270,17 @@ impl Handsets {
         let handset = &mut self.handsets[number];
         let pcscf = SocketAddr::new(attached.pcscf, 5060);
         let mut config = ue::Config::new(handset.isim.clone(), attached.address, pcscf);
-        config.transport = self.habits.transport;
+        let model = handset.model.clone();
+        config.transport = model.transport.unwrap_or(self.habits.transport);
+        config.algorithms = model.algorithms.unwrap_or(config.algorithms);
         config.ipsec = self.habits.ipsec;
         config.automatic = self.habits.automatic;
         config.mtu = usize::from(attached.mtu);
-        config.faults = handset.faults;
+        if model.is_brief {
+            config.feature_tags.clear();
+            config.access_network = None;
+        }
+        config.faults = model.faults;
         handset.phone = Some(Phone::new(config, self.random.fork()));
         let waiting = handset.waiting.take();
         let address = attached.address;

@@ -11,16 +11,16 @@ use common::node::Transport;
 use common::random::Random;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
-use ue::Faults;
 
 use crate::associations::{Log, Monitor};
 use crate::capture::{self, Capture};
 use crate::config::{HOME_DOMAIN, Plane, Settings};
 use crate::decode::{Decoder, Event};
 use crate::dns::{Dns, Zone};
-use crate::handsets::{Habits, Handsets, Note};
+use crate::handsets::{Habits, Handsets, Model, Note};
 use crate::ladder::{Ladder, SETTLING};
 use crate::processes::{self, Process};
+use crate::protected::ClearText;
 use crate::subscribers::Subscribers;
 use crate::topology::{Addresses, CORE_NODES, IpVersion, Topology};
 
@@ -53,6 +53,8 @@ pub struct Options {
     pub automatic: bool,
     /// Lines of the ladder are printed.
     pub is_ladder_printed: bool,
+    /// Security-Server names the chosen algorithms only.
+    pub is_choice_announced: bool,
 }
 
 /// Something to be done between two events of the loop, on its thread.
@@ -70,6 +72,8 @@ pub struct Laboratory {
     pub ladder: Ladder,
     /// What passed on the links lately.
     pub recent: Vec<Event>,
+    /// What passed in clear where only ESP may.
+    pub clear_text: ClearText,
     decoder: Decoder,
     notes: mpsc::Receiver<Note>,
     pcscf_log: Log,
@@ -145,6 +149,7 @@ impl Laboratory {
             radio_capture: &radio_capture,
             version: options.version,
             plane: options.plane,
+            is_choice_announced: options.is_choice_announced,
             topology: &topology,
             subscribers: &subscribers,
         }
@@ -199,6 +204,7 @@ impl Laboratory {
             subscribers,
             ladder: named_ladder(addresses, options.json.is_some()),
             recent: Vec::new(),
+            clear_text: ClearText::default(),
             decoder: Decoder::new(),
             notes,
             pcscf_log,
@@ -210,12 +216,12 @@ impl Laboratory {
     }
 
     /// Adds a phone of a subscriber that the HSS knows, or of a stranger.
-    pub fn add_phone(&mut self, is_known: bool, faults: Faults) -> Option<usize> {
+    pub fn add_phone(&mut self, is_known: bool, model: Model) -> Option<usize> {
         let subscriber = match is_known {
             true => self.subscribers.take()?,
             false => self.subscribers.stranger(),
         };
-        Some(self.handsets.add(subscriber, &self.subscribers, faults))
+        Some(self.handsets.add(subscriber, &self.subscribers, model))
     }
 
     /// Where people find a daemon's metrics.
@@ -238,6 +244,7 @@ impl Laboratory {
     pub async fn step(&mut self, asks: &mut mpsc::Receiver<Ask>) {
         tokio::select! {
             Some(seen) = self.capture.seen.recv() => {
+                self.clear_text.look(&seen);
                 for event in self.decoder.decode(&seen) {
                     self.take(event);
                 }

@@ -13,7 +13,9 @@ mod dns;
 mod handsets;
 mod laboratory;
 mod ladder;
+mod matrix;
 mod processes;
+mod protected;
 mod subscribers;
 mod topology;
 mod wire;
@@ -30,7 +32,9 @@ use scenarios::Standing;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 
+use crate::check::Part;
 use crate::config::Plane;
+use crate::handsets::Model;
 use crate::laboratory::{DAEMONS, Laboratory, Options};
 use crate::topology::IpVersion;
 
@@ -49,8 +53,11 @@ struct CommandLine {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Run every scenario; status 1 when one fails.
-    Check,
+    /// Run every scenario, or another part of the checks; status 1 when one fails.
+    Check {
+        #[arg(value_enum, default_value = "scenarios")]
+        part: Part,
+    },
 }
 
 #[derive(Args)]
@@ -98,8 +105,8 @@ fn main() -> ExitCode {
         return status;
     }
     let line = CommandLine::parse_from(arguments);
-    let is_check = matches!(line.command, Some(Verb::Check));
-    let result = run(line.options, is_check);
+    let part = line.command.map(|Verb::Check { part }| part);
+    let result = run(line.options, part);
     match result {
         Ok(status) => status,
         Err(error) => {
@@ -124,7 +131,7 @@ fn run_role(arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn run(line: CommonOptions, is_check: bool) -> Result<ExitCode, String> {
+fn run(line: CommonOptions, part: Option<Part>) -> Result<ExitCode, String> {
     let started = Instant::now();
     let mut http = Vec::new();
     for (_, _, port) in DAEMONS {
@@ -145,8 +152,9 @@ fn run(line: CommonOptions, is_check: bool) -> Result<ExitCode, String> {
         capture: line.capture,
         json: line.json,
         keep: line.keep,
-        automatic: !is_check,
-        is_ladder_printed: !is_check,
+        automatic: part.is_none(),
+        is_ladder_printed: part.is_none(),
+        is_choice_announced: part == Some(Part::Matrix),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -156,9 +164,9 @@ fn run(line: CommonOptions, is_check: bool) -> Result<ExitCode, String> {
         let random = Random::from_seed(seed()?);
         let laboratory = Laboratory::start(options, http, random).await?;
         println!("lab: everything is up after {:.2} s", started.elapsed().as_secs_f64());
-        match is_check {
-            true => check(laboratory).await,
-            false => show(laboratory).await,
+        match part {
+            Some(part) => check(laboratory, part).await,
+            None => show(laboratory).await,
         }
     })
 }
@@ -176,7 +184,7 @@ async fn show(mut laboratory: Laboratory) -> Result<ExitCode, String> {
     let begin = Instant::now();
     let ues = laboratory.options.ues;
     for _ in 0..ues {
-        if let Some(phone) = laboratory.add_phone(true, ue::Faults::default()) {
+        if let Some(phone) = laboratory.add_phone(true, Model::default()) {
             laboratory.handsets.register(phone);
         }
     }
@@ -214,9 +222,9 @@ async fn show(mut laboratory: Laboratory) -> Result<ExitCode, String> {
     })
 }
 
-/// Runs every scenario and says how many passed.
-async fn check(mut laboratory: Laboratory) -> Result<ExitCode, String> {
-    let outcomes = check::run(&mut laboratory).await;
+/// Runs a part of the checks and says how many passed.
+async fn check(mut laboratory: Laboratory, part: Part) -> Result<ExitCode, String> {
+    let outcomes = check::run(&mut laboratory, part).await;
     let complaints = finish(laboratory, &outcomes).await?;
     let failed = outcomes.iter().filter(|outcome| outcome.error.is_some()).count();
     println!("{} passed, {failed} failed", outcomes.len() - failed);

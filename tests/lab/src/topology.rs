@@ -224,6 +224,21 @@ impl Namespace {
         }
     }
 
+    /// What a command in this namespace prints.
+    pub fn output_of(&self, words: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null());
+        self.enter_at_start(&mut command);
+        let output = command.output().map_err(|error| format!("{}: {error}", words[0]))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => {
+                let error = String::from_utf8_lossy(&output.stderr);
+                Err(format!("{}: {}", words.join(" "), error.trim()))
+            }
+        }
+    }
+
     /// Runs `ip` with a list of commands; the error says which one was refused.
     fn ip(&self, commands: &str) -> Result<(), String> {
         let mut command = Command::new("ip");
