@@ -2,13 +2,19 @@
 //!
 //! Environment variables override the file: `PCSCF__IPSEC__POLICY=preferred`.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
 use common::limits::Limits;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+/// Each of our client ports has four sockets of its own: UDP and TCP, IPv4 and IPv6.
+const MOST_CLIENT_PORTS: usize = 256;
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,8 +64,9 @@ pub struct Gm {
     #[serde(default = "default_protected_server_port")]
     pub protected_server_port: u16,
     /// Protected client ports (port-c): each set of associations takes one that its phone does not
-    /// use yet, so four of them serve any number of phones.
-    #[serde(default = "default_protected_client_ports")]
+    /// use yet, so four of them serve any number of phones. A list, a range, or a list with ranges:
+    /// `[5100, 5102]`, `"5100-5107"`, `[5100, "5110-5113"]`.
+    #[serde(default = "default_protected_client_ports", deserialize_with = "ports")]
     pub protected_client_ports: Vec<u16>,
 }
 
@@ -105,6 +112,26 @@ pub enum SecurityAnswer {
     Chosen,
 }
 
+/// Whose order decides between algorithms that both sides know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Prefer {
+    /// The order of `algorithms`; of equal offers the one with the phone's higher q.
+    #[default]
+    Operator,
+    /// The phone's q, the order of `algorithms` among equal ones.
+    Phone,
+}
+
+/// SPIs of ours, both ends included. Default: ten digits each, so that peers which read the grammar
+/// literally are content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SpiRange {
+    pub first: u32,
+    pub last: u32,
+}
+
 /// `[ipsec]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -116,6 +143,14 @@ pub struct Ipsec {
     /// Algorithm pairs in order of preference.
     pub algorithms: Vec<AlgorithmPair>,
     pub answer: SecurityAnswer,
+    pub prefer: Prefer,
+    pub spi_range: SpiRange,
+    /// Challenges of one private identity that may be open at a time, each with a temporary set: at
+    /// one address there is only one, so this is for a flood from several. The oldest makes room.
+    pub challenges_per_identity: usize,
+    /// Challenges open at a time for one address, whoever they are for; beyond it REGISTERs in clear
+    /// get 503. More where many phones share an address behind a NAT.
+    pub challenges_per_address: usize,
     /// Retry-After of the 503 that a phone gets when no port or SPI is left for it.
     pub retry_after_seconds: u32,
 }
@@ -137,6 +172,10 @@ impl Default for Ipsec {
                 AlgorithmPair { alg: Integrity::HmacMd5_96, ealg: Encryption::DesEde3Cbc },
             ],
             answer: SecurityAnswer::default(),
+            prefer: Prefer::default(),
+            spi_range: SpiRange { first: 1_000_000_000, last: u32::MAX },
+            challenges_per_identity: 4,
+            challenges_per_address: 64,
             retry_after_seconds: 30,
         }
     }
@@ -152,6 +191,45 @@ fn default_protected_server_port() -> u16 {
 
 fn default_protected_client_ports() -> Vec<u16> {
     (5100..5108).collect()
+}
+
+/// A list of numbers and ranges, or one of them alone.
+fn ports<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Piece {
+        Port(u16),
+        Range(String),
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ports {
+        One(Piece),
+        Many(Vec<Piece>),
+    }
+    let pieces = match Ports::deserialize(deserializer)? {
+        Ports::One(piece) => vec![piece],
+        Ports::Many(pieces) => pieces,
+    };
+    let mut ports = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Port(port) => ports.push(port),
+            Piece::Range(text) => {
+                let range = port_range(&text).ok_or_else(|| {
+                    D::Error::custom(format!("{text:?} is no range of ports such as \"5100-5107\""))
+                })?;
+                ports.extend(range);
+            }
+        }
+    }
+    Ok(ports)
+}
+
+fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    (first <= last).then_some(first..=last)
 }
 
 fn default_attempt_seconds() -> u64 {
@@ -188,11 +266,31 @@ impl Config {
                 say(format!("gm: {port} cannot be a protected port (TS 33.203 §7.1)"));
             }
         }
-        if self.gm.protected_client_ports.len() < 4 {
+        let client_ports: BTreeSet<u16> = self.gm.protected_client_ports.iter().copied().collect();
+        if client_ports.len() < self.gm.protected_client_ports.len() {
+            say("gm.protected_client_ports: a port stands there twice".into());
+        }
+        if client_ports.len() > MOST_CLIENT_PORTS {
+            say(format!(
+                "gm.protected_client_ports: more than {MOST_CLIENT_PORTS}, each with sockets"
+            ));
+        }
+        if client_ports.len() < 4 {
             say("gm.protected_client_ports: at least four are needed (old, new, temporary)".into());
         }
         if self.gm.protected_client_ports.contains(&self.gm.protected_server_port) {
             say("gm.protected_client_ports: holds the protected server port".into());
+        }
+        let SpiRange { first, last } = self.ipsec.spi_range;
+        if first < 256 {
+            say("ipsec.spi_range: 0 to 255 are reserved (RFC 4303 §2.1)".into());
+        }
+        // Old, new and temporary set take two each (TS 33.203 §7.4).
+        if last < first || last - first < 5 {
+            say("ipsec.spi_range: at least six are needed".into());
+        }
+        if self.ipsec.challenges_per_identity == 0 || self.ipsec.challenges_per_address == 0 {
+            say("ipsec.challenges_per_identity, challenges_per_address: 0 lets nobody in".into());
         }
         if self.ipsec.policy != Policy::Off && self.ipsec.algorithms.is_empty() {
             say("ipsec.algorithms: none".into());

@@ -79,6 +79,8 @@ enum OnInstalled {
 enum Timer {
     /// The SIP-level life of a set is over: it leaves the kernel at once (ipsec.md L-11).
     SetEnds(SetId),
+    /// The set that this new one follows has 64 × T1 left (ipsec.md L-07).
+    OldSetRunsOut(SetId),
     /// The registration and its 30 s of grace are over (registration.md D-09).
     RegistrationEnds(Impi, IpAddr),
 }
@@ -158,6 +160,7 @@ impl Pcscf {
     fn on_timer(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
         match timer {
             Timer::SetEnds(set) => self.set_ended(now, set, out),
+            Timer::OldSetRunsOut(new) => self.old_set_runs_out(now, new),
             Timer::RegistrationEnds(impi, ue) => {
                 self.registrations.remove(&impi, ue);
             }
@@ -177,6 +180,13 @@ impl Pcscf {
         } else {
             Side::Mw
         }
+    }
+
+    /// TS 33.203 §7.1, ipsec.md N-03: nothing is accepted at a protected port but on a set that lives,
+    /// and nothing is answered. The data plane sees to it; what was on its way inside this host when
+    /// its set ended is dropped here.
+    fn is_without_association(&self, flow: &Flow) -> bool {
+        self.side(flow) == Side::GmProtected && self.security.set_of(flow).is_none()
     }
 
     fn segment(&self, flow: &Flow) -> Segment {
@@ -203,6 +213,10 @@ impl Pcscf {
 impl Node for Pcscf {
     fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         match input {
+            Input::Sip { flow, .. } if self.is_without_association(&flow) => {
+                self.counters.no_association += 1;
+                tracing::debug!(from = %flow.remote, to = %flow.local, "no association has these ports");
+            }
             Input::Sip { flow, bytes } => {
                 let segment = self.segment(&flow);
                 let reply_flow = self.reply_flow(&flow);
@@ -212,6 +226,9 @@ impl Node for Pcscf {
                     None => sip.receive(now, flow, bytes, segment, out),
                 };
                 if let Some(event) = event {
+                    if !matches!(event, Event::Request(_)) {
+                        self.heard(now, &flow);
+                    }
                     self.on_sip(now, event, out);
                 }
             }

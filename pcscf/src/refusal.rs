@@ -5,7 +5,7 @@ use common::stats::{Histogram, Samples};
 /// Why a REGISTER goes no further; the variant's name is the counter's label and the log's cause.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Refusal {
-    /// Arrived on a protected port without an association of ours (ipsec.md N-05).
+    /// Its temporary association has nothing agreed any more (ipsec.md N-05).
     NoAssociation,
     /// A header that we need cannot be read.
     Malformed,
@@ -31,8 +31,12 @@ pub enum Refusal {
     NoKeys,
     /// The kernel refused the associations (ipsec.md F-12).
     KernelRefused,
+    /// The home network accepts a REGISTER in clear, where our policy demands associations.
+    NotChallenged,
     /// No port or SPI left, or too many registrations.
     Exhausted,
+    /// Too many REGISTERs in clear from one address wait for their challenge or its answer.
+    TooManyChallenges,
     /// The home domain does not resolve (registration.md P-20).
     NoEntryPoint,
     /// Every entry point stayed silent (registration.md P-20).
@@ -40,7 +44,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 16] = [
+    pub const ALL: [Refusal; 18] = [
         Refusal::NoAssociation,
         Refusal::Malformed,
         Refusal::BadExtension,
@@ -54,7 +58,9 @@ impl Refusal {
         Refusal::NothingToSecure,
         Refusal::NoKeys,
         Refusal::KernelRefused,
+        Refusal::NotChallenged,
         Refusal::Exhausted,
+        Refusal::TooManyChallenges,
         Refusal::NoEntryPoint,
         Refusal::EntryPointSilent,
     ];
@@ -73,8 +79,10 @@ impl Refusal {
             | Refusal::SecurityVerifyMismatch
             | Refusal::SecurityClientChanged
             | Refusal::OfferCollides => (494, "Security Agreement Required"),
-            Refusal::NoKeys | Refusal::KernelRefused => (500, "Server Internal Error"),
-            Refusal::Exhausted => (503, "Service Unavailable"),
+            Refusal::NoKeys | Refusal::KernelRefused | Refusal::NotChallenged => {
+                (500, "Server Internal Error")
+            }
+            Refusal::Exhausted | Refusal::TooManyChallenges => (503, "Service Unavailable"),
             Refusal::NoEntryPoint | Refusal::EntryPointSilent => (504, "Server Time-out"),
         }
     }
@@ -95,7 +103,9 @@ impl Refusal {
             Refusal::NothingToSecure => "nothing_to_secure",
             Refusal::NoKeys => "no_keys",
             Refusal::KernelRefused => "kernel_refused",
+            Refusal::NotChallenged => "not_challenged",
             Refusal::Exhausted => "exhausted",
+            Refusal::TooManyChallenges => "too_many_challenges",
             Refusal::NoEntryPoint => "no_entry_point",
             Refusal::EntryPointSilent => "entry_point_silent",
         }
@@ -108,6 +118,8 @@ pub struct Counters {
     refusals: [u64; Refusal::ALL.len()],
     statuses: std::collections::BTreeMap<u16, u64>,
     others: std::collections::BTreeMap<&'static str, u64>,
+    /// Messages at protected ports that no set has.
+    pub no_association: u64,
     /// From the REGISTER of the UE to its answer.
     pub took: Histogram,
 }
@@ -155,6 +167,12 @@ impl Counters {
                 *count,
             );
         }
+        samples.counter(
+            "tessera_pcscf_dropped_without_association_total",
+            "Messages at protected ports that no set of associations has",
+            &[],
+            self.no_association,
+        );
         samples.histogram(
             "tessera_pcscf_register_seconds",
             "From the REGISTER of a UE to its final answer",

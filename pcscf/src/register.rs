@@ -26,12 +26,12 @@ use common::sip::security::Mechanism;
 use common::sip::uri::{Host, Uri};
 use common::sip::via::Via;
 
-use crate::config::SecurityAnswer;
+use crate::config::Policy;
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::refusal::Refusal;
 use crate::registrations::{IdentitySet, Registration};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
-use crate::security::{Agreed, BEYOND_REGISTRATION, OLD_SET_LIFE, Security, State};
+use crate::security::{BEYOND_REGISTRATION, OLD_SET_LIFE, Security, State, Wanted};
 use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer};
 
 /// What is known of a REGISTER in progress.
@@ -78,6 +78,13 @@ pub struct Installing {
     set: SetId,
 }
 
+impl Attempt {
+    /// In clear, with an offer: it will cost a temporary set.
+    fn is_to_be_challenged(&self) -> bool {
+        self.set.is_none() && self.offer.is_some()
+    }
+}
+
 impl Pcscf {
     /// TS 24.229 §5.2.2.1: a REGISTER from a UE.
     pub(crate) fn register(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
@@ -86,6 +93,11 @@ impl Pcscf {
             Ok(attempt) => attempt,
             Err(refusal) => return self.refuse(now, incoming, refusal, out),
         };
+        if attempt.is_to_be_challenged()
+            && !self.security.await_challenge(&attempt.impi, attempt.ue)
+        {
+            return self.refuse(now, incoming, Refusal::TooManyChallenges, out);
+        }
         let entry_point = match &self.config.mw.entry_point {
             Some(entry_point) => entry_point.clone(),
             None => attempt.request.uri().to_owned(),
@@ -197,7 +209,7 @@ impl Pcscf {
             Ok(hops) => self.register_forward(now, incoming, attempt, hops, out),
             Err(reason) => {
                 tracing::warn!(uri = attempt.request.uri(), reason, "no entry point found");
-                self.refuse(now, incoming, Refusal::NoEntryPoint, out);
+                self.give_up(now, incoming, attempt, Refusal::NoEntryPoint, out);
             }
         }
     }
@@ -229,7 +241,7 @@ impl Pcscf {
             self.sip.forward(now, incoming, request, target, wait, limit, out);
             return;
         }
-        self.refuse(now, incoming, Refusal::EntryPointSilent, out);
+        self.give_up(now, incoming, attempt, Refusal::EntryPointSilent, out);
     }
 
     /// TS 24.229 §5.2.2.2 (401), §5.2.2.3 (2xx), §5.2.2.1 (another entry point).
@@ -258,7 +270,7 @@ impl Pcscf {
                 self.register_forward(now, incoming, attempt, untried, out);
             }
             Ok(response) if (300..400).contains(&response.status()) => {
-                self.refuse(now, incoming, Refusal::EntryPointSilent, out);
+                self.give_up(now, incoming, attempt, Refusal::EntryPointSilent, out);
             }
             Ok(response) if response.status() == 401 => {
                 self.register_challenged(now, incoming, attempt, response, out);
@@ -281,36 +293,39 @@ impl Pcscf {
     ) {
         let keys = match take_keys(challenge.headers_mut()) {
             Ok(keys) => keys,
-            Err(refusal) => return self.refuse(now, incoming, refusal, out),
+            Err(refusal) => return self.give_up(now, incoming, attempt, refusal, out),
         };
         let Some(offer) = attempt.offer.clone() else {
             if attempt.set.is_some() {
-                return self.refuse(now, incoming, Refusal::NothingToSecure, out);
+                return self.give_up(now, incoming, attempt, Refusal::NothingToSecure, out);
             }
             return self.register_relay(now, incoming, &attempt, challenge, out);
         };
         let Some(keys) = keys else {
-            return self.refuse(now, incoming, Refusal::NoKeys, out);
+            return self.give_up(now, incoming, attempt, Refusal::NoKeys, out);
         };
-        for displaced in self.security.displaced_by(&attempt.impi, attempt.ue, &offer) {
-            self.drop_set(displaced, out);
-        }
-        let created = self.security.create(now, &attempt.impi, attempt.ue, attempt.pcscf, &offer);
-        let Ok(set) = created else {
-            return self.refuse(now, incoming, Refusal::Exhausted, out);
-        };
-        let pairs = match self.config.ipsec.answer {
-            SecurityAnswer::List => self.config.ipsec.algorithms.as_slice(),
-            SecurityAnswer::Chosen => std::slice::from_ref(&offer.pair),
-        };
-        let security_server =
-            agree::security_server(pairs, set.spis.pc, set.spis.ps, set.ports.pc, set.ports.ps);
-        set_security_server(challenge.headers_mut(), &security_server);
-        set.agreed = Some(Box::new(Agreed {
-            security_client: attempt.security_client.clone(),
-            security_server,
+        let wanted = Wanted {
+            impi: &attempt.impi,
+            ue: attempt.ue,
+            pcscf: attempt.pcscf,
+            offer: &offer,
             challenged_over: attempt.set,
-        }));
+        };
+        let Ok(allotted) = self.security.allot(&wanted) else {
+            return self.give_up(now, incoming, attempt, Refusal::Exhausted, out);
+        };
+        for displaced in &allotted.displaced {
+            self.displace(*displaced, attempt.ue, out);
+        }
+        let pairs = self.listed_pairs(offer.pair);
+        let set = self.security.create(now, wanted, &allotted);
+        let security_server =
+            agree::security_server(&pairs, set.spis.pc, set.spis.ps, set.ports.pc, set.ports.ps);
+        set_security_server(challenge.headers_mut(), &security_server);
+        if let Some(agreed) = &mut set.agreed {
+            agreed.security_client = attempt.security_client.clone();
+            agreed.security_server = security_server;
+        }
         let (id, ends) = (set.id, set.expires_at);
         let associations = Security::with_keys(set, keys);
         self.timers.set(Timer::SetEnds(id), ends);
@@ -337,7 +352,7 @@ impl Pcscf {
                 self.security.refused_by_kernel += 1;
                 tracing::error!(reason, "security associations not installed");
                 self.drop_set(set, out);
-                self.refuse(now, incoming, Refusal::KernelRefused, out);
+                self.give_up(now, incoming, attempt, Refusal::KernelRefused, out);
             }
         }
     }
@@ -351,11 +366,19 @@ impl Pcscf {
         response: Response,
         out: &mut Vec<Output>,
     ) {
+        let is_in_clear = attempt.set.is_none();
+        // Its set has ended meanwhile (ipsec.md L-10, L-11): nothing can be said to the UE any more.
+        let is_set_gone = attempt.set.is_some_and(|id| self.security.get(id).is_none());
         match granted(incoming.request().headers(), response.headers()) {
+            _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
+                return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
+            }
             _ if attempt.is_deregistration => self.deregistered(now, &attempt),
+            Some(_) if is_set_gone => {}
             Some((contact_uri, seconds)) => {
                 let expires_at = now + Duration::from_secs(u64::from(seconds));
                 self.registered(now, &attempt, contact_uri, &response, expires_at, out);
+                self.forget_left_addresses(&attempt, &response, out);
             }
             // A query of bindings changes nothing; a temporary set it was asked over ends by itself.
             None => {}
@@ -396,25 +419,76 @@ impl Pcscf {
         let ends = expires_at + BEYOND_REGISTRATION;
         let owner = (attempt.impi.clone(), attempt.ue);
         self.timers.set(Timer::RegistrationEnds(owner.0, owner.1), ends);
-        let Some(set) = attempt.set.and_then(|id| self.security.get(id)) else { return };
-        if set.is_established() {
-            let (id, ends) = (set.id, ends.max(set.expires_at));
-            self.set_life(id, ends);
-        } else {
-            let id = set.id;
-            self.establish(now, id, ends, out);
+        match attempt.set.and_then(|id| self.security.get(id)) {
+            // Registered in clear, where our policy allows it: no set protects that (ipsec.md L-04).
+            None => {
+                for id in self.security.sets_of(&attempt.impi, attempt.ue) {
+                    self.drop_set(id, out);
+                }
+            }
+            Some(set) if set.is_established() => {
+                // An old set stays as it is (F-09): the registration lives on the one in use.
+                let carries = match set.state {
+                    State::Old => self.security.set_to_use(&set.impi, set.ue),
+                    _ => Some(set),
+                };
+                if let Some((id, current)) = carries.map(|set| (set.id, set.expires_at)) {
+                    self.set_life(id, current.max(ends));
+                }
+            }
+            Some(set) => {
+                let id = set.id;
+                self.establish(now, id, ends, out);
+            }
+        }
+    }
+
+    /// ipsec.md L-13: where the registrar no longer lists the contact that this private identity had
+    /// at another address, the UE has moved, and what it had there is dead.
+    fn forget_left_addresses(
+        &mut self,
+        attempt: &Attempt,
+        response: &Response,
+        out: &mut Vec<Output>,
+    ) {
+        let listed: Vec<Uri> = response
+            .headers()
+            .values(Name::Contact)
+            .filter_map(|value| match Contact::parse(value) {
+                Ok(Contact::Address(address)) => Some(address.uri),
+                _ => None,
+            })
+            .collect();
+        for ue in self.registrations.addresses_of(&attempt.impi) {
+            let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
+            let is_listed = Uri::parse(&known.contact_uri)
+                .is_ok_and(|uri| listed.iter().any(|other| other.is_equivalent(&uri)));
+            if ue == attempt.ue || is_listed {
+                continue;
+            }
+            if !self.registrations.end(&attempt.impi, ue, &attempt.public_identity) {
+                continue;
+            }
+            tracing::info!(
+                identity = %logged(attempt.impi.as_str(), self.config.log_identities),
+                left = %ue,
+                "the UE has another address"
+            );
+            self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), ue));
+            for id in self.security.sets_of(&attempt.impi, ue) {
+                self.drop_set(id, out);
+            }
         }
     }
 
     /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
     /// after the 200 and its retransmissions have passed (ipsec.md L-12).
     fn deregistered(&mut self, now: Now, attempt: &Attempt) {
-        if let Some(mut known) = self.registrations.remove(&attempt.impi, attempt.ue) {
-            known.identities.retain(|set| !set.holds(&attempt.public_identity));
-            if !known.identities.is_empty() {
-                self.registrations.insert(attempt.impi.clone(), attempt.ue, known);
-                return;
-            }
+        let (impi, ue) = (&attempt.impi, attempt.ue);
+        if self.registrations.get(impi, ue).is_some()
+            && !self.registrations.end(impi, ue, &attempt.public_identity)
+        {
+            return;
         }
         self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
         for id in self.security.sets_of(&attempt.impi, attempt.ue) {
@@ -424,8 +498,7 @@ impl Pcscf {
         }
     }
 
-    /// TS 24.229 §5.2.2.4, ipsec.md L-09: a failed answer to a challenge ends its temporary set;
-    /// the answer goes out on the older established set where there is one.
+    /// TS 24.229 §5.2.2.4: the home network's refusal, as it is.
     fn register_failed(
         &mut self,
         now: Now,
@@ -434,16 +507,40 @@ impl Pcscf {
         response: Response,
         out: &mut Vec<Output>,
     ) {
-        let set = attempt.set.and_then(|id| self.security.get(id));
-        if let Some(set) = set.filter(|set| !set.is_established()) {
-            let (id, ends) = (set.id, set.expires_at.min(now + OLD_SET_LIFE));
-            let older = self.security.set_to_use(&attempt.impi, attempt.ue);
-            if let (Transport::Udp, Some(older)) = (incoming.flow().transport, older) {
-                incoming.set_reply_flow(older.flow_to_ue());
-            }
-            self.set_life(id, ends);
-        }
+        self.end_challenge(now, &mut incoming, &attempt);
         self.register_relay(now, incoming, &attempt, response, out);
+    }
+
+    /// ipsec.md L-09: a final answer to the protected REGISTER that is neither 401 nor 2xx ends the
+    /// temporary set, once the answer has passed; the answer goes out on the set that protected the
+    /// challenged REGISTER, which is the one that the UE goes back to.
+    ///
+    /// DEVIATES: registration.md P-21: not on any older set, because a UE that was challenged in clear
+    /// may have lost them all; the temporary one it has.
+    fn end_challenge(&mut self, now: Now, incoming: &mut Incoming, attempt: &Attempt) {
+        let Some(set) = attempt.set.and_then(|id| self.security.get(id)) else { return };
+        let Some(agreed) = &set.agreed else { return };
+        let older = agreed.challenged_over.and_then(|older| self.security.get(older));
+        if let (Transport::Udp, Some(older)) = (incoming.flow().transport, older) {
+            incoming.set_reply_flow(older.flow_to_ue());
+        }
+        let (id, ends) = (set.id, set.expires_at.min(now + OLD_SET_LIFE));
+        self.set_life(id, ends);
+    }
+
+    /// A temporary set makes room for another.
+    fn displace(&mut self, id: SetId, ue: IpAddr, out: &mut Vec<Output>) {
+        let Some(set) = self.security.get(id) else { return };
+        if set.ue != ue {
+            tracing::warn!(
+                identity = %logged(set.impi.as_str(), self.config.log_identities),
+                ue = %set.ue,
+                by = %ue,
+                "too many challenges for one identity: the oldest ends"
+            );
+            self.security.crowded_out += 1;
+        }
+        self.drop_set(id, out);
     }
 
     /// The answer as the UE may see it, and the one line that says how it ended.
@@ -455,6 +552,7 @@ impl Pcscf {
         mut response: Response,
         out: &mut Vec<Output>,
     ) {
+        self.end(attempt);
         strip_towards_ue(response.headers_mut());
         response.headers_mut().pop_value(Name::Via);
         let took = now.since(attempt.began);
@@ -470,6 +568,26 @@ impl Pcscf {
             milliseconds = took.as_millis() as u64,
         );
         self.respond(now, incoming, response, out);
+    }
+
+    fn end(&mut self, attempt: &Attempt) {
+        if attempt.is_to_be_challenged() {
+            self.security.awaits_no_more(attempt.ue);
+        }
+    }
+
+    /// We refuse what was on its way already.
+    fn give_up(
+        &mut self,
+        now: Now,
+        mut incoming: Incoming,
+        attempt: Attempt,
+        refusal: Refusal,
+        out: &mut Vec<Output>,
+    ) {
+        self.end(&attempt);
+        self.end_challenge(now, &mut incoming, &attempt);
+        self.refuse(now, incoming, refusal, out);
     }
 
     /// The one exit for refusals.
@@ -502,7 +620,7 @@ impl Pcscf {
                 let list = self.security_server_for(&incoming);
                 set_security_server(headers, &list);
             }
-            Refusal::Exhausted => {
+            Refusal::Exhausted | Refusal::TooManyChallenges => {
                 let seconds = self.config.ipsec.retry_after_seconds.to_string();
                 headers.append(Name::RetryAfter, &seconds);
             }

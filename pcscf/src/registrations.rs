@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use common::identity::{Impi, Impu};
 use common::node::Now;
@@ -69,6 +69,26 @@ impl Registrations {
 
     pub fn remove(&mut self, impi: &Impi, ue: IpAddr) -> Option<Registration> {
         self.by_contact.remove(&(impi.clone(), ue))
+    }
+
+    /// Where a private identity is registered.
+    pub fn addresses_of(&self, impi: &Impi) -> Vec<IpAddr> {
+        let first = (impi.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let of_it = self.by_contact.range(first..).take_while(|((of, _), _)| of == impi);
+        of_it.map(|((_, ue), _)| *ue).collect()
+    }
+
+    /// Ends the registration of an identity and its implicit set; true: it was the last one, and the
+    /// contact is registered no more.
+    pub fn end(&mut self, impi: &Impi, ue: IpAddr, identity: &Impu) -> bool {
+        let contact = (impi.clone(), ue);
+        let Some(known) = self.by_contact.get_mut(&contact) else { return false };
+        known.identities.retain(|set| !set.holds(identity));
+        let is_last = known.identities.is_empty();
+        if is_last {
+            self.by_contact.remove(&contact);
+        }
+        is_last
     }
 
     pub fn len(&self) -> usize {

@@ -1,6 +1,6 @@
 //! The security agreement of a REGISTER (RFC 3329, TS 24.229 §5.2.2.1, TS 33.203 §7.2).
 
-use common::ipsec::agree::{self, Offer};
+use common::ipsec::agree::{self, AlgorithmPair, Offer, Preference};
 use common::ipsec::sa::Keys;
 use common::secret::Secret;
 use common::sip::auth::DigestParameters;
@@ -10,7 +10,7 @@ use common::sip::message::Headers;
 use common::sip::security::{Mechanism, is_same_list, mechanisms};
 
 use crate::Pcscf;
-use crate::config::Policy;
+use crate::config::{Policy, Prefer, SecurityAnswer};
 use crate::refusal::Refusal;
 use crate::security::Set;
 
@@ -21,7 +21,8 @@ pub(crate) struct SecAgree {
 }
 
 impl Pcscf {
-    /// RFC 3329 §2.3.1, TS 24.229 §5.2.2.1: the offer of a REGISTER in clear.
+    /// RFC 3329 §2.3.1, TS 24.229 §5.2.2.1: the offer of a REGISTER in clear. Where there is nothing
+    /// to agree on, who asks for an agreement gets 494, who does not 421 (registration.md P-04).
     pub(crate) fn agree_in_clear(&self, headers: &Headers) -> Result<SecAgree, Refusal> {
         let nothing = SecAgree { offer: None, security_client: Vec::new() };
         if self.config.ipsec.policy == Policy::Off {
@@ -29,8 +30,7 @@ impl Pcscf {
         }
         let security_client =
             mechanisms(headers, Name::SecurityClient).map_err(|_| Refusal::Malformed)?;
-        let offers = agree::offers(&security_client);
-        if let Some(offer) = agree::choose(&self.config.ipsec.algorithms, &offers) {
+        if let Some(offer) = self.choose(&security_client) {
             return Ok(SecAgree { offer: Some(offer), security_client });
         }
         let asks = [Name::Require, Name::ProxyRequire, Name::Supported]
@@ -38,7 +38,7 @@ impl Pcscf {
             .any(|name| headers.has_token(name, "sec-agree"));
         match self.config.ipsec.policy {
             Policy::Preferred if security_client.is_empty() => Ok(nothing),
-            _ if asks || !security_client.is_empty() => Err(Refusal::NoCommonAlgorithm),
+            _ if asks => Err(Refusal::NoCommonAlgorithm),
             _ => Err(Refusal::SecAgreeRequired),
         }
     }
@@ -55,16 +55,32 @@ impl Pcscf {
         if security_client.is_empty() {
             return Ok(SecAgree { offer: None, security_client });
         }
-        let offers = agree::offers(&security_client);
-        let offer = agree::choose(&self.config.ipsec.algorithms, &offers)
-            .ok_or(Refusal::NoCommonAlgorithm)?;
-        let repeats = offer.port_c == set.ports.uc
-            || [set.spis.uc, set.spis.us].contains(&offer.spi_c)
-            || [set.spis.uc, set.spis.us].contains(&offer.spi_s);
-        if repeats || offer.port_s != set.ports.us {
+        let offer = self.choose(&security_client).ok_or(Refusal::NoCommonAlgorithm)?;
+        if !self.security.may_follow(set, &offer) {
             return Err(Refusal::OfferCollides);
         }
         Ok(SecAgree { offer: Some(offer), security_client })
+    }
+
+    /// By the preference of the configuration.
+    fn choose(&self, security_client: &[Mechanism]) -> Option<Offer> {
+        let preference = match self.config.ipsec.prefer {
+            Prefer::Operator => Preference::Ours,
+            Prefer::Phone => Preference::Theirs,
+        };
+        let offers = agree::offers(security_client);
+        agree::choose(&self.config.ipsec.algorithms, preference, &offers)
+    }
+
+    /// The pairs that Security-Server lists beside a challenge. The UE takes the first it knows: that
+    /// has to be the chosen one, whoever's preference chose it.
+    pub(crate) fn listed_pairs(&self, chosen: AlgorithmPair) -> Vec<AlgorithmPair> {
+        let others = self.config.ipsec.algorithms.iter().copied().filter(|pair| *pair != chosen);
+        match (self.config.ipsec.answer, self.config.ipsec.prefer) {
+            (SecurityAnswer::Chosen, _) => vec![chosen],
+            (SecurityAnswer::List, Prefer::Operator) => self.config.ipsec.algorithms.clone(),
+            (SecurityAnswer::List, Prefer::Phone) => [chosen].into_iter().chain(others).collect(),
+        }
     }
 
     /// RFC 3329 §2.3.1: the list that a 494 or 421 carries, never an empty one. Over a temporary set
@@ -94,15 +110,22 @@ pub(crate) fn agree_on_temporary(headers: &Headers, set: &Set) -> Result<SecAgre
     let Some(agreed) = &set.agreed else { return Err(Refusal::NoAssociation) };
     let read = |name| mechanisms(headers, name);
     let verify = read(Name::SecurityVerify).map_err(|_| Refusal::SecurityVerifyMismatch)?;
-    if !is_same_list(&verify, &agreed.security_server) {
+    if !is_same_list(&for_signalling(verify), &agreed.security_server) {
         return Err(Refusal::SecurityVerifyMismatch);
     }
     let client = read(Name::SecurityClient).map_err(|_| Refusal::SecurityClientChanged)?;
-    if !is_same_list(&client, &agreed.security_client) {
+    let challenged = for_signalling(agreed.security_client.clone());
+    if !is_same_list(&for_signalling(client.clone()), &challenged) {
         return Err(Refusal::SecurityClientChanged);
     }
     // Should the S-CSCF challenge again, the phone needs a new offer: this one is used up.
     Ok(SecAgree { offer: None, security_client: client })
+}
+
+/// Mechanisms for media plane security stand in the same headers, and are agreed on elsewhere
+/// (TS 24.229 §7.2A.7).
+fn for_signalling(list: Vec<Mechanism>) -> Vec<Mechanism> {
+    list.into_iter().filter(|mechanism| mechanism.get("mediasec").is_none()).collect()
 }
 
 /// Writes the list as one line; replaces any.

@@ -19,7 +19,7 @@ use common::sip::endpoint::Incoming;
 use common::sip::security::Mechanism;
 use common::stats::Samples;
 
-use crate::config::Config;
+use crate::config::{Config, SpiRange};
 use crate::{Pcscf, Timer};
 
 /// reg-await-auth: life of a temporary set (TS 24.229 §7.8).
@@ -30,9 +30,6 @@ pub const OLD_SET_LIFE: Duration = Duration::from_secs(128);
 
 /// How much longer a set lives than the registration it carries (TS 24.229 §5.2.2.3).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
-
-/// SPIs start here, so that peers which read the grammar's ten digits literally are content.
-const LOWEST_SPI: u32 = 1_000_000_000;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum State {
@@ -88,6 +85,18 @@ impl Set {
         self.state != State::Temporary
     }
 
+    /// This offer cannot stand beside the set in one kernel, nor in one phone (ipsec.md A-05): the
+    /// same client port, or an SPI that is in use.
+    fn clashes_with(&self, offer: &Offer) -> bool {
+        let has_spi = |spi| self.spis.uc == spi || self.spis.us == spi;
+        self.ports.uc == offer.port_c || has_spi(offer.spi_c) || has_spi(offer.spi_s)
+    }
+
+    /// It is temporary, and its challenge answered a REGISTER in clear: anybody can cause such.
+    fn is_from_clear(&self) -> bool {
+        self.agreed.as_ref().is_some_and(|agreed| agreed.challenged_over.is_none())
+    }
+
     /// Where UDP responses and requests to the UE go: from port_pc to port_us (ipsec.md section 3).
     pub fn flow_to_ue(&self) -> Flow {
         Flow {
@@ -102,6 +111,24 @@ impl Set {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Exhausted;
 
+/// For whom a temporary set is to be made, and from what.
+pub struct Wanted<'a> {
+    pub impi: &'a Impi,
+    pub ue: IpAddr,
+    pub pcscf: IpAddr,
+    pub offer: &'a Offer,
+    /// As in [`Agreed`].
+    pub challenged_over: Option<SetId>,
+}
+
+/// What a new set gets of ours, and which sets have to go first.
+pub struct Allotted {
+    port_pc: u16,
+    spi_pc: u32,
+    spi_ps: u32,
+    pub displaced: Vec<SetId>,
+}
+
 #[derive(Debug)]
 pub struct Security {
     sets: BTreeMap<SetId, Set>,
@@ -110,15 +137,27 @@ pub struct Security {
     /// (UE address, port_us, port_pc): packets to port_pc.
     by_server_port: HashMap<(IpAddr, u16, u16), SetId>,
     by_ue: HashMap<IpAddr, BTreeSet<SetId>>,
+    /// Temporary sets from REGISTERs in clear, oldest first.
+    from_clear: BTreeMap<Impi, BTreeSet<SetId>>,
+    from_clear_count: usize,
     spis: BTreeSet<u32>,
+    spi_range: SpiRange,
+    challenges_per_identity: usize,
+    challenges_per_address: usize,
+    /// REGISTERs in clear that wait for their challenge.
+    awaiting: HashMap<IpAddr, usize>,
     next_id: u64,
     protected_server_port: u16,
     protected_client_ports: Vec<u16>,
+    /// Registrations: each has two established sets and a temporary one at most (ipsec.md A-06);
+    /// as many temporary ones as registrations come from REGISTERs in clear.
     limit: usize,
     random: Random,
     pub installed: u64,
     pub refused_by_kernel: u64,
     pub exhausted: u64,
+    /// Temporary sets that made room for others of their identity.
+    pub crowded_out: u64,
 }
 
 impl Security {
@@ -128,15 +167,22 @@ impl Security {
             by_client_port: HashMap::new(),
             by_server_port: HashMap::new(),
             by_ue: HashMap::new(),
+            from_clear: BTreeMap::new(),
+            from_clear_count: 0,
             spis: BTreeSet::new(),
+            spi_range: config.ipsec.spi_range,
+            challenges_per_identity: config.ipsec.challenges_per_identity,
+            challenges_per_address: config.ipsec.challenges_per_address,
+            awaiting: HashMap::new(),
             next_id: 1,
             protected_server_port: config.gm.protected_server_port,
             protected_client_ports: config.gm.protected_client_ports.clone(),
-            limit: config.limits.registrations.saturating_mul(2),
+            limit: config.limits.registrations,
             random,
             installed: 0,
             refused_by_kernel: 0,
             exhausted: 0,
+            crowded_out: 0,
         }
     }
 
@@ -171,48 +217,125 @@ impl Security {
         in_state(State::InUse).or_else(|| in_state(State::New))
     }
 
-    /// Sets that cannot live beside a new one with this offer: the earlier temporary ones of this
-    /// UE (ipsec.md L-01), and whatever at this address has the same client port or SPIs, since a
-    /// phone that offers them again has restarted.
-    pub fn displaced_by(&self, impi: &Impi, ue: IpAddr, offer: &Offer) -> Vec<SetId> {
-        let Some(ids) = self.by_ue.get(&ue) else { return Vec::new() };
-        let is_displaced = |set: &Set| {
-            let has_spi = |spi| set.spis.uc == spi || set.spis.us == spi;
-            (set.impi == *impi && set.state == State::Temporary)
-                || set.ports.uc == offer.port_c
-                || has_spi(offer.spi_c)
-                || has_spi(offer.spi_s)
-        };
-        ids.iter().copied().filter(|id| is_displaced(&self.sets[id])).collect()
+    fn at(&self, ue: IpAddr) -> impl Iterator<Item = &Set> {
+        self.by_ue.get(&ue).into_iter().flatten().map(|id| &self.sets[id])
     }
 
-    /// TS 33.203 §7.1: a temporary set with ports and SPIs of our own that nobody else uses.
-    pub fn create(
-        &mut self,
-        now: Now,
-        impi: &Impi,
-        ue: IpAddr,
-        pcscf: IpAddr,
-        offer: &Offer,
-    ) -> Result<&mut Set, Exhausted> {
-        if self.sets.len() >= self.limit {
-            self.exhausted += 1;
-            return Err(Exhausted);
-        }
-        let Some(pc) = self.free_client_port(ue, offer.port_s) else {
-            self.exhausted += 1;
-            return Err(Exhausted);
+    /// TS 33.203 §7.4, ipsec.md: an offer over `set` brings what no living set at that
+    /// address has, and keeps the server port. A port or an SPI of the UE's own old sets may come
+    /// again, since only the UE itself can have let go of them; so may those of a challenge that is
+    /// repeated.
+    pub fn may_follow(&self, set: &Set, offer: &Offer) -> bool {
+        let gives_way = |other: &Set| {
+            other.id != set.id
+                && other.impi == set.impi
+                && matches!(other.state, State::Old | State::Temporary)
         };
-        let ports =
-            Ports { uc: offer.port_c, us: offer.port_s, pc, ps: self.protected_server_port };
-        let spi_pc = self.free_spi(offer);
-        let spi_ps = self.free_spi(offer);
+        offer.port_s == set.ports.us
+            && self.at(set.ue).filter(|other| other.clashes_with(offer)).all(gives_way)
+    }
+
+    /// A REGISTER in clear is on its way to be challenged; false: too many are at that address, or
+    /// in all. The identity's own temporary set does not count: a new one replaces it.
+    pub fn await_challenge(&mut self, impi: &Impi, ue: IpAddr) -> bool {
+        let temporary = self.at(ue).filter(|set| set.is_from_clear() && set.impi != *impi).count();
+        let awaiting = self.awaiting.get(&ue).copied().unwrap_or_default();
+        if temporary + awaiting >= self.challenges_per_address {
+            return false;
+        }
+        *self.awaiting.entry(ue).or_default() += 1;
+        true
+    }
+
+    /// That REGISTER has its answer.
+    pub fn awaits_no_more(&mut self, ue: IpAddr) {
+        let Some(count) = self.awaiting.get_mut(&ue) else { return };
+        *count -= 1;
+        if *count == 0 {
+            self.awaiting.remove(&ue);
+        }
+    }
+
+    /// TS 33.203 §7.1: ports and SPIs of our own that nobody else uses, and the sets that the new one
+    /// displaces. Nothing changes yet: where something is lacking, nothing is lost.
+    pub fn allot(&mut self, wanted: &Wanted<'_>) -> Result<Allotted, Exhausted> {
+        let allotted = self.try_allot(wanted);
+        if allotted.is_none() {
+            self.exhausted += 1;
+        }
+        allotted.ok_or(Exhausted)
+    }
+
+    fn try_allot(&mut self, wanted: &Wanted<'_>) -> Option<Allotted> {
+        let displaced = self.displaced_by(wanted);
+        let gone = |id: &SetId| displaced.contains(id);
+        let gone_from_clear = displaced.iter().filter(|id| self.sets[id].is_from_clear()).count();
+        let is_full = match wanted.challenged_over {
+            None => self.from_clear_count - gone_from_clear >= self.limit,
+            Some(_) => {
+                let others = self.sets.len() - self.from_clear_count;
+                others >= self.limit.saturating_mul(3)
+            }
+        };
+        if is_full {
+            return None;
+        }
+        let (ue, us) = (wanted.ue, wanted.offer.port_s);
+        let count = self.protected_client_ports.len();
+        let start = self.random.below(count as u64) as usize;
+        let port_pc = (0..count)
+            .map(|step| self.protected_client_ports[(start + step) % count])
+            .find(|port| self.by_server_port.get(&(ue, us, *port)).is_none_or(gone))?;
+        let theirs = [wanted.offer.spi_c, wanted.offer.spi_s];
+        let spi_pc = self.free_spi(&theirs)?;
+        let spi_ps = self.free_spi(&[theirs[0], theirs[1], spi_pc])?;
+        Some(Allotted { port_pc, spi_pc, spi_ps, displaced })
+    }
+
+    /// Sets that cannot live beside the new one: the earlier temporary one of this UE (ipsec.md L-01);
+    /// whatever at this address has the same client port or SPIs, since a phone that offers them again
+    /// has restarted; and of too many challenges for one identity the oldest.
+    fn displaced_by(&self, wanted: &Wanted<'_>) -> Vec<SetId> {
+        let is_displaced = |set: &&Set| {
+            (set.impi == *wanted.impi && set.state == State::Temporary)
+                || set.clashes_with(wanted.offer)
+        };
+        let mut displaced: Vec<SetId> =
+            self.at(wanted.ue).filter(is_displaced).map(|set| set.id).collect();
+        if wanted.challenged_over.is_none()
+            && let Some(others) = self.from_clear.get(wanted.impi)
+        {
+            let others: Vec<SetId> =
+                others.iter().copied().filter(|id| !displaced.contains(id)).collect();
+            let too_many = (others.len() + 1).saturating_sub(self.challenges_per_identity);
+            displaced.extend(others.into_iter().take(too_many));
+        }
+        displaced
+    }
+
+    /// TS 33.203 §7.1: the temporary set. What it displaces has gone before.
+    pub fn create(&mut self, now: Now, wanted: Wanted<'_>, allotted: &Allotted) -> &mut Set {
+        let Wanted { impi, ue, pcscf, offer, challenged_over } = wanted;
+        let Allotted { port_pc, spi_pc, spi_ps, displaced: _ } = *allotted;
+        let ports = Ports {
+            uc: offer.port_c,
+            us: offer.port_s,
+            pc: port_pc,
+            ps: self.protected_server_port,
+        };
         let spis = Spis { uc: offer.spi_c, us: offer.spi_s, pc: spi_pc, ps: spi_ps };
         let id = SetId(self.next_id);
         self.next_id += 1;
+        self.spis.extend([spi_pc, spi_ps]);
         self.by_client_port.insert((ue, ports.uc), id);
         self.by_server_port.insert((ue, ports.us, ports.pc), id);
         self.by_ue.entry(ue).or_default().insert(id);
+        if challenged_over.is_none() {
+            self.from_clear.entry(impi.clone()).or_default().insert(id);
+            self.from_clear_count += 1;
+        }
+        let agreed =
+            Agreed { security_client: Vec::new(), security_server: Vec::new(), challenged_over };
         let set = Set {
             id,
             impi: impi.clone(),
@@ -223,9 +346,25 @@ impl Security {
             pair: offer.pair,
             state: State::Temporary,
             expires_at: now + REG_AWAIT_AUTH,
-            agreed: None,
+            agreed: Some(Box::new(agreed)),
         };
-        Ok(self.sets.entry(id).or_insert(set))
+        self.sets.entry(id).or_insert(set)
+    }
+
+    /// The challenge is over, one way or the other: what was agreed for it.
+    fn take_agreed(&mut self, id: SetId) -> Option<Box<Agreed>> {
+        let set = self.sets.get_mut(&id)?;
+        let agreed = set.agreed.take()?;
+        if agreed.challenged_over.is_none()
+            && let Some(ids) = self.from_clear.get_mut(&set.impi)
+            && ids.remove(&id)
+        {
+            self.from_clear_count -= 1;
+            if ids.is_empty() {
+                self.from_clear.remove(&set.impi);
+            }
+        }
+        Some(agreed)
     }
 
     /// The data plane holds the set. Whoever follows the life of sets (the lab's ladder does) reads
@@ -252,6 +391,7 @@ impl Security {
 
     /// Forgets a set; its ports and SPIs are free again.
     pub fn remove(&mut self, id: SetId) -> Option<Set> {
+        self.take_agreed(id);
         let set = self.sets.remove(&id)?;
         self.by_client_port.remove(&(set.ue, set.ports.uc));
         self.by_server_port.remove(&(set.ue, set.ports.us, set.ports.pc));
@@ -281,24 +421,18 @@ impl Security {
         }
     }
 
-    fn free_client_port(&mut self, ue: IpAddr, port_us: u16) -> Option<u16> {
-        let count = self.protected_client_ports.len();
-        let start = self.random.below(count as u64) as usize;
-        (0..count)
-            .map(|step| self.protected_client_ports[(start + step) % count])
-            .find(|port| !self.by_server_port.contains_key(&(ue, port_us, *port)))
-    }
-
     /// Drawn by chance: a wrapping counter would reuse living ones, and a guessable one helps
-    /// whoever wants to disturb. The set limit keeps the space nearly empty, so this ends soon.
-    fn free_spi(&mut self, offer: &Offer) -> u32 {
-        loop {
-            let span = u64::from(u32::MAX - LOWEST_SPI);
-            let spi = LOWEST_SPI + self.random.below(span) as u32;
-            if spi != offer.spi_c && spi != offer.spi_s && self.spis.insert(spi) {
-                return spi;
-            }
+    /// whoever wants to disturb. From there the next that no living set has, in the order of numbers;
+    /// `None` when there is none.
+    fn free_spi(&mut self, others: &[u32]) -> Option<u32> {
+        let SpiRange { first, last } = self.spi_range;
+        let span = u64::from(last - first) + 1;
+        if self.spis.len() as u64 >= span {
+            return None;
         }
+        let start = first + self.random.below(span) as u32;
+        let is_free = |spi: &u32| !self.spis.contains(spi) && !others.contains(spi);
+        (start..=last).chain(first..start).find(is_free)
     }
 
     /// The operator's view: one line for each set, no keys.
@@ -343,6 +477,7 @@ impl Security {
             ("installed", self.installed),
             ("refused_by_kernel", self.refused_by_kernel),
             ("exhausted", self.exhausted),
+            ("crowded_out", self.crowded_out),
         ] {
             samples.counter(
                 "tessera_pcscf_set_requests_total",
@@ -375,25 +510,44 @@ impl Pcscf {
     pub(crate) fn heard_inside_ipsec(&mut self, now: Now, incoming: &mut Incoming) {
         let flow = incoming.flow();
         let Some(set) = self.security.set_of(&flow) else { return };
-        let id = set.id;
         if flow.transport == Transport::Tcp {
             let second = Flow { transport: Transport::Tcp, ..set.flow_to_ue() };
             incoming.set_second_reply_flow(Some(second));
         }
-        self.heard(now, id);
+        self.heard(now, &flow);
     }
 
     /// TS 24.229 §5.2.2.1: the first protected message on the new set puts it into use and leaves
-    /// the old ones 64 × T1 at most.
-    fn heard(&mut self, now: Now, id: SetId) {
-        if self.security.get(id).is_none_or(|set| set.state != State::New) {
+    /// the old ones 64 × T1 at most. A repetition says nothing: the UE may still wait for its 200.
+    pub(crate) fn heard(&mut self, now: Now, flow: &Flow) {
+        let Some(set) = self.security.set_of(flow).filter(|set| set.state == State::New) else {
             return;
-        }
+        };
+        let id = set.id;
         self.put_into_use(now, id);
+    }
+
+    /// TS 24.229 §5.2.2.3, ipsec.md L-07: once the set in use has 64 × T1 left, the new one is used,
+    /// though the UE has not used it yet.
+    pub(crate) fn old_set_runs_out(&mut self, now: Now, id: SetId) {
+        let Some(new) = self.security.get(id).filter(|set| set.state == State::New) else { return };
+        let in_use = self.security.set_to_use(&new.impi, new.ue).filter(|set| set.id != id);
+        match in_use.map(|set| set.expires_at) {
+            // A refresh over it has prolonged its life meanwhile (L-08).
+            Some(ends) if ends > now + OLD_SET_LIFE => self.watch_old_set(id, ends),
+            _ => self.put_into_use(now, id),
+        }
+    }
+
+    fn watch_old_set(&mut self, new: SetId, old_ends: Now) {
+        let at =
+            Now::from_millis(old_ends.as_millis().saturating_sub(OLD_SET_LIFE.as_millis() as u64));
+        self.timers.set(Timer::OldSetRunsOut(new), at);
     }
 
     /// Makes a set the one in use; the other established ones of its UE become old.
     pub(crate) fn put_into_use(&mut self, now: Now, id: SetId) {
+        self.timers.stop(&Timer::OldSetRunsOut(id));
         let Some(set) = self.security.sets.get_mut(&id) else { return };
         set.state = State::InUse;
         let (impi, ue) = (set.impi.clone(), set.ue);
@@ -440,6 +594,7 @@ impl Pcscf {
     pub(crate) fn drop_set(&mut self, id: SetId, out: &mut Vec<Output>) {
         if self.security.remove(id).is_some() {
             self.timers.stop(&Timer::SetEnds(id));
+            self.timers.stop(&Timer::OldSetRunsOut(id));
             tracing::debug!(set = id.0, "security associations removed");
             out.push(Output::RemoveSas { set: id });
         }
@@ -447,8 +602,9 @@ impl Pcscf {
 
     /// Promotes the temporary set of a successful challenge.
     pub(crate) fn establish(&mut self, now: Now, id: SetId, ends: Now, out: &mut Vec<Output>) {
+        let challenged_over =
+            self.security.take_agreed(id).and_then(|agreed| agreed.challenged_over);
         let Some(set) = self.security.sets.get_mut(&id) else { return };
-        let challenged_over = set.agreed.take().and_then(|agreed| agreed.challenged_over);
         let (impi, ue) = (set.impi.clone(), set.ue);
         set.state = State::New;
         let others = self.security.sets_of(&impi, ue).into_iter().filter(|other| *other != id);
@@ -456,11 +612,12 @@ impl Pcscf {
             // Re-authentication: the set that protected the challenged REGISTER stays in use until
             // the UE speaks on the new one (TS 24.229 §5.2.2.3; ipsec.md L-05).
             Some(old) => {
-                let longest = self.security.get(old).map_or(ends, |set| set.expires_at.max(ends));
-                self.set_life(id, longest);
+                let old_ends = self.security.get(old).map_or(ends, |set| set.expires_at);
+                self.set_life(id, old_ends.max(ends));
                 for other in others.filter(|other| *other != old).collect::<Vec<_>>() {
                     self.drop_set(other, out);
                 }
+                self.old_set_runs_out(now, id);
             }
             // Initial authentication: all others go now (ipsec.md L-04).
             None => {

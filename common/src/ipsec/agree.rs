@@ -1,5 +1,7 @@
 //! Choosing a mechanism (RFC 3329 §2.3, TS 33.203 Annex H).
 
+use std::cmp::Reverse;
+
 use crate::ipsec::sa::{Encryption, Integrity};
 use crate::sip::security::Mechanism;
 
@@ -18,6 +20,8 @@ pub struct Offer {
     pub spi_s: u32,
     pub port_c: u16,
     pub port_s: u16,
+    /// In thousandths; absent counts as 1000.
+    pub q: u16,
     /// mod=UDP-enc-tun
     pub is_udp_encapsulated: bool,
 }
@@ -43,13 +47,29 @@ pub fn offers(security_client: &[Mechanism]) -> Vec<Offer> {
     security_client.iter().filter_map(offer).collect()
 }
 
-/// The offer to use: first of our preference that the UE offers.
+/// Whose preference decides (TS 33.203 §7.2, RFC 3329 §2.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Preference {
+    /// Our order; of offers of the same pair the peer's q.
+    Ours,
+    /// The peer's q; our order among equal ones.
+    Theirs,
+}
+
+/// The offer to use, of those whose pair is in `ours`, which is in order of preference.
 ///
 /// Only transport mode is chosen: UDP-enc-tun is for a UE behind a NAT.
-pub fn choose(preference: &[AlgorithmPair], offers: &[Offer]) -> Option<Offer> {
-    preference.iter().find_map(|pair| {
-        offers.iter().find(|offer| offer.pair == *pair && !offer.is_udp_encapsulated).cloned()
-    })
+pub fn choose(ours: &[AlgorithmPair], preference: Preference, offers: &[Offer]) -> Option<Offer> {
+    let usable = offers.iter().filter(|offer| !offer.is_udp_encapsulated).filter_map(|offer| {
+        let place = ours.iter().position(|pair| *pair == offer.pair)?;
+        Some((offer, place, Reverse(offer.q)))
+    });
+    // Of equals the first: order of appearance breaks ties.
+    let (chosen, ..) = match preference {
+        Preference::Ours => usable.min_by_key(|(_, place, q)| (*place, *q)),
+        Preference::Theirs => usable.min_by_key(|(_, place, q)| (*q, *place)),
+    }?;
+    Some(chosen.clone())
 }
 
 /// The entries of Security-Server: one per pair of `preference` with falling q, all with these SPIs
@@ -120,6 +140,7 @@ fn offer(mechanism: &Mechanism) -> Option<Offer> {
         spi_s: spi(mechanism, "spi-s")?,
         port_c: port(mechanism, "port-c")?,
         port_s: port(mechanism, "port-s")?,
+        q: mechanism.q(),
         is_udp_encapsulated,
     };
     (offer.pair.is_usable() && offer.spi_c != offer.spi_s).then_some(offer)
@@ -192,15 +213,37 @@ mod tests {
         }
     }
 
-    /// TS 33.203 §7.2: our order decides, not the UE's.
+    /// TS 33.203 §7.2: our order decides, not the UE's, unless it is to.
     #[test]
-    fn first_of_our_preference() {
+    fn first_of_the_one_or_the_other_preference() {
+        let ours = Preference::Ours;
         let offered = offers(&security_client(&[SHA1_NULL, SHA1_CBC], 1000, 1001, 6000, 6001));
-        assert_eq!(choose(&[GCM, SHA1_CBC, SHA1_NULL], &offered).unwrap().pair, SHA1_CBC);
-        assert_eq!(choose(&[GCM], &offered), None);
-        assert_eq!(choose(&[], &offered), None);
+        assert_eq!(choose(&[GCM, SHA1_CBC, SHA1_NULL], ours, &offered).unwrap().pair, SHA1_CBC);
+        assert_eq!(choose(&[GCM], ours, &offered), None);
+        assert_eq!(choose(&[], ours, &offered), None);
         let tunnel = entry(&format!("ipsec-3gpp;alg=hmac-sha-1-96;mod=UDP-enc-tun;{NUMBERS}"));
-        assert_eq!(choose(&[SHA1_NULL], &offers(&[tunnel])), None);
+        assert_eq!(choose(&[SHA1_NULL], ours, &offers(&[tunnel])), None);
+
+        let with_q = |q: &str, algorithms: &str, spi_c: u32| {
+            format!("ipsec-3gpp;q={q};{algorithms};spi-c={spi_c};spi-s=9000;port-c=6;port-s=7")
+        };
+        let (cbc, null) = ("alg=hmac-sha-1-96;ealg=aes-cbc", "alg=hmac-sha-1-96");
+        let listed = [
+            with_q("0.1", cbc, 1000),
+            with_q("0.5", null, 1001),
+            with_q("0.7", null, 1002),
+            with_q("0.7", cbc, 1003),
+            with_q("0.9", "alg=unknown", 1004),
+        ];
+        let offered = offers(&listed.map(|text| entry(&text)));
+        let spi = |ours: &[AlgorithmPair], preference| {
+            choose(ours, preference, &offered).map(|offer| offer.spi_c)
+        };
+        assert_eq!(spi(&[SHA1_CBC, SHA1_NULL], Preference::Ours), Some(1003));
+        assert_eq!(spi(&[SHA1_NULL, SHA1_CBC], Preference::Ours), Some(1002));
+        assert_eq!(spi(&[SHA1_CBC, SHA1_NULL], Preference::Theirs), Some(1003));
+        assert_eq!(spi(&[SHA1_NULL, SHA1_CBC], Preference::Theirs), Some(1002));
+        assert_eq!(spi(&[SHA1_NULL], Preference::Theirs), Some(1002));
     }
 
     /// RFC 3329 §2.2: S-67, one entry per pair with falling q.
