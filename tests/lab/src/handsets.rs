@@ -20,6 +20,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use ue::{Cause, Command, Event, Faults, Input, Isim, Output, Phone, Trace};
 
+use crate::capture_keys;
 use crate::subscribers::Subscribers;
 
 /// Records that wait for the radio.
@@ -64,6 +65,8 @@ pub struct Handsets {
     backlog: VecDeque<Vec<u8>>,
     random: Random,
     pub notes: Vec<Note>,
+    /// Lines of [`capture_keys`], where they are wanted.
+    pub capture_keys: Option<Vec<String>>,
 }
 
 struct Handset {
@@ -111,7 +114,8 @@ impl Handsets {
         };
         let radio = connect().map_err(|error| format!("{}: {error}", path.display()))?;
         let (handsets, backlog) = (Vec::new(), VecDeque::new());
-        Ok(Handsets { radio, habits, handsets, backlog, random, notes: Vec::new() })
+        let (notes, capture_keys) = (Vec::new(), None);
+        Ok(Handsets { radio, habits, handsets, backlog, random, notes, capture_keys })
     }
 
     /// Switches a phone on: it attaches. The answer is its number.
@@ -340,7 +344,12 @@ impl Handsets {
 
     fn on_trace(&mut self, number: usize, trace: Trace) {
         match trace {
-            Trace::SetInstalled { ports, spis, pair, .. } => {
+            Trace::SetInstalled { set, ports, spis, pair } => {
+                let phone = self.handsets[number].phone.as_ref();
+                let keyed = phone.and_then(|phone| phone.sets().get(set));
+                if let (Some(lines), Some(keyed)) = (&mut self.capture_keys, keyed) {
+                    lines.extend(capture_keys::esp_sa(keyed.esp.set()));
+                }
                 let pair = format!("{}/{}", pair.alg.name(), pair.ealg.name());
                 self.note(number, format!("SAs installed, {pair}: {}", four(&ports, &spis)));
             }

@@ -47,6 +47,8 @@ pub struct Options {
     pub transport: Transport,
     pub ues: usize,
     pub capture: Option<PathBuf>,
+    /// The keys of the phones' associations go beside the captures.
+    pub are_keys_captured: bool,
     pub json: Option<PathBuf>,
     pub keep: Option<PathBuf>,
     /// Phones look after their registrations by themselves.
@@ -190,7 +192,8 @@ impl Laboratory {
             ipsec: options.plane != Plane::Off,
             automatic: options.automatic,
         };
-        let handsets = Handsets::connect(&socket, habits, random.fork())?;
+        let mut handsets = Handsets::connect(&socket, habits, random.fork())?;
+        handsets.capture_keys = options.are_keys_captured.then(Vec::new);
         let pcscf_log = Log::new(directory.path.join("pcscf.log"));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -6,6 +6,7 @@
 
 mod associations;
 mod capture;
+mod capture_keys;
 mod check;
 mod config;
 mod decode;
@@ -77,6 +78,9 @@ struct CommonOptions {
     /// Write one pcapng file for each link there: radio, s1u, s5u, sgi, core.
     #[arg(long, value_name = "DIR", global = true)]
     capture: Option<PathBuf>,
+    /// Also write esp_sa there: the keys of these test subscribers' associations, for tshark.
+    #[arg(long, requires = "capture", global = true)]
+    capture_keys: bool,
     /// Write the ladder, and the results of a check, there.
     #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
@@ -150,6 +154,7 @@ fn run(line: CommonOptions, part: Option<Part>) -> Result<ExitCode, String> {
         },
         ues: usize::from(line.ues),
         capture: line.capture,
+        are_keys_captured: line.capture_keys,
         json: line.json,
         keep: line.keep,
         automatic: part.is_none(),
@@ -239,6 +244,13 @@ async fn finish(mut laboratory: Laboratory, outcomes: &[check::Outcome]) -> Resu
         let value = serde_json::json!({ "ladder": laboratory.ladder.kept, "results": outcomes });
         let text = serde_json::to_string_pretty(&value).map_err(|error| error.to_string())?;
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    if let (Some(directory), Some(lines)) =
+        (&laboratory.options.capture, laboratory.handsets.capture_keys.take())
+    {
+        let path = directory.join("esp_sa");
+        let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let complaints = laboratory.stop().await;
     for complaint in &complaints {
