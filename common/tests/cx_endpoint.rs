@@ -39,6 +39,8 @@ struct Place {
     received: Vec<Received>,
     requests: Vec<Request>,
     answers: Vec<(Now, u32, Result<Answered, NoAnswer>)>,
+    /// It is an SLF that names these, DiameterURIs.
+    redirects_to: Vec<String>,
 }
 
 enum Delivery {
@@ -74,6 +76,7 @@ fn config(name: &str, peers: &[&str]) -> Config {
                 identity: Some(format!("{peer}.hims.net")),
                 host: format!("{peer}.hims.net"),
                 port: 3868,
+                by_name_only: false,
             })
             .collect(),
         allowed_peers: Vec::new(),
@@ -102,11 +105,8 @@ fn answer_to(request: &Request, from: &str) -> Answer {
         }),
         Request::Sar(_) => Answer::Saa(Saa {
             outcome: Outcome::SUCCESS,
-            user_name: None,
             user_data: Some(Bytes::from_static(b"<x/>")),
-            charging_information: None,
-            associated_identities: Vec::new(),
-            server_name: None,
+            ..Saa::default()
         }),
         Request::Rtr(_) => {
             Answer::Rta(Rta { outcome: Outcome::SUCCESS, associated_identities: Vec::new() })
@@ -135,6 +135,7 @@ impl World {
                 received: Vec::new(),
                 requests: Vec::new(),
                 answers: Vec::new(),
+                redirects_to: Vec::new(),
             })
             .collect();
         World {
@@ -170,7 +171,10 @@ impl World {
                 Event::Answer { wait, result } => place.answers.push((self.now, wait, result)),
                 Event::Request(received) => {
                     place.requests.push(received.request.clone());
-                    if place.is_slow {
+                    if !place.redirects_to.is_empty() {
+                        let hosts = place.redirects_to.clone();
+                        place.endpoint.redirect(received, &hosts, 600, &mut out);
+                    } else if place.is_slow {
                         place.received.push(received);
                     } else {
                         let answer = answer_to(&received.request, place.name);
@@ -1226,5 +1230,108 @@ fn comes_to_rest_after_any_trouble() {
         world.ask("scscf1", uar(), None, 1_000);
         world.run(100);
         assert!(world.outcome("scscf1", 1_000).is_ok(), "seed {seed}");
+    }
+}
+
+/// An I-CSCF that knows an SLF and two HSSs which only take what is sent to them by name.
+fn with_slf() -> World {
+    let mut icscf = config("icscf1", &["slf", "hss1", "hss2"]);
+    for hss in &mut icscf.peers[1..] {
+        hss.by_name_only = true;
+    }
+    let mut world = World::started(vec![
+        ("icscf1", icscf),
+        ("slf", config("slf", &[])),
+        ("hss1", config("hss1", &[])),
+        ("hss2", config("hss2", &[])),
+    ]);
+    let hosts = ["aaa://hss2.hims.net:3868;transport=tcp", "aaa://hss1.hims.net"];
+    world.at("slf").redirects_to = hosts.map(str::to_owned).to_vec();
+    world
+}
+
+fn uar_of(user_name: &str) -> Request {
+    match uar() {
+        Request::Uar(uar) => Request::Uar(Uar { user_name: user_name.to_owned(), ..uar }),
+        other => other,
+    }
+}
+
+/// RFC 6733 §6.1.8, TS 23.228 §5.8: the SLF names an HSS; the same request goes there, addressed to it.
+/// It is remembered for this user and no other, and not for longer than allowed.
+#[test]
+fn follows_a_redirect() {
+    let mut world = with_slf();
+    world.ask("icscf1", uar(), None, 1);
+    world.run(1_000);
+    assert_eq!(world.answered_by("icscf1", 1), "hss2.hims.net");
+    let uar_code = 300;
+    let first = world.sent("icscf1", "slf", uar_code, true)[0].clone();
+    let second = world.sent("icscf1", "hss2", uar_code, true)[0].clone();
+    assert_eq!(text(&first, base::SESSION_ID), text(&second, base::SESSION_ID));
+    assert_eq!(first.header.end_to_end, second.header.end_to_end);
+    assert_ne!(first.header.hop_by_hop, second.header.hop_by_hop);
+    assert!(first.find(base::DESTINATION_HOST).is_none());
+    assert_eq!(text(&second, base::DESTINATION_HOST), "hss2.hims.net");
+    let refusal = world.sent("slf", "icscf1", uar_code, false)[0];
+    assert!(refusal.header.is_error());
+
+    world.ask("icscf1", uar(), None, 2);
+    world.run(1_000);
+    assert_eq!(world.answered_by("icscf1", 2), "hss2.hims.net");
+    assert_eq!(world.sent("icscf1", "slf", uar_code, true).len(), 1, "it was remembered");
+    world.ask("icscf1", uar_of("other@hims.net"), None, 3);
+    world.run(1_000);
+    assert_eq!(world.sent("icscf1", "slf", uar_code, true).len(), 2);
+    world.run(600_000);
+    world.ask("icscf1", uar(), None, 4);
+    world.run(1_000);
+    assert_eq!(world.sent("icscf1", "slf", uar_code, true).len(), 3, "no longer than allowed");
+    assert!(world.sent("icscf1", "hss1", uar_code, true).is_empty(), "by name only");
+}
+
+/// RFC 6733 §6.1.8: of several nodes the next one when the first is down, or does not answer.
+#[test]
+fn redirected_to_the_next_one() {
+    let mut world = with_slf();
+    world.kill("hss2");
+    world.run(1_000);
+    world.ask("icscf1", uar(), None, 1);
+    world.run(1_000);
+    assert_eq!(world.answered_by("icscf1", 1), "hss1.hims.net");
+
+    let mut world = with_slf();
+    world.at("hss2").is_hung = true;
+    world.ask("icscf1", uar(), None, 1);
+    world.run(4_500);
+    assert_eq!(world.answered_by("icscf1", 1), "hss1.hims.net");
+    let moved = world.sent("icscf1", "hss1", 300, true)[0];
+    assert_eq!(text(moved, base::DESTINATION_HOST), "hss1.hims.net");
+    assert!(moved.header.flags & FLAG_RETRANSMITTED != 0);
+}
+
+/// RFC 6733 §6.1.8: redirects that go around, or to nobody we know, end the question.
+#[test]
+fn redirects_end() {
+    for hosts in [["aaa://slf.hims.net"], ["aaa://hss9.hims.net"], ["nonsense"]] {
+        let mut world = with_slf();
+        world.at("slf").redirects_to = hosts.map(str::to_owned).to_vec();
+        world.ask("icscf1", uar(), None, 1);
+        world.run(5_000);
+        let answers = &world.at("icscf1").answers;
+        let [(_, 1, Ok(answered))] = answers.as_slice() else { panic!("{answers:?}") };
+        assert_eq!(answered.answer.outcome(), Outcome::Base(result_code::REDIRECT_INDICATION));
+        assert!(world.sent("icscf1", "slf", 300, true).len() <= 4);
+    }
+}
+
+impl World {
+    fn answered_by(&mut self, name: &str, wait: u32) -> String {
+        let answers = &self.at(name).answers;
+        let found = answers.iter().find(|(_, answered, _)| *answered == wait);
+        match found {
+            Some((_, _, Ok(answered))) => answered.origin_host.clone(),
+            other => panic!("{other:?}"),
+        }
     }
 }

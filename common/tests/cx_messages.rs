@@ -5,7 +5,8 @@ use common::cx::sar::ServerAssignmentType;
 use common::cx::uar::UserAuthorizationType;
 use common::cx::{
     APPLICATION, Answer, AuthDataItem, ChargingInformation, Lia, Lir, Maa, Mar, Outcome, Ppa, Ppr,
-    Request, Rta, Rtr, Saa, Sar, ServerCapabilities, Uaa, Uar, avp, rtr::ReasonCode,
+    Request, RestorationInfo, Rta, Rtr, Saa, Sar, ScscfRestorationInfo, ServerCapabilities,
+    SubscriptionInfo, Uaa, Uar, avp, mar::DigestAuthenticate, rtr::ReasonCode,
 };
 use common::diameter::base::{self, result_code};
 use common::diameter::message::{
@@ -83,7 +84,7 @@ fn requests() -> Vec<Request> {
             wildcarded_public_identity: Some("sip:!.*!@hims.net".into()),
             server_assignment_type: ServerAssignmentType::DeregistrationTooMuchData,
             user_data_already_available: true,
-            ..sar
+            ..sar.clone()
         }),
         Request::Lir(Lir { public_identity: IMPU.into(), ..Lir::default() }),
         Request::Lir(Lir {
@@ -107,6 +108,12 @@ fn requests() -> Vec<Request> {
             user_data: Some(Bytes::from_static(b"<IMSSubscription/>")),
             charging_information: Some(charging()),
         }),
+        Request::Sar(Sar {
+            restoration: Some(restoration()),
+            is_multiple_registration: true,
+            is_pcscf_restoration: true,
+            ..sar
+        }),
     ]
 }
 
@@ -126,6 +133,62 @@ fn vector(number: u32) -> AuthDataItem {
         sip_authorization: Secret::new(vec![2; 8]),
         confidentiality_key: Some(Secret::new([3; 16])),
         integrity_key: Some(Secret::new([4; 16])),
+        ..AuthDataItem::default()
+    }
+}
+
+/// What SIP Digest and early IMS security have in the place of a vector.
+fn other_schemes() -> Vec<AuthDataItem> {
+    let item = |scheme: &str| AuthDataItem { scheme: scheme.into(), ..AuthDataItem::default() };
+    let digest = DigestAuthenticate {
+        realm: "hims.net".into(),
+        algorithm: Some("SHA-256".into()),
+        qop: "auth".into(),
+        ha1: Secret::new("242ab72f8d906da684c7dd7965928470".into()),
+    };
+    vec![
+        AuthDataItem { digest: Some(digest), ..item("SIP Digest") },
+        AuthDataItem {
+            framed_address: Some(("10.45.0.2".parse().unwrap(), 32)),
+            ..item("Early-IMS-Security")
+        },
+        AuthDataItem {
+            framed_address: Some(("2001:db8:1:2::".parse().unwrap(), 64)),
+            ..item("Early-IMS-Security")
+        },
+    ]
+}
+
+fn restoration() -> ScscfRestorationInfo {
+    let subscription = SubscriptionInfo {
+        call_id: "sub1".into(),
+        from: "<sip:name@hims.net>;tag=1".into(),
+        to: "<sip:name@hims.net>;tag=2".into(),
+        record_route: Some("<sip:pcscf1.vims.net;lr>".into()),
+        contact: "<sip:10.133.202.46:5064>".into(),
+    };
+    ScscfRestorationInfo {
+        user_name: IMPI.into(),
+        contacts: vec![
+            RestorationInfo {
+                path: "<sip:term@pcscf1.vims.net;lr>".into(),
+                contact: "<sip:10.133.202.46:5064>;+g.3gpp.smsip".into(),
+                ..RestorationInfo::default()
+            },
+            RestorationInfo {
+                path: "<sip:a;lr>, <sip:b;lr>".into(),
+                contact: "<sip:10.133.202.47:5064>".into(),
+                cseq: Some(26),
+                call_id: Some("ababab".into()),
+                pcscf_subscription: Some(SubscriptionInfo {
+                    record_route: None,
+                    ..subscription.clone()
+                }),
+                subscription: Some(subscription),
+            },
+        ],
+        registration_time_out: Some(1_700_003_600),
+        scheme: Some("Digest-AKAv1-MD5".into()),
     }
 }
 
@@ -152,12 +215,16 @@ fn answers() -> Vec<Answer> {
             charging_information: Some(charging()),
             associated_identities: vec![IMPI.into(), "other@hims.net".into()],
             server_name: Some(SCSCF.into()),
+            restoration: vec![restoration(), restoration()],
+            associated_registered_identities: vec![IMPI.into()],
+            wildcarded_public_identity: Some("sip:!.*!@hims.net".into()),
         }),
         Answer::Lia(Lia {
             outcome: Outcome::UNREGISTERED_SERVICE,
-            server_name: None,
             server_capabilities: Some(ServerCapabilities::default()),
             wildcarded_public_identity: Some("sip:!.*!@hims.net".into()),
+            is_psi_direct: true,
+            ..Lia::default()
         }),
         Answer::Maa(Maa {
             outcome: Outcome::SUCCESS,
@@ -170,6 +237,7 @@ fn answers() -> Vec<Answer> {
             associated_identities: vec!["other@hims.net".into()],
         }),
         Answer::Ppa(Ppa { outcome: Outcome::Base(5012) }),
+        Answer::Maa(Maa { outcome: Outcome::SUCCESS, items: other_schemes(), ..Maa::default() }),
     ]
 }
 

@@ -19,6 +19,8 @@ use common::limits::Limits;
 use common::secret::Secret;
 use serde::Deserialize;
 
+use crate::slf::Slf;
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -54,6 +56,9 @@ pub struct Config {
     /// How long RTR and PPR wait for their answers.
     #[serde(default = "default_push_timeout")]
     pub push_timeout_milliseconds: u64,
+    /// `[slf]`: this program is no HSS but an SLF, which redirects to HSSs.
+    #[serde(default)]
+    pub slf: Option<Slf>,
     /// `[http]`: metrics, health, administration.
     #[cfg(feature = "daemon")]
     #[serde(default)]
@@ -104,6 +109,7 @@ impl Config {
             restoration: true,
             log_identities: false,
             push_timeout_milliseconds: default_push_timeout(),
+            slf: None,
             #[cfg(feature = "daemon")]
             http: common::net::HttpConfig::default(),
             #[cfg(feature = "daemon")]
@@ -128,6 +134,7 @@ impl Config {
         if self.push_timeout_milliseconds == 0 {
             faults.push("push_timeout_milliseconds is 0: must be positive".to_owned());
         }
+        faults.extend(self.slf.iter().flat_map(Slf::faults));
         faults
     }
 }

@@ -341,8 +341,62 @@ impl Database {
              WHERE implicit_set = ?1 AND private_identity = coalesce(?2, private_identity)",
             (implicit_set, private_identity),
         )?;
+        self.write(
+            "DELETE FROM restoration
+             WHERE implicit_set = ?1 AND private_identity = coalesce(?2, private_identity)",
+            (implicit_set, private_identity),
+        )?;
         let sql = "SELECT 1 FROM registration WHERE implicit_set = ?1 AND is_registered";
         Ok(self.row(sql, [implicit_set], |_| Ok(()))?.is_some())
+    }
+
+    /// What the S-CSCF leaves of a registration, in the place of what it left before.
+    pub fn store_restoration(
+        &self,
+        implicit_set: i64,
+        private_identity: i64,
+        restoration: &Restoration,
+    ) -> Result<(), Refusal> {
+        self.write(
+            "INSERT OR REPLACE INTO restoration
+                (implicit_set, private_identity, contacts, registration_time_out, scheme)
+             VALUES (?1, ?2, ?3, ?4, ?5)",
+            (
+                implicit_set,
+                private_identity,
+                &restoration.contacts,
+                restoration.registration_time_out.map(|seconds| seconds as i64),
+                &restoration.scheme,
+            ),
+        )
+    }
+
+    /// What was left of all registrations of a set.
+    pub fn restorations_of(&self, implicit_set: i64) -> Result<Vec<Restoration>, Refusal> {
+        self.rows(
+            "SELECT m.identity, s.registration_time_out, s.scheme, s.contacts
+             FROM restoration s JOIN private_identity m ON m.id = s.private_identity
+             WHERE s.implicit_set = ?1 ORDER BY m.id",
+            [implicit_set],
+            |row| {
+                Ok(Restoration {
+                    user_name: row.get(0)?,
+                    registration_time_out: row.get::<_, Option<i64>>(1)?.map(|at| at as u64),
+                    scheme: row.get(2)?,
+                    contacts: row.get(3)?,
+                })
+            },
+        )
+    }
+
+    /// Whether something was left of that registration.
+    pub fn has_restoration(
+        &self,
+        implicit_set: i64,
+        private_identity: i64,
+    ) -> Result<bool, Refusal> {
+        let sql = "SELECT 1 FROM restoration WHERE implicit_set = ?1 AND private_identity = ?2";
+        Ok(self.row(sql, [implicit_set, private_identity], |_| Ok(()))?.is_some())
     }
 
     /// The sets that a private identity may register, in the order of provisioning, and whether

@@ -8,6 +8,7 @@
 //! | SAR: registration state, profile | TS 29.228 §6.1.2 | [`sar::assign`] |
 //! | LIR: where is this user | TS 29.228 §6.1.4 | [`lir::locate`] |
 //! | RTR, PPR: what the HSS begins | TS 29.228 §6.1.3, §6.2.2 | [`push`] |
+//! | any of them, as an SLF | TS 23.228 §5.8 | [`slf`] |
 //! | commands of the operator | | [`admin`] |
 //!
 //! Each decision is a function over the [`database::Database`], so that it can be read and tested
@@ -35,6 +36,7 @@ mod records;
 pub mod refusal;
 pub mod sar;
 pub mod schema;
+pub mod slf;
 pub mod stats;
 pub mod uar;
 pub mod wildcard;
@@ -147,6 +149,9 @@ impl Hss {
 
     /// Decides and answers one request; nobody has to be waited for.
     fn serve(&mut self, now: Now, received: Received, out: &mut Vec<Output>) {
+        if let Some(slf) = self.config.slf.clone() {
+            return self.redirect(now, &slf, received, out);
+        }
         let (answer, terminations) = self.decide(&received);
         self.cx.answer(now, received, answer, out);
         for termination in terminations {
@@ -165,11 +170,7 @@ impl Hss {
         let (answer, refusal) = match &received.request {
             Request::Uar(uar) => {
                 let result = database.procedure(|| uar::authorize(database, config, uar));
-                let (answer, refusal) = split(result, |outcome| Uaa {
-                    outcome,
-                    server_name: None,
-                    server_capabilities: None,
-                });
+                let (answer, refusal) = split(result, |outcome| Uaa { outcome, ..Uaa::default() });
                 (Answer::Uaa(answer), refusal)
             }
             Request::Mar(mar) => {
@@ -177,12 +178,7 @@ impl Hss {
                 let server = server(&mar.server_name);
                 let result = database
                     .procedure(|| mar::authenticate(database, config, vault, random, mar, &server));
-                let (answer, refusal) = split(result, |outcome| Maa {
-                    outcome,
-                    user_name: None,
-                    public_identity: None,
-                    items: Vec::new(),
-                });
+                let (answer, refusal) = split(result, |outcome| Maa { outcome, ..Maa::default() });
                 self.stats.count_authentication(mar, &answer, refusal.as_ref());
                 (Answer::Maa(answer), refusal)
             }
@@ -193,24 +189,16 @@ impl Hss {
                     terminations = assigned.terminations;
                     assigned.answer
                 });
-                let (answer, refusal) = split(result, |outcome| Saa {
-                    outcome,
-                    user_name: None,
-                    user_data: None,
-                    charging_information: None,
-                    associated_identities: Vec::new(),
-                    server_name: None,
-                });
+                let (mut answer, refusal) =
+                    split(result, |outcome| Saa { outcome, ..Saa::default() });
+                if let Some(Refusal::WildcardDiffers(wildcard)) = &refusal {
+                    answer.wildcarded_public_identity = Some(wildcard.clone());
+                }
                 (Answer::Saa(answer), refusal)
             }
             Request::Lir(lir) => {
                 let result = database.procedure(|| lir::locate(database, config, lir));
-                let (answer, refusal) = split(result, |outcome| Lia {
-                    outcome,
-                    server_name: None,
-                    server_capabilities: None,
-                    wildcarded_public_identity: None,
-                });
+                let (answer, refusal) = split(result, |outcome| Lia { outcome, ..Lia::default() });
                 (Answer::Lia(answer), refusal)
             }
             // Only an HSS sends these.

@@ -9,9 +9,6 @@ use crate::refusal::Refusal;
 
 /// TS 29.228 §6.1.4.1: which S-CSCF, or application server, serves this identity?
 ///
-/// NOT DONE: TS 29.229 §6.1.6: LIA-Flags bit 0 for a PSI that is routed directly; [`Lia`] has no
-/// place for it, and an I-CSCF goes by the name alone.
-///
 /// # Errors
 /// The first check that fails, in the order of the clause.
 pub fn locate(database: &Database, config: &Config, lir: &Lir) -> Result<Lia, Refusal> {
@@ -24,6 +21,7 @@ pub fn locate(database: &Database, config: &Config, lir: &Lir) -> Result<Lia, Re
             server_name,
             server_capabilities,
             wildcarded_public_identity: wildcard.clone(),
+            ..Lia::default()
         })
     };
     if public.is_service() {
@@ -32,7 +30,9 @@ pub fn locate(database: &Database, config: &Config, lir: &Lir) -> Result<Lia, Re
         }
         if let (Some(application_server), false) = (&public.application_server, lir.is_originating)
         {
-            return answer(Outcome::SUCCESS, Some(application_server.clone()), None);
+            let answer = answer(Outcome::SUCCESS, Some(application_server.clone()), None)?;
+            // TS 29.229 §6.3.56: what is named is no S-CSCF.
+            return Ok(Lia { is_psi_direct: true, ..answer });
         }
     }
 

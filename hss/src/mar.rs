@@ -145,5 +145,6 @@ fn item(vector: Vector, number: Option<u32>) -> AuthDataItem {
         sip_authorization: vector.xres,
         confidentiality_key: Some(vector.ck),
         integrity_key: Some(vector.ik),
+        ..AuthDataItem::default()
     }
 }

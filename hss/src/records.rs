@@ -100,6 +100,17 @@ pub struct Pair {
     pub user_name: String,
 }
 
+/// What an S-CSCF left of a registration (TS 23.380 §4).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restoration {
+    pub user_name: String,
+    /// Registration-Time-Out, in seconds since the Unix epoch.
+    pub registration_time_out: Option<u64>,
+    pub scheme: Option<String>,
+    /// JSON.
+    pub contacts: String,
+}
+
 /// One registration as the HSS sees it; for checks over the whole network.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Assignment {

@@ -33,8 +33,8 @@ pub enum Refusal {
     AlreadyRegistered,
     /// This Server-Assignment-Type is not for a PSI.
     WrongTypeForService,
-    /// The identity falls under another wildcard than the one named.
-    WildcardDiffers,
+    /// The identity falls under this wildcard and not under the one named.
+    WildcardDiffers(String),
     TooManyPublicIdentities,
     /// User-Name or Public-Identity is needed for this type.
     MissingIdentity,
@@ -66,7 +66,7 @@ impl Refusal {
             Refusal::AssignedElsewhere => Outcome::IDENTITY_ALREADY_REGISTERED,
             Refusal::AlreadyRegistered
             | Refusal::WrongTypeForService
-            | Refusal::WildcardDiffers => Outcome::IN_ASSIGNMENT_TYPE,
+            | Refusal::WildcardDiffers(_) => Outcome::IN_ASSIGNMENT_TYPE,
             Refusal::MalformedResynchronisation => Outcome::Base(result_code::INVALID_AVP_VALUE),
             Refusal::TooManyPublicIdentities => {
                 Outcome::Base(result_code::AVP_OCCURS_TOO_MANY_TIMES)
@@ -111,7 +111,7 @@ impl Refusal {
             Refusal::AssignedElsewhere => "another S-CSCF is assigned",
             Refusal::AlreadyRegistered => "public identity is registered already",
             Refusal::WrongTypeForService => "assignment type is not for a public service identity",
-            Refusal::WildcardDiffers => "public identity falls under another wildcard",
+            Refusal::WildcardDiffers(_) => "public identity falls under another wildcard",
             Refusal::TooManyPublicIdentities => "more than one public identity",
             Refusal::MissingIdentity => "User-Name or Public-Identity is missing",
             Refusal::SequenceExhausted => "sequence number is at its end",

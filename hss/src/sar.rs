@@ -2,10 +2,12 @@
 
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType as Type;
-use common::cx::{Outcome, Saa, Sar};
+use common::cx::{Outcome, Saa, Sar, ScscfRestorationInfo};
 
 use crate::config::Config;
-use crate::database::{Database, PrivateIdentity, PublicIdentity, Server, State, Subscription};
+use crate::database::{
+    Database, PrivateIdentity, PublicIdentity, Restoration, Server, State, Subscription,
+};
 use crate::profile;
 use crate::push::Termination;
 use crate::refusal::Refusal;
@@ -30,9 +32,6 @@ struct Subject<'a> {
 }
 
 /// TS 29.228 §6.1.2.1: an S-CSCF is assigned to, or takes leave of, public identities.
-///
-/// NOT DONE: TS 29.229 §6.1.4: the wildcard in an answer that refuses another one, and
-/// SCSCF-Restoration-Info; [`Saa`] has no place for them.
 ///
 /// # Errors
 /// The first check that fails, in the order of the clause.
@@ -117,48 +116,78 @@ impl Subject<'_> {
                 && identity.is_wildcard()
                 && identity.identity != *named
             {
-                return Err(Refusal::WildcardDiffers);
+                return Err(Refusal::WildcardDiffers(identity.identity.clone()));
             }
         }
         Ok(())
     }
 
-    /// TS 29.228 §6.1.2.1, REGISTRATION and RE_REGISTRATION.
+    /// TS 29.228 §6.1.2.1, REGISTRATION and RE_REGISTRATION. Who takes over gets what was left for it
+    /// (TS 23.380 §4), and leaves the same in its turn.
     fn register(&self) -> Result<Assigned, Refusal> {
         let private = self.private.as_ref().ok_or(Refusal::MissingIdentity)?;
         let identity = self.only_identity()?;
         let displaced = self.take_over()?;
+        let restoration = match displaced {
+            Some(_) => self.restoration()?,
+            None => Vec::new(),
+        };
         self.database.register(identity.implicit_set, private.id)?;
+        if let Some(left) = self.sar.restoration.as_ref().filter(|_| self.config.restoration) {
+            let left = stored(left)?;
+            self.database.store_restoration(identity.implicit_set, private.id, &left)?;
+        }
         let terminations = match &displaced {
             Some(old) => self.displace(old, identity.implicit_set, private)?,
             None => Vec::new(),
         };
-        Ok(Assigned { answer: self.answer_with_profile()?, terminations })
+        let answer = Saa { restoration, ..self.answer_with_profile()? };
+        Ok(Assigned { answer, terminations })
     }
 
-    /// TS 29.228 §6.1.2.1, UNREGISTERED_USER: services for a user who is not registered.
+    /// TS 29.228 §6.1.2.1, UNREGISTERED_USER: services for a user who is not registered. One who is
+    /// after all may have been forgotten by the S-CSCF: what was left of the registration comes
+    /// with the refusal.
     fn serve_unregistered(&self) -> Result<Assigned, Refusal> {
         let identity = self.only_identity()?;
+        let restoration = self.restoration()?;
         if identity.state == State::Registered && self.is_assigned() {
-            return Err(Refusal::AlreadyRegistered);
+            if restoration.is_empty() {
+                return Err(Refusal::AlreadyRegistered);
+            }
+            let outcome = Outcome::IN_ASSIGNMENT_TYPE;
+            let answer = Saa { outcome, restoration, ..self.answer_with_profile()? };
+            return Ok(Assigned { answer, terminations: Vec::new() });
         }
         // Whoever was displaced learns of it from its own next SAR: it holds nobody registered.
         self.take_over()?;
         if identity.state != State::Registered {
             self.database.set_unregistered(identity.implicit_set, true)?;
         }
-        Ok(Assigned { answer: self.answer_with_profile()?, terminations: Vec::new() })
+        let answer = Saa { restoration, ..self.answer_with_profile()? };
+        Ok(Assigned { answer, terminations: Vec::new() })
     }
 
-    /// TS 29.228 §6.1.2.1, NO_ASSIGNMENT: the profile once more.
+    /// TS 29.228 §6.1.2.1, NO_ASSIGNMENT: the profile once more, and what was left of registrations;
+    /// also for an S-CSCF that is about to take over (TS 23.380 §4). Nothing changes.
     fn download(&self) -> Result<Assigned, Refusal> {
-        match &self.subscription.server {
-            None => Err(Refusal::ServerNameDiffers),
-            Some(_) if !self.is_assigned() => Err(Refusal::AssignedElsewhere),
-            Some(_) => {
-                Ok(Assigned { answer: self.answer_with_profile()?, terminations: Vec::new() })
-            }
+        if self.subscription.server.is_none() {
+            return Err(Refusal::ServerNameDiffers);
         }
+        if !self.is_assigned() && !self.subscription.is_reassignment_pending {
+            return Err(Refusal::AssignedElsewhere);
+        }
+        let answer = Saa { restoration: self.restoration()?, ..self.answer_with_profile()? };
+        Ok(Assigned { answer, terminations: Vec::new() })
+    }
+
+    /// TS 29.229 §6.3.46: what S-CSCFs left of the registrations of this set.
+    fn restoration(&self) -> Result<Vec<ScscfRestorationInfo>, Refusal> {
+        if !self.config.restoration {
+            return Ok(Vec::new());
+        }
+        let left = self.database.restorations_of(self.only_identity()?.implicit_set)?;
+        left.into_iter().map(restored).collect()
     }
 
     /// TS 29.228 §6.1.2.1, the deregistrations: whole implicit sets, for the private identity
@@ -236,8 +265,8 @@ impl Subject<'_> {
         Ok(displaced.filter(|displaced| displaced.host != self.server.host).cloned())
     }
 
-    /// TS 29.228 §6.1.3.1: the displaced S-CSCF forgets this user as served elsewhere, and lets the
-    /// others of the subscription register anew.
+    /// TS 29.228 §6.1.3.1: the displaced S-CSCF forgets this user as served elsewhere, and those of
+    /// the subscription whose registrations can be restored; it lets the others register anew.
     fn displace(
         &self,
         old: &Server,
@@ -247,6 +276,8 @@ impl Subject<'_> {
         let mut terminations = Vec::new();
         for pair in self.database.registered_pairs(self.subscription.id)? {
             let is_this = pair.private_identity == private.id && pair.implicit_set == implicit_set;
+            let is_restored = is_this
+                || self.database.has_restoration(pair.implicit_set, pair.private_identity)?;
             terminations.push(Termination {
                 host: old.host.clone(),
                 public_identities: self.database.public_identities_of(pair.implicit_set)?,
@@ -254,7 +285,7 @@ impl Subject<'_> {
                 user_name: pair.user_name,
                 private_identity: pair.private_identity,
                 subscription: self.subscription.id,
-                reason: if is_this {
+                reason: if is_restored {
                     ReasonCode::NewServerAssigned
                 } else {
                     ReasonCode::ServerChange
@@ -279,14 +310,7 @@ impl Subject<'_> {
     }
 
     fn answer(&self, outcome: Outcome) -> Saa {
-        Saa {
-            outcome,
-            user_name: self.sar.user_name.clone(),
-            user_data: None,
-            charging_information: None,
-            associated_identities: Vec::new(),
-            server_name: None,
-        }
+        Saa { outcome, user_name: self.sar.user_name.clone(), ..Saa::default() }
     }
 
     /// TS 29.228 §6.6: the profile of the whole set unless the S-CSCF has it, charging addresses,
@@ -310,6 +334,27 @@ impl Subject<'_> {
         }
         Ok(answer)
     }
+}
+
+/// As it is kept.
+fn stored(left: &ScscfRestorationInfo) -> Result<Restoration, Refusal> {
+    Ok(Restoration {
+        user_name: left.user_name.clone(),
+        registration_time_out: left.registration_time_out,
+        scheme: left.scheme.clone(),
+        contacts: serde_json::to_string(&left.contacts)
+            .map_err(|error| Refusal::Fault(format!("restoration information: {error}")))?,
+    })
+}
+
+fn restored(kept: Restoration) -> Result<ScscfRestorationInfo, Refusal> {
+    Ok(ScscfRestorationInfo {
+        user_name: kept.user_name,
+        contacts: serde_json::from_str(&kept.contacts)
+            .map_err(|error| Refusal::Fault(format!("restoration information: {error}")))?,
+        registration_time_out: kept.registration_time_out,
+        scheme: kept.scheme,
+    })
 }
 
 fn is_deregistration(kind: Type) -> bool {

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The step at place n makes version n + 1 out of version n.
-const MIGRATIONS: [&str; 1] = [VERSION_1];
+const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
 -- Facts about the file itself: key_check is a sealed constant that tells whether a key file fits.
@@ -110,6 +110,28 @@ CREATE TABLE registration (
     PRIMARY KEY (implicit_set, private_identity)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX registration_private_identity ON registration (private_identity);
+";
+
+const VERSION_2: &str = "
+-- What the S-CSCF left for another one that takes over (TS 23.380), for each registration: contacts
+-- are JSON text, registration_time_out is in seconds since the Unix epoch.
+CREATE TABLE restoration (
+    implicit_set INTEGER NOT NULL,
+    private_identity INTEGER NOT NULL,
+    contacts TEXT NOT NULL,
+    registration_time_out INTEGER,
+    scheme TEXT,
+    PRIMARY KEY (implicit_set, private_identity),
+    FOREIGN KEY (implicit_set, private_identity)
+        REFERENCES registration (implicit_set, private_identity) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
+-- How a private identity authenticates when it is not by AKA: digest holds sealed HA1s, and
+-- framed_address is what the packet core gave to the UE (early IMS security).
+ALTER TABLE private_identity ADD COLUMN scheme TEXT NOT NULL DEFAULT 'aka'
+    CHECK (scheme IN ('aka', 'digest', 'early-ims'));
+ALTER TABLE private_identity ADD COLUMN digest BLOB;
+ALTER TABLE private_identity ADD COLUMN framed_address TEXT;
 ";
 
 /// Brings the tables up to [`VERSION`]. Refuses a file that a newer program wrote.

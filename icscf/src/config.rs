@@ -47,6 +47,10 @@ pub struct Config {
     /// `[[scscf]]`, one for each S-CSCF that may be chosen when the HSS names none.
     #[serde(default)]
     pub scscf: Vec<Scscf>,
+    /// Another S-CSCF may take over users who are registered, or are answering a challenge, when
+    /// theirs is silent (TS 23.380). Without it only initial REGISTERs get another one.
+    #[serde(default = "default_restoration")]
+    pub restoration: bool,
     /// `[timeouts]`
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -138,6 +142,10 @@ impl From<TransportName> for Transport {
     }
 }
 
+fn default_restoration() -> bool {
+    true
+}
+
 fn default_transport() -> TransportName {
     TransportName::Udp
 }
@@ -212,6 +220,7 @@ impl Config {
             sip,
             diameter,
             scscf: Vec::new(),
+            restoration: default_restoration(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log_identities: false,

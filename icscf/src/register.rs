@@ -168,12 +168,13 @@ impl Icscf {
             user_authorization_type: wishes.authorization_type(),
             is_emergency: wishes.is_emergency,
         };
-        // Inside security associations only the S-CSCF that has the user's registration can serve;
-        // nothing is gained by asking another one to deregister.
+        // TS 24.229 §5.3.1.3, TS 23.380 §4.2: inside security associations another S-CSCF can serve
+        // only with what was left at the HSS; nothing is gained by asking one to deregister.
         let is_protected = credentials.as_ref().and_then(|credentials| {
             credentials.get("integrity-protected").map(|value| value.eq_ignore_ascii_case("yes"))
         });
-        procedure.may_reselect = is_protected != Some(true) && !wishes.is_deregistration;
+        let is_served_anywhere = is_protected != Some(true) || self.config.restoration;
+        procedure.may_reselect = is_served_anywhere && !wishes.is_deregistration;
         Ok(())
     }
 

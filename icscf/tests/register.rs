@@ -316,11 +316,36 @@ fn another_s_cscf_after_480() {
     }
 }
 
-/// TS 24.229 §5.3.1.3: inside security associations no other S-CSCF can serve: 504 makes the UE
-/// begin anew.
+/// TS 23.380 §4.2: S-92: a registered user's S-CSCF is silent: another one gets the REGISTER, with
+/// what the first one left at the HSS, and is told so.
+#[test]
+fn another_s_cscf_takes_over_a_registered_user() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(PCSCF, &register(&[("\"no\"", "\"yes\"")]));
+    let received = dialogue.asks();
+    dialogue.answers(received, named(Outcome::SUBSEQUENT_REGISTRATION, "sip:scscf1.hims.net"));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    dialogue.input(Input::Unreachable { flow });
+    let received = dialogue.asks();
+    assert_eq!(
+        uar(&received).user_authorization_type,
+        UserAuthorizationType::RegistrationAndCapabilities
+    );
+    dialogue.answers(received, capabilities(Outcome::SUCCESS, &[1], &[]));
+    let request = dialogue.forwards_to(SCSCF2);
+    assert_eq!(request.uri(), "sip:scscf2.hims.net;scscf-reselection");
+    dialogue.scscf_replies(SCSCF2, &request, 200, "");
+    assert_eq!(dialogue.replies().status(), 200);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.3.1.3: without restoration no other S-CSCF can serve inside security associations:
+/// 504 makes the UE begin anew. A deregistration goes nowhere else in any case.
 #[test]
 fn no_reselection_for_a_protected_register() {
-    let mut dialogue = Dialogue::new(config());
+    let mut config = config();
+    config.restoration = false;
+    let mut dialogue = Dialogue::new(config);
     dialogue.receives(PCSCF, &register(&[("\"no\"", "\"yes\"")]));
     let received = dialogue.asks();
     dialogue.answers(received, named(Outcome::SUBSEQUENT_REGISTRATION, "sip:scscf1.hims.net"));

@@ -10,12 +10,7 @@ use common::sip::header::Name;
 use dialogue::*;
 
 fn lia(outcome: Outcome, server: Option<&str>) -> Answer {
-    Answer::Lia(Lia {
-        outcome,
-        server_name: server.map(str::to_owned),
-        server_capabilities: None,
-        wildcarded_public_identity: None,
-    })
+    Answer::Lia(Lia { outcome, server_name: server.map(str::to_owned), ..Lia::default() })
 }
 
 fn lir(received: &Received) -> &Lir {
@@ -104,9 +99,8 @@ fn chooses_an_s_cscf_for_unregistered_services() {
     let wanted = ServerCapabilities { mandatory: vec![2], ..ServerCapabilities::default() };
     let answer = Answer::Lia(Lia {
         outcome: Outcome::UNREGISTERED_SERVICE,
-        server_name: None,
         server_capabilities: Some(wanted),
-        wildcarded_public_identity: None,
+        ..Lia::default()
     });
     dialogue.answers(received, answer);
     dialogue.forwards_to(SCSCF2);

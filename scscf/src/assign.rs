@@ -12,7 +12,7 @@ use common::sip::header::Name;
 
 use crate::contacts::Origin;
 use crate::register::{Refusal, Registering};
-use crate::state::{Change, Charging, Registration};
+use crate::state::{Binding, Change, Charging, Registration};
 use crate::{OnAnswer, Scscf};
 
 /// Waits for the SAA.
@@ -27,6 +27,7 @@ impl Scscf {
     pub(crate) fn ask_for_assignment(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         let is_registered = held.is_some_and(|held| !held.bindings.is_empty());
+        let bindings = self.bindings_after(now, &job);
         let sar = Sar {
             user_name: Some(job.private_identity.as_str().to_owned()),
             public_identities: vec![job.public_identity.as_str().to_owned()],
@@ -36,12 +37,23 @@ impl Scscf {
                 false => ServerAssignmentType::Registration,
             },
             user_data_already_available: is_registered,
+            restoration: self.restoration_info(&job.private_identity, &bindings),
+            is_multiple_registration: job.contacts.has_flows(),
             ..Sar::default()
         };
         let hss_host = job.hss_host.clone().or_else(|| held.map(|held| held.hss_host.clone()));
         let wait = OnAnswer::Assigned(Box::new(Assigning { job }));
         let limit = self.config.timeouts.hss();
         self.cx.ask(now, cx::Request::Sar(sar), hss_host.as_deref(), wait, limit, out);
+    }
+
+    /// The contacts once this REGISTER is done.
+    fn bindings_after(&self, now: Now, job: &Registering) -> Vec<Binding> {
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let request = job.incoming.request();
+        let path: Vec<_> = request.headers().values(Name::Path).map(str::to_owned).collect();
+        let origin = Origin { call_id: request.call_id(), cseq: request.cseq(), path: &path };
+        job.contacts.applied(now, held.map_or(&[][..], |held| &held.bindings), &origin)
     }
 
     pub(crate) fn assigned(
@@ -58,13 +70,16 @@ impl Scscf {
                 saa
             }
             Ok(_) => {
+                self.forget_restored(&job, out);
                 return self.refuse(now, job, Refusal::HssSilent(NoAnswer::Malformed), out);
             }
             Err(no_answer) => {
+                self.forget_restored(&job, out);
                 return self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
             }
         };
         if let Some(refusal) = outcome_refusal(saa.outcome) {
+            self.forget_restored(&job, out);
             return self.refuse(now, job, refusal, out);
         }
         match self.profile_of(&job, &saa) {
@@ -95,7 +110,7 @@ impl Scscf {
         Ok(registration.service_profiles)
     }
 
-    fn registration(
+    pub(crate) fn registration(
         &self,
         job: &Registering,
         service_profiles: Vec<ServiceProfile>,
@@ -128,11 +143,7 @@ impl Scscf {
             (None, Some(held)) => held.charging.clone(),
             (None, None) => Charging::default(),
         };
-        let request = job.incoming.request();
-        let path: Vec<_> = request.headers().values(Name::Path).map(str::to_owned).collect();
-        let origin = Origin { call_id: request.call_id(), cseq: request.cseq(), path: &path };
-        let bindings = held.map_or(&[][..], |held| &held.bindings);
-        let bindings = job.contacts.applied(now, bindings, &origin);
+        let bindings = self.bindings_after(now, &job);
         let unchallenged = match job.is_authenticated {
             true => 0,
             false => held.map_or(0, |held| held.unchallenged.saturating_add(1)),

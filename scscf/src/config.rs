@@ -132,6 +132,9 @@ pub struct Registration {
     pub challenges_max: u32,
     /// Wrong responses before an attempt is refused; each earlier one gets a new challenge.
     pub wrong_responses_max: u32,
+    /// Leaves with the HSS what another S-CSCF needs to take over, and takes over itself
+    /// (TS 23.380).
+    pub restoration: bool,
     /// Flows (RFC 5626) of one private identity in one implicit set.
     pub flows_max: usize,
 }
@@ -148,6 +151,7 @@ impl Default for Registration {
             qop: "auth".to_owned(),
             challenges_max: 2,
             wrong_responses_max: 1,
+            restoration: true,
             flows_max: 4,
         }
     }

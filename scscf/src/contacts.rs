@@ -1,10 +1,12 @@
 //! Contact headers of a REGISTER, and what they do to the bindings (RFC 3261 §10.3,
 //! TS 24.229 §5.4.1.2.2, RFC 5626 §6).
 
+use common::cx::RestorationInfo;
 use common::node::Now;
 use common::sip::address::{Address, Contact};
 use common::sip::header::Name;
 use common::sip::message::Headers;
+use common::sip::parameter;
 use common::sip::uri::Uri;
 
 use crate::config;
@@ -126,6 +128,22 @@ impl Contacts {
             bindings.push(one.binding(now, origin));
         }
         bindings
+    }
+}
+
+impl Binding {
+    /// Out of what another S-CSCF left of it (TS 29.229 §6.3.52). `None` when the Contact cannot be
+    /// read.
+    pub fn restored(left: &RestorationInfo, expires_at_seconds: u64) -> Option<Binding> {
+        let Ok(Contact::Address(address)) = Contact::parse(&left.contact) else { return None };
+        let path: Vec<_> = parameter::list(&left.path).map(str::to_owned).collect();
+        let origin = Origin {
+            call_id: left.call_id.as_deref().unwrap_or(""),
+            cseq: left.cseq.unwrap_or(0),
+            path: &path,
+        };
+        let binding = Wanted::read(address, 0, true).binding(Now::default(), &origin);
+        Some(Binding { expires_at_seconds, ..binding })
     }
 }
 

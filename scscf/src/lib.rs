@@ -8,6 +8,8 @@
 //! |   answer to the challenge | TS 24.229 §5.4.1.2.2 | `Scscf::verify` |
 //! |   accepted | TS 24.229 §5.4.1.2.2 | `Scscf::ask_for_assignment` |
 //! |   answer to the SAR | TS 24.229 §5.4.1.2.2 | `Scscf::assigned` |
+//! | of a user registered elsewhere | TS 23.380 §4 | `Scscf::ask_for_restoration` |
+//! |   answer to the SAR | TS 23.380 §4 | `Scscf::restored` |
 //! | no answer to the challenge in time | TS 24.229 §5.4.1.2.3 | `Scscf::challenge_lapsed` |
 //! | deregistration by the user | TS 24.229 §5.4.1.4 | `Scscf::deregister` |
 //! | expiry | TS 24.229 §5.4.1.5 | `Scscf::expire` |
@@ -37,6 +39,7 @@ mod deregister;
 mod other;
 mod profile;
 mod register;
+mod restore;
 pub mod state;
 mod stats;
 mod terminate;
@@ -103,6 +106,7 @@ enum NoWait {}
 enum OnAnswer {
     VectorReceived(Box<authenticate::Challenging>),
     Assigned(Box<assign::Assigning>),
+    Restored(Box<restore::Restoring>),
     Deregistered(Box<deregister::Deregistering>),
     /// The HSS was told how an authentication ended; its answer is for the log.
     Told {
@@ -187,6 +191,7 @@ impl Scscf {
             cx::Event::Answer { wait, result } => match wait {
                 OnAnswer::VectorReceived(wait) => self.vector_received(now, *wait, result, out),
                 OnAnswer::Assigned(wait) => self.assigned(now, *wait, result, out),
+                OnAnswer::Restored(wait) => self.restored(now, *wait, result, out),
                 OnAnswer::Deregistered(wait) => self.deregistered(now, *wait, result, out),
                 OnAnswer::Told { private_identity, assignment_type } => {
                     self.told(&private_identity, assignment_type, result);

@@ -43,16 +43,20 @@ pub struct Registering {
     pub is_authenticated: bool,
     /// The HSS that knows the user, once one has answered.
     pub hss_host: Option<String>,
+    /// Its registration was made out of what another S-CSCF left (TS 23.380 §4).
+    pub is_restored: bool,
 }
 
 /// What is to be done with a REGISTER.
-enum Decision {
+pub(crate) enum Decision {
     /// The number says which challenge in a row it is.
     Challenge(u32),
     /// The UE says the sequence number is not fresh; with its AUTS.
     Resynchronise([u8; 14]),
     Verify,
     Accept,
+    /// The user may be registered by an S-CSCF that failed (TS 23.380 §4).
+    Restore,
     Refuse(Refusal),
 }
 
@@ -210,6 +214,7 @@ impl Scscf {
             contacts,
             is_authenticated: false,
             hss_host: None,
+            is_restored: false,
             incoming,
         })
     }
@@ -261,11 +266,23 @@ impl Scscf {
 
     /// TS 24.229 §5.4.1.2: what a REGISTER is, and what follows.
     pub(crate) fn register_in_turn(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
-        match self.decide(now, &job) {
+        let decision = self.decide(now, &job);
+        self.follow(now, job, decision, out);
+    }
+
+    pub(crate) fn follow(
+        &mut self,
+        now: Now,
+        job: Registering,
+        decision: Decision,
+        out: &mut Vec<Output>,
+    ) {
+        match decision {
             Decision::Challenge(number) => self.ask_for_vector(now, job, number, None, out),
             Decision::Resynchronise(auts) => self.resynchronise(now, job, auts, out),
             Decision::Verify => self.verify(now, job, out),
             Decision::Accept => self.accept(now, job, out),
+            Decision::Restore => self.ask_for_restoration(now, job, out),
             Decision::Refuse(
                 refusal @ (Refusal::NetworkNotAuthentic
                 | Refusal::WrongIdentity
@@ -298,12 +315,13 @@ impl Scscf {
                 Decision::Challenge(1)
             }
             None if self.has_lapsed(&job.private_identity) => Decision::Challenge(1),
+            None if self.config.registration.restoration => Decision::Restore,
             None => Decision::Refuse(Refusal::NotRegisteredHere),
         }
     }
 
     /// What no authentication mends.
-    fn contradiction(
+    pub(crate) fn contradiction(
         &self,
         job: &Registering,
         registration: Option<&Registration>,
@@ -382,7 +400,11 @@ impl Scscf {
     }
 
     /// TS 24.229 §5.4.1.2.2: whether a registered user is challenged is the operator's policy.
-    fn decide_by_policy(&self, job: &Registering, registration: &Registration) -> Decision {
+    pub(crate) fn decide_by_policy(
+        &self,
+        job: &Registering,
+        registration: &Registration,
+    ) -> Decision {
         let is_due = match self.config.registration.reauthenticate {
             Reauthenticate::Never => false,
             Reauthenticate::Always => true,

@@ -19,6 +19,8 @@ pub struct Stats {
     pub pushed_refused: u64,
     /// AUTS passed to the HSS.
     pub resynchronisations: u64,
+    /// Users registered elsewhere that came here, by what the HSS had of them.
+    pub restorations: BTreeMap<&'static str, u64>,
     /// Ends of authentications and registrations that the HSS did not take.
     pub untold: u64,
     /// Stored registrations that could not be read back.
@@ -37,6 +39,10 @@ impl Stats {
 
     pub fn deregistration(&mut self, cause: &'static str) {
         *self.deregistrations.entry(cause).or_default() += 1;
+    }
+
+    pub fn restoration(&mut self, outcome: &'static str) {
+        *self.restorations.entry(outcome).or_default() += 1;
     }
 
     pub fn other(&mut self, status: u16) {
@@ -70,6 +76,14 @@ impl Stats {
                 "tessera_scscf_deregistrations_total",
                 "Registrations that ended otherwise than by the user",
                 &[("cause", cause)],
+                *count,
+            );
+        }
+        for (outcome, count) in &self.restorations {
+            samples.counter(
+                "tessera_scscf_restorations_total",
+                "Users of another S-CSCF that came here inside security associations",
+                &[("outcome", outcome)],
                 *count,
             );
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::aka::digest::{AkaNonce, encode_auts};
 use common::cx::Outcome;
 use common::cx::sar::ServerAssignmentType::{
-    AuthenticationFailure, AuthenticationTimeout, Registration,
+    AuthenticationFailure, AuthenticationTimeout, NoAssignment, Registration,
 };
 use common::sip::header::Name;
 use dialogue::*;
@@ -171,6 +171,7 @@ fn refused_with(change: impl Fn(&mut common::sip::auth::DigestParameters), name:
 
     // The right answer comes too late: the challenge is spent.
     dialogue.receives(&answered(&challenge, &vector, 27, &[]));
+    dialogue.asks_sar(NoAssignment, empty_saa(Outcome::UNABLE_TO_COMPLY));
     dialogue.replies_with(500);
     assert_eq!(dialogue.registrations(), 0);
 }
@@ -253,6 +254,7 @@ fn a_s_challenge_answered_as_b() {
     let b = credentials("b.private@hims.net", &challenge, &vector);
     let to_b = [("sip:name@hims.net", "sip:b@hims.net")];
     dialogue.receives(&with_credentials(&b, 26, &to_b));
+    dialogue.asks_sar(NoAssignment, empty_saa(Outcome::UNABLE_TO_COMPLY));
     dialogue.replies_with(500);
     assert_eq!(dialogue.registrations(), 0);
 
@@ -446,6 +448,7 @@ fn a_challenge_lapses() {
     dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
     let late = with_credentials(&credentials("b@hims.net", &challenge, &vector), 26, &b[1..]);
     dialogue.receives(&late);
+    dialogue.asks_sar(NoAssignment, empty_saa(Outcome::UNABLE_TO_COMPLY));
     dialogue.replies_with(500);
     dialogue.rests();
 }

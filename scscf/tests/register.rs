@@ -228,7 +228,9 @@ fn refuses_an_older_register() {
 /// TS 24.229 §5.4.1.2.2: S-134: protected, but unknown here: 500 makes the UE begin anew.
 #[test]
 fn protected_and_unknown_is_500() {
-    let mut dialogue = Dialogue::new(config());
+    let mut config = config();
+    config.registration.restoration = false;
+    let mut dialogue = Dialogue::new(config);
     dialogue.receives(&register(&[("\"no\"", "\"yes\"")]));
     dialogue.replies_with(500);
     assert_eq!(dialogue.registers("not_registered_here"), 1);

@@ -67,6 +67,13 @@ pub const WILDCARDED_IMPU: Definition = optional_octets(636);
 pub const UAR_FLAGS: Definition = optional_number(637);
 pub const LOOSE_ROUTE_INDICATION: Definition = optional_number(638);
 pub const SCSCF_RESTORATION_INFO: Definition = optional_group(639);
+pub const PATH: Definition = optional_octets(640);
+pub const CONTACT: Definition = optional_octets(641);
+pub const SUBSCRIPTION_INFO: Definition = optional_group(642);
+pub const CALL_ID_SIP_HEADER: Definition = optional_octets(643);
+pub const FROM_SIP_HEADER: Definition = optional_octets(644);
+pub const TO_SIP_HEADER: Definition = optional_octets(645);
+pub const RECORD_ROUTE: Definition = optional_octets(646);
 pub const ASSOCIATED_REGISTERED_IDENTITIES: Definition = optional_group(647);
 pub const MULTIPLE_REGISTRATION_INDICATION: Definition = optional_number(648);
 pub const RESTORATION_INFO: Definition = optional_group(649);
@@ -74,16 +81,36 @@ pub const SESSION_PRIORITY: Definition = optional_number(650);
 pub const IDENTITY_WITH_EMERGENCY_REGISTRATION: Definition = optional_group(651);
 pub const PRIVILEDGED_SENDER_INDICATION: Definition = optional_number(652);
 pub const LIA_FLAGS: Definition = optional_number(653);
+pub const INITIAL_CSEQ_SEQUENCE_NUMBER: Definition = optional_number(654);
 pub const SAR_FLAGS: Definition = optional_number(655);
 pub const ALLOWED_WAF_WWSF_IDENTITIES: Definition = optional_group(656);
 pub const RTR_FLAGS: Definition = optional_number(659);
+pub const PCSCF_SUBSCRIPTION_INFO: Definition = optional_group(660);
+/// Of type Time: seconds since 1900.
+pub const REGISTRATION_TIME_OUT: Definition = optional_number(661);
+/// Of RFC 4590, inside SIP-Digest-Authenticate.
+pub const DIGEST_REALM: Definition = Definition::octets(104, 0, true);
+pub const DIGEST_QOP: Definition = Definition::octets(110, 0, true);
+pub const DIGEST_ALGORITHM: Definition = Definition::octets(111, 0, false);
+pub const DIGEST_HA1: Definition = Definition::octets(121, 0, true);
+/// Of RFC 4005, inside SIP-Auth-Data-Item.
+pub const FRAMED_IP_ADDRESS: Definition = Definition::octets(8, 0, true);
+pub const FRAMED_IPV6_PREFIX: Definition = Definition::octets(97, 0, true);
 pub const LINE_IDENTIFIER: Definition = Definition::octets(500, VENDOR_ETSI, false);
 
 /// UAR-Flags bit 0: IMS emergency registration.
 pub const UAR_FLAG_EMERGENCY: u32 = 1;
 
-/// Feature-List of list 1 that this implementation supports: none of them.
-pub const SUPPORTED_FEATURE_LIST: u32 = 0;
+/// LIA-Flags bit 0: the Server-Name is that of a public service identity's application server.
+pub const LIA_FLAG_PSI_DIRECT_ROUTING: u32 = 1;
+/// SAR-Flags bit 0: the P-CSCF is out of service and the UE shall register anew.
+pub const SAR_FLAG_PCSCF_RESTORATION: u32 = 1;
+
+/// Feature-List of list 1, bit 2: IMS restoration (TS 29.229 §7.1.1, TS 23.380).
+pub const FEATURE_RESTORATION: u32 = 1 << 2;
+
+/// Feature-List of list 1 that this implementation supports.
+pub const SUPPORTED_FEATURE_LIST: u32 = FEATURE_RESTORATION;
 
 /// True for AVPs that a message of the application may carry: all of TS 29.229 §6.3 (codes 600
 /// to 661 of 3GPP, without the holes), Line-Identifier, and those of the base protocol.

@@ -1,7 +1,7 @@
 //! Location-Info-Request and -Answer (TS 29.229 §6.1.5, §6.1.6).
 
 use crate::cx::avp::{self, invalid, once, pass_over};
-use crate::cx::{Outcome, Results, ServerCapabilities};
+use crate::cx::{Outcome, Results, ServerCapabilities, write_supported_features};
 use crate::diameter::message::{Builder, Failure, Message};
 
 /// Originating-Request: ORIGINATING (TS 29.229 §6.3.34).
@@ -18,12 +18,14 @@ pub struct Lir {
     pub wants_capabilities: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Lia {
     pub outcome: Outcome,
     pub server_name: Option<String>,
     pub server_capabilities: Option<ServerCapabilities>,
     pub wildcarded_public_identity: Option<String>,
+    /// LIA-Flags bit 0: `server_name` is the application server of a public service identity.
+    pub is_psi_direct: bool,
 }
 
 impl Lir {
@@ -62,6 +64,7 @@ impl Lir {
         builder.text(avp::PUBLIC_IDENTITY, &self.public_identity);
         if self.wants_capabilities {
             builder.number(avp::USER_AUTHORIZATION_TYPE, REGISTRATION_AND_CAPABILITIES);
+            write_supported_features(builder);
         }
     }
 }
@@ -72,6 +75,7 @@ impl Lia {
         let mut results = Results::default();
         let (mut server_name, mut server_capabilities) = (None, None);
         let mut wildcarded_public_identity = None;
+        let mut is_psi_direct = false;
         for avp in message.avps() {
             if avp.is(avp::SERVER_NAME) {
                 server_name = Some(avp.text()?.to_owned());
@@ -79,12 +83,20 @@ impl Lia {
                 server_capabilities = Some(ServerCapabilities::decode(&avp)?);
             } else if avp.is(avp::WILDCARDED_PUBLIC_IDENTITY) {
                 wildcarded_public_identity = Some(avp.text()?.to_owned());
+            } else if avp.is(avp::LIA_FLAGS) {
+                is_psi_direct = avp.number()? & avp::LIA_FLAG_PSI_DIRECT_ROUTING != 0;
             } else {
                 results.take(&avp)?;
             }
         }
         let outcome = results.outcome()?;
-        Ok(Lia { outcome, server_name, server_capabilities, wildcarded_public_identity })
+        Ok(Lia {
+            outcome,
+            server_name,
+            server_capabilities,
+            wildcarded_public_identity,
+            is_psi_direct,
+        })
     }
 
     /// TS 29.229 §6.1.6: the AVPs behind the common ones.
@@ -96,5 +108,8 @@ impl Lia {
         }
         let wildcarded = self.wildcarded_public_identity.as_deref();
         avp::optional_text(builder, avp::WILDCARDED_PUBLIC_IDENTITY, wildcarded);
+        if self.is_psi_direct {
+            builder.number(avp::LIA_FLAGS, avp::LIA_FLAG_PSI_DIRECT_ROUTING);
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! Multimedia-Auth-Request and -Answer (TS 29.229 §6.1.7, §6.1.8).
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use bytes::Bytes;
 
-use crate::cx::avp::{self, once, pass_over};
+use crate::cx::avp::{self, invalid, once, pass_over};
 use crate::cx::{Outcome, Results};
 use crate::diameter::base::{self, result_code};
 use crate::diameter::message::{Avp, Builder, Failure, Message};
@@ -20,8 +22,18 @@ pub struct Mar {
     pub sip_authorization: Option<Bytes>,
 }
 
-/// One authentication vector (TS 29.229 §6.3.13).
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// SIP-Authentication-Scheme (TS 29.229 §6.3.9).
+pub mod scheme {
+    pub const AKA_V1: &str = "Digest-AKAv1-MD5";
+    pub const AKA_V2_SHA_256: &str = "Digest-AKAv2-SHA-256";
+    pub const SIP_DIGEST: &str = "SIP Digest";
+    pub const EARLY_IMS: &str = "Early-IMS-Security";
+    /// The scheme is what the HSS has for the user; never AKA (TS 29.228 §6.3.1).
+    pub const UNKNOWN: &str = "Unknown";
+}
+
+/// One authentication vector (TS 29.229 §6.3.13): of AKA, or what another scheme has instead.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AuthDataItem {
     pub sip_item_number: Option<u32>,
     pub scheme: String,
@@ -31,9 +43,25 @@ pub struct AuthDataItem {
     pub sip_authorization: Secret<Vec<u8>>,
     pub confidentiality_key: Option<Secret<[u8; 16]>>,
     pub integrity_key: Option<Secret<[u8; 16]>>,
+    /// SIP-Digest-Authenticate, of scheme `SIP Digest`.
+    pub digest: Option<DigestAuthenticate>,
+    /// Framed-IP-Address or Framed-IPv6-Prefix, of scheme `Early-IMS-Security`: the address that the
+    /// packet core gave to the UE, and how many of its bits count.
+    pub framed_address: Option<(IpAddr, u8)>,
 }
 
+/// SIP-Digest-Authenticate (TS 29.229 §6.3.36).
 #[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DigestAuthenticate {
+    pub realm: String,
+    /// Digest-Algorithm: `MD5` when absent, or `SHA-256` (RFC 8760).
+    pub algorithm: Option<String>,
+    pub qop: String,
+    /// Digest-HA1: lower-case hexadecimal digits.
+    pub ha1: Secret<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Maa {
     pub outcome: Outcome,
     pub user_name: Option<String>,
@@ -142,14 +170,7 @@ impl Maa {
 impl AuthDataItem {
     /// TS 29.228 §6.3.1 table 6.3.4: a vector of AKA.
     fn decode(group: &Avp<'_>) -> Result<AuthDataItem, Failure> {
-        let mut item = AuthDataItem {
-            sip_item_number: None,
-            scheme: String::new(),
-            sip_authenticate: Bytes::new(),
-            sip_authorization: Secret::new(Vec::new()),
-            confidentiality_key: None,
-            integrity_key: None,
-        };
+        let mut item = AuthDataItem::default();
         for avp in group.group()? {
             if avp.is(avp::SIP_ITEM_NUMBER) {
                 item.sip_item_number = Some(avp.number()?);
@@ -163,6 +184,10 @@ impl AuthDataItem {
                 item.confidentiality_key = Some(key(&avp)?);
             } else if avp.is(avp::INTEGRITY_KEY) {
                 item.integrity_key = Some(key(&avp)?);
+            } else if avp.is(avp::SIP_DIGEST_AUTHENTICATE) {
+                item.digest = Some(DigestAuthenticate::decode(&avp)?);
+            } else if avp.is(avp::FRAMED_IP_ADDRESS) || avp.is(avp::FRAMED_IPV6_PREFIX) {
+                item.framed_address = Some(framed_address(&avp)?);
             }
         }
         item.check()?;
@@ -170,10 +195,14 @@ impl AuthDataItem {
     }
 
     /// TS 29.228 §6.3.1 table 6.3.4: RAND ‖ AUTN, XRES of 4 to 16 octets, and both keys belong to
-    /// AKA. Other schemes are not used here.
+    /// AKA; HA1 to SIP Digest.
     fn check(&self) -> Result<(), Failure> {
         if !self.scheme.starts_with("Digest-AKA") {
-            return Ok(());
+            let needs_digest = self.scheme.eq_ignore_ascii_case(scheme::SIP_DIGEST);
+            return match needs_digest && self.digest.is_none() {
+                true => Err(Failure::missing(avp::SIP_DIGEST_AUTHENTICATE)),
+                false => Ok(()),
+            };
         }
         let xres = self.sip_authorization.expose().len();
         if self.sip_authenticate.len() != 32 || !(4..=16).contains(&xres) {
@@ -193,16 +222,79 @@ impl AuthDataItem {
                 item.number(avp::SIP_ITEM_NUMBER, number);
             }
             item.text(avp::SIP_AUTHENTICATION_SCHEME, &self.scheme);
-            item.octets(avp::SIP_AUTHENTICATE, &self.sip_authenticate);
-            item.octets(avp::SIP_AUTHORIZATION, self.sip_authorization.expose());
+            if !self.sip_authenticate.is_empty() {
+                item.octets(avp::SIP_AUTHENTICATE, &self.sip_authenticate);
+                item.octets(avp::SIP_AUTHORIZATION, self.sip_authorization.expose());
+            }
             if let Some(key) = &self.confidentiality_key {
                 item.octets(avp::CONFIDENTIALITY_KEY, key.expose());
             }
             if let Some(key) = &self.integrity_key {
                 item.octets(avp::INTEGRITY_KEY, key.expose());
             }
+            if let Some(digest) = &self.digest {
+                digest.encode(item);
+            }
+            match self.framed_address {
+                Some((IpAddr::V4(address), _)) => {
+                    item.octets(avp::FRAMED_IP_ADDRESS, &address.octets());
+                }
+                Some((IpAddr::V6(address), bits)) => {
+                    let mut prefix = vec![0, bits];
+                    prefix.extend_from_slice(&address.octets()[..usize::from(bits).div_ceil(8)]);
+                    item.octets(avp::FRAMED_IPV6_PREFIX, &prefix);
+                }
+                None => {}
+            }
         });
     }
+}
+
+impl DigestAuthenticate {
+    /// TS 29.229 §6.3.36
+    fn decode(group: &Avp<'_>) -> Result<DigestAuthenticate, Failure> {
+        let (mut realm, mut algorithm, mut qop, mut ha1) = (None, None, None, None);
+        for avp in group.group()? {
+            if avp.is(avp::DIGEST_REALM) {
+                realm = Some(avp.text()?.to_owned());
+            } else if avp.is(avp::DIGEST_ALGORITHM) {
+                algorithm = Some(avp.text()?.to_owned());
+            } else if avp.is(avp::DIGEST_QOP) {
+                qop = Some(avp.text()?.to_owned());
+            } else if avp.is(avp::DIGEST_HA1) {
+                ha1 = Some(Secret::new(avp.text()?.to_ascii_lowercase()));
+            }
+        }
+        Ok(DigestAuthenticate {
+            realm: realm.ok_or_else(|| Failure::missing(avp::DIGEST_REALM))?,
+            algorithm,
+            qop: qop.ok_or_else(|| Failure::missing(avp::DIGEST_QOP))?,
+            ha1: ha1.ok_or_else(|| Failure::missing(avp::DIGEST_HA1))?,
+        })
+    }
+
+    fn encode(&self, builder: &mut Builder) {
+        builder.group(avp::SIP_DIGEST_AUTHENTICATE, |group| {
+            group.text(avp::DIGEST_REALM, &self.realm);
+            avp::optional_text(group, avp::DIGEST_ALGORITHM, self.algorithm.as_deref());
+            group.text(avp::DIGEST_QOP, &self.qop);
+            group.text(avp::DIGEST_HA1, self.ha1.expose());
+        });
+    }
+}
+
+/// RFC 4005 §6.11.1, §6.11.6: four octets, or a reserved one, the length of the prefix in bits and
+/// its octets.
+fn framed_address(avp: &Avp<'_>) -> Result<(IpAddr, u8), Failure> {
+    if avp.is(avp::FRAMED_IP_ADDRESS) {
+        let octets: [u8; 4] = avp.data.try_into().map_err(|_| invalid(avp))?;
+        return Ok((IpAddr::V4(Ipv4Addr::from(octets)), 32));
+    }
+    let [_, bits, prefix @ ..] = avp.data else { return Err(invalid(avp)) };
+    let mut octets = [0; 16];
+    let place = octets.get_mut(..prefix.len()).filter(|_| *bits <= 128);
+    place.ok_or_else(|| invalid(avp))?.copy_from_slice(prefix);
+    Ok((IpAddr::V6(Ipv6Addr::from(octets)), *bits))
 }
 
 /// A key has 16 octets. The failure does not repeat what was there.

@@ -15,6 +15,7 @@ pub mod groups;
 pub mod lir;
 pub mod mar;
 pub mod ppr;
+pub mod restoration;
 pub mod rtr;
 pub mod sar;
 mod stats;
@@ -42,6 +43,7 @@ pub use groups::{ChargingInformation, ServerCapabilities};
 pub use lir::{Lia, Lir};
 pub use mar::{AuthDataItem, Maa, Mar};
 pub use ppr::{Ppa, Ppr};
+pub use restoration::{RestorationInfo, ScscfRestorationInfo, SubscriptionInfo};
 pub use rtr::{Rta, Rtr};
 pub use sar::{Saa, Sar};
 pub use uar::{Uaa, Uar};
@@ -110,6 +112,8 @@ pub struct Received {
     pub origin_realm: String,
     /// Where the answer goes.
     pub reply_to: ReplyTo,
+    /// Supported-Features were in it, so the answer tells ours (TS 29.229 §7.2.1).
+    pub tells_features: bool,
 }
 
 /// An answer with who gave it: the S-CSCF puts `origin_host` into later requests as
@@ -164,6 +168,7 @@ pub const APPLICATION: Application = Application {
     vendor: avp::VENDOR_3GPP,
     supported_vendors: &[avp::VENDOR_3GPP, avp::VENDOR_ETSI],
     commands: &[300, 301, 302, 303, 304, 305],
+    user: &[base::USER_NAME, avp::PUBLIC_IDENTITY],
 };
 
 /// DIAMETER_ERROR_FEATURE_UNSUPPORTED (TS 29.229 §6.2.2.11).
@@ -218,8 +223,42 @@ impl<W> Endpoint<W> {
             Outcome::Base(code) if result_code::is_protocol_error(code) => {
                 self.diameter.refuse(reply_to, &Failure::new(code, ""), |_| {}, out);
             }
-            _ => self.diameter.answer(reply_to, |builder| answer.encode(builder), out),
+            _ => {
+                let fill = |builder: &mut Builder| {
+                    answer.encode(builder);
+                    if received.tells_features {
+                        write_supported_features(builder);
+                    }
+                };
+                self.diameter.answer(reply_to, fill, out);
+            }
         }
+        self.pump(out);
+    }
+
+    /// RFC 6733 §6.1.8, TS 23.228 §5.8: an SLF answers with the HSSs that have the user, DiameterURIs in
+    /// order of preference. `cache_seconds`: for how long it may be remembered for this user; 0:
+    /// not at all.
+    pub fn redirect(
+        &mut self,
+        received: Received,
+        hosts: &[String],
+        cache_seconds: u32,
+        out: &mut Vec<Output>,
+    ) {
+        let outcome = Outcome::Base(result_code::REDIRECT_INDICATION);
+        self.stats.count(Direction::Sent, received.reply_to.command, outcome);
+        let failure = Failure::new(result_code::REDIRECT_INDICATION, "");
+        let fill = |builder: &mut Builder| {
+            for host in hosts {
+                builder.text(base::REDIRECT_HOST, host);
+            }
+            if cache_seconds > 0 {
+                builder.number(base::REDIRECT_HOST_USAGE, base::REDIRECT_ALL_USER);
+                builder.number(base::REDIRECT_MAX_CACHE_TIME, cache_seconds);
+            }
+        };
+        self.diameter.refuse(&received.reply_to, &failure, fill, out);
         self.pump(out);
     }
 
@@ -308,7 +347,8 @@ impl<W> Endpoint<W> {
             };
             return self.diameter.answer(&reply_to, fill, out);
         }
-        let received = Received { request, origin_host, origin_realm, reply_to };
+        let tells_features = common.tells_features;
+        let received = Received { request, origin_host, origin_realm, reply_to, tells_features };
         self.events.push_back(Event::Request(received));
     }
 
@@ -450,6 +490,13 @@ impl Outcome {
     }
 }
 
+/// What an answer says until it says something else.
+impl Default for Outcome {
+    fn default() -> Outcome {
+        Outcome::UNABLE_TO_COMPLY
+    }
+}
+
 /// Collects the result of an answer while its AVPs are walked.
 #[derive(Default)]
 struct Results {
@@ -494,19 +541,21 @@ impl Results {
 struct Common {
     /// TS 29.229 §7.1: a feature that the sender cannot do without, and we do.
     requires_unsupported_feature: bool,
+    tells_features: bool,
 }
 
 /// TS 29.229 §6.1, §7.1: Vendor-Specific-Application-Id and Auth-Session-State must be there.
 fn check_common(message: &Message) -> Result<Common, Failure> {
     let (mut has_application, mut has_session_state) = (false, false);
-    let mut requires_unsupported_feature = false;
+    let (mut requires_unsupported_feature, mut tells_features) = (false, false);
     for avp in message.avps() {
         if avp.is(base::VENDOR_SPECIFIC_APPLICATION_ID) {
             has_application = true;
         } else if avp.is(base::AUTH_SESSION_STATE) {
             has_session_state = true;
-        } else if avp.is(avp::SUPPORTED_FEATURES) && avp.is_mandatory() {
-            requires_unsupported_feature |= !is_supported(&avp)?;
+        } else if avp.is(avp::SUPPORTED_FEATURES) {
+            tells_features = true;
+            requires_unsupported_feature |= avp.is_mandatory() && !is_supported(&avp)?;
         }
     }
     if !has_application {
@@ -515,7 +564,7 @@ fn check_common(message: &Message) -> Result<Common, Failure> {
     if !has_session_state {
         return Err(Failure::missing(base::AUTH_SESSION_STATE));
     }
-    Ok(Common { requires_unsupported_feature })
+    Ok(Common { requires_unsupported_feature, tells_features })
 }
 
 /// TS 29.229 §7.1.1: all features of the list are ours.

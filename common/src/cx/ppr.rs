@@ -15,7 +15,7 @@ pub struct Ppr {
     pub charging_information: Option<ChargingInformation>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ppa {
     pub outcome: Outcome,
 }

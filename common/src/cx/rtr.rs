@@ -25,7 +25,7 @@ pub struct Rtr {
     pub reason_info: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rta {
     pub outcome: Outcome,
     pub associated_identities: Vec<String>,

@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use crate::cx::avp::{self, invalid, once, pass_over};
-use crate::cx::{ChargingInformation, Outcome, Results};
+use crate::cx::{
+    ChargingInformation, Outcome, Results, ScscfRestorationInfo, write_supported_features,
+};
 use crate::diameter::base;
 use crate::diameter::message::{Builder, Failure, Message};
 
@@ -34,9 +36,15 @@ pub struct Sar {
     pub server_assignment_type: ServerAssignmentType,
     /// User-Data-Already-Available.
     pub user_data_already_available: bool,
+    /// SCSCF-Restoration-Info: what another S-CSCF needs (TS 23.380 §4).
+    pub restoration: Option<ScscfRestorationInfo>,
+    /// Multiple-Registration-Indication: the UE registers several flows.
+    pub is_multiple_registration: bool,
+    /// SAR-Flags bit 0.
+    pub is_pcscf_restoration: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Saa {
     pub outcome: Outcome,
     pub user_name: Option<String>,
@@ -46,6 +54,12 @@ pub struct Saa {
     /// Associated-Identities: User-Names.
     pub associated_identities: Vec<String>,
     pub server_name: Option<String>,
+    /// What an S-CSCF left for all private identities that registered the public identity.
+    pub restoration: Vec<ScscfRestorationInfo>,
+    /// Associated-Registered-Identities: User-Names.
+    pub associated_registered_identities: Vec<String>,
+    /// Under which wildcard the identity falls.
+    pub wildcarded_public_identity: Option<String>,
 }
 
 impl ServerAssignmentType {
@@ -107,6 +121,12 @@ impl Sar {
                 if number > 1 {
                     return Err(invalid(&avp));
                 }
+            } else if avp.is(avp::SCSCF_RESTORATION_INFO) {
+                once(&mut sar.restoration, ScscfRestorationInfo::decode(&avp)?, &avp)?;
+            } else if avp.is(avp::MULTIPLE_REGISTRATION_INDICATION) {
+                sar.is_multiple_registration = avp.number()? == 1;
+            } else if avp.is(avp::SAR_FLAGS) {
+                sar.is_pcscf_restoration = avp.number()? & avp::SAR_FLAG_PCSCF_RESTORATION != 0;
             } else {
                 pass_over(&avp)?;
             }
@@ -161,6 +181,16 @@ impl Sar {
         builder.number(avp::SERVER_ASSIGNMENT_TYPE, self.server_assignment_type as u32);
         let available = u32::from(self.user_data_already_available);
         builder.number(avp::USER_DATA_ALREADY_AVAILABLE, available);
+        if let Some(restoration) = &self.restoration {
+            write_supported_features(builder);
+            restoration.encode(builder);
+        }
+        if self.is_multiple_registration {
+            builder.number(avp::MULTIPLE_REGISTRATION_INDICATION, 1);
+        }
+        if self.is_pcscf_restoration {
+            builder.number(avp::SAR_FLAGS, avp::SAR_FLAG_PCSCF_RESTORATION);
+        }
     }
 }
 
@@ -168,14 +198,7 @@ impl Saa {
     /// TS 29.229 §6.1.4: reads an SAA. The User-Data is not copied.
     pub fn decode(message: &Message) -> Result<Saa, Failure> {
         let mut results = Results::default();
-        let mut saa = Saa {
-            outcome: Outcome::UNABLE_TO_COMPLY,
-            user_name: None,
-            user_data: None,
-            charging_information: None,
-            associated_identities: Vec::new(),
-            server_name: None,
-        };
+        let mut saa = Saa::default();
         for avp in message.avps() {
             if avp.is(base::USER_NAME) {
                 saa.user_name = Some(avp.text()?.to_owned());
@@ -187,6 +210,12 @@ impl Saa {
                 saa.associated_identities = avp::user_names(&avp)?;
             } else if avp.is(avp::SERVER_NAME) {
                 saa.server_name = Some(avp.text()?.to_owned());
+            } else if avp.is(avp::SCSCF_RESTORATION_INFO) {
+                saa.restoration.push(ScscfRestorationInfo::decode(&avp)?);
+            } else if avp.is(avp::ASSOCIATED_REGISTERED_IDENTITIES) {
+                saa.associated_registered_identities = avp::user_names(&avp)?;
+            } else if avp.is(avp::WILDCARDED_PUBLIC_IDENTITY) {
+                saa.wildcarded_public_identity = Some(avp.text()?.to_owned());
             } else {
                 results.take(&avp)?;
             }
@@ -208,5 +237,12 @@ impl Saa {
         let identities = &self.associated_identities;
         avp::write_user_names(builder, avp::ASSOCIATED_IDENTITIES, identities);
         avp::optional_text(builder, avp::SERVER_NAME, self.server_name.as_deref());
+        for restoration in &self.restoration {
+            restoration.encode(builder);
+        }
+        let identities = &self.associated_registered_identities;
+        avp::write_user_names(builder, avp::ASSOCIATED_REGISTERED_IDENTITIES, identities);
+        let wildcarded = self.wildcarded_public_identity.as_deref();
+        avp::optional_text(builder, avp::WILDCARDED_PUBLIC_IDENTITY, wildcarded);
     }
 }

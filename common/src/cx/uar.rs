@@ -1,7 +1,7 @@
 //! User-Authorization-Request and -Answer (TS 29.229 §6.1.1, §6.1.2).
 
 use crate::cx::avp::{self, invalid, once, pass_over};
-use crate::cx::{Outcome, Results, ServerCapabilities};
+use crate::cx::{Outcome, Results, ServerCapabilities, write_supported_features};
 use crate::diameter::base;
 use crate::diameter::message::{Builder, Failure, Message};
 
@@ -24,7 +24,7 @@ pub struct Uar {
     pub is_emergency: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Uaa {
     pub outcome: Outcome,
     pub server_name: Option<String>,
@@ -68,6 +68,9 @@ impl Uar {
         builder.number(avp::USER_AUTHORIZATION_TYPE, self.user_authorization_type as u32);
         if self.is_emergency {
             builder.number(avp::UAR_FLAGS, avp::UAR_FLAG_EMERGENCY);
+        }
+        if self.user_authorization_type == UserAuthorizationType::RegistrationAndCapabilities {
+            write_supported_features(builder);
         }
     }
 }

@@ -28,6 +28,9 @@ pub const DISCONNECT_DO_NOT_WANT_TO_TALK_TO_YOU: u32 = 2;
 /// Auth-Session-State: no state is kept, no STR will come (RFC 6733 §8.11).
 pub const NO_STATE_MAINTAINED: u32 = 1;
 
+/// Redirect-Host-Usage: for all requests about the user (RFC 6733 §6.13).
+pub const REDIRECT_ALL_USER: u32 = 6;
+
 pub mod result_code {
     //! Result-Code values (RFC 6733 §7.1).
     pub const SUCCESS: u32 = 2001;
@@ -151,6 +154,8 @@ pub struct Application {
     pub supported_vendors: &'static [u32],
     /// Command codes of the application; any other is answered 3001.
     pub commands: &'static [u32],
+    /// AVPs that name the user whom a request is about, the more telling first.
+    pub user: &'static [Definition],
 }
 
 impl Application {

@@ -18,6 +18,7 @@ use crate::diameter::duplicates::Duplicates;
 use crate::diameter::message::Message;
 use crate::diameter::outgoing::Pending;
 use crate::diameter::peers::Peer;
+use crate::diameter::redirect::Redirects;
 use crate::diameter::stats::Stats;
 use crate::diameter::watchdog;
 use crate::limits::Limits;
@@ -69,6 +70,9 @@ pub struct PeerConfig {
     pub host: String,
     #[serde(default = "default_port")]
     pub port: u16,
+    /// Gets only requests that name it: an HSS that an SLF redirects to, or that answered before.
+    #[serde(default)]
+    pub by_name_only: bool,
 }
 
 fn default_port() -> u16 {
@@ -159,6 +163,7 @@ pub struct Endpoint<W> {
     pub(super) stats: Stats,
     pub(super) pending: HashMap<u32, Pending<W>>,
     pub(super) duplicates: Duplicates,
+    pub(super) redirects: Redirects,
     pub(super) events: VecDeque<Event<W>>,
     pub(super) session_high: u32,
     pub(super) session_low: u32,
@@ -200,6 +205,7 @@ impl<W> Endpoint<W> {
             stats: Stats::default(),
             pending: HashMap::new(),
             duplicates: Duplicates::new(limits.diameter_pending),
+            redirects: Redirects::default(),
             events: VecDeque::new(),
             session_high: 0,
             session_low: 0,
@@ -295,6 +301,13 @@ impl<W> Endpoint<W> {
         let pending = self.pending.len() as f64;
         let help = "Requests sent and not answered yet.";
         samples.gauge("tessera_diameter_pending", help, &[], pending);
+        let help = "Users whose node a redirect agent has named, remembered.";
+        samples.gauge(
+            "tessera_diameter_redirects_remembered",
+            help,
+            &[],
+            self.redirects.len() as f64,
+        );
         let help = "Transport connections, greeted or not.";
         samples.gauge("tessera_diameter_connections", help, &[], self.connections.len() as f64);
         for peer in self.peers.values() {

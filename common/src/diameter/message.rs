@@ -160,6 +160,16 @@ impl Message {
         }
         builder.finish()
     }
+
+    /// The message with that AVP in the place of others of its name.
+    pub fn encode_with_text(&self, definition: Definition, value: &str) -> Bytes {
+        let mut builder = Builder::new(self.header);
+        for avp in self.avps().filter(|avp| !avp.is(definition)) {
+            builder.copy(&avp);
+        }
+        builder.text(definition, value);
+        builder.finish()
+    }
 }
 
 impl fmt::Debug for Message {

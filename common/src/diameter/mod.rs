@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`endpoint`] | the door: ask, answer, input, expire, next_event |
 //! | `outgoing`, `incoming` | requests sent and requests received |
+//! | `redirect` | where a redirect agent sends requests, and for how long |
 //! | `duplicates` | the memory of answers given |
 //! | `connections`, `greeting` | messages on connections; CER and CEA |
 //! | `peers` | carries out the two state machines |
@@ -21,5 +22,6 @@ pub mod message;
 mod outgoing;
 pub mod peer;
 mod peers;
+mod redirect;
 mod stats;
 pub mod watchdog;

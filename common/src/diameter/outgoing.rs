@@ -1,6 +1,7 @@
 //! Requests that we send: which peer gets them, how they move to another one, what comes back
 //! (RFC 6733 §5.5.4, §6.1, §6.2.1).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,14 +19,18 @@ pub(super) struct Pending<W> {
     wait: W,
     command: u32,
     end_to_end: u32,
-    bytes: Bytes,
+    pub(super) bytes: Bytes,
     peer: u32,
     connection: ConnectionId,
     asked_at: Now,
-    deadline: Now,
+    pub(super) deadline: Now,
     /// Peers that had it before.
-    tried: Vec<u32>,
-    may_move: bool,
+    pub(super) tried: Vec<u32>,
+    pub(super) may_move: bool,
+    /// How often it was redirected.
+    pub(super) redirects: u8,
+    /// Nodes of the last redirect that have not had it yet.
+    pub(super) hosts: VecDeque<String>,
     preference: Preference,
 }
 
@@ -80,7 +85,20 @@ impl<W> Endpoint<W> {
             deadline: now + limit,
             tried: Vec::new(),
             may_move: !matches!(destination, Destination::Only(_)),
+            redirects: 0,
+            hosts: VecDeque::new(),
             preference,
+        };
+        let pending = match destination {
+            Destination::Realm => {
+                let bytes = &pending.bytes;
+                let hosts = self.redirects.find(now, &self.application, bytes, &self.limits);
+                match self.send_to_first(now, pending, hosts, 0, out) {
+                    None => return,
+                    Some(pending) => pending,
+                }
+            }
+            Destination::Preferred(_) | Destination::Only(_) => pending,
         };
         self.send(now, pending, peer, 0, out);
     }
@@ -140,7 +158,7 @@ impl<W> Endpoint<W> {
     }
 
     /// Puts a request on the wire under a new Hop-by-Hop Identifier.
-    fn send(
+    pub(super) fn send(
         &mut self,
         now: Now,
         mut pending: Pending<W>,
@@ -179,6 +197,14 @@ impl<W> Endpoint<W> {
             return Some(pending);
         }
         pending.tried.push(pending.peer);
+        let hosts = std::mem::take(&mut pending.hosts);
+        let mut pending = match self.send_to_first(now, pending, hosts, set_flags, out) {
+            None => {
+                self.stats.failovers += 1;
+                return None;
+            }
+            Some(pending) => pending,
+        };
         let Some(peer) = self.choose(Destination::Realm, &pending.tried) else {
             return Some(pending);
         };
@@ -195,6 +221,14 @@ impl<W> Endpoint<W> {
         pending.preference = Preference::None;
         if let Ok(message) = Message::decode(pending.bytes.clone(), &self.limits) {
             pending.bytes = message.encode_without(base::DESTINATION_HOST);
+        }
+    }
+
+    /// RFC 6733 §6.1.8: the node that is to have the request, and no other.
+    pub(super) fn name_destination(&self, pending: &mut Pending<W>, host: &str) {
+        pending.preference = Preference::Peer;
+        if let Ok(message) = Message::decode(pending.bytes.clone(), &self.limits) {
+            pending.bytes = message.encode_with_text(base::DESTINATION_HOST, host);
         }
     }
 
@@ -281,6 +315,7 @@ impl<W> Endpoint<W> {
                 self.send(now, pending, peer, 0, out);
                 None
             }
+            Some(result_code::REDIRECT_INDICATION) => self.redirected(now, pending, answer, out),
             Some(result_code::UNABLE_TO_DELIVER | result_code::TOO_BUSY) => {
                 self.move_on(now, pending, 0, out)
             }
@@ -346,6 +381,7 @@ impl<W> Endpoint<W> {
             .iter()
             .filter(|(key, _)| !tried.contains(key))
             .filter(|(_, peer)| peer.is_configured() || !has_configured || must_relay)
+            .filter(|(_, peer)| must_relay || !peer.is_by_name_only())
             .filter(|(_, peer)| !must_relay || peer.is_relay())
             .filter_map(|(key, peer)| peer.rank().map(|rank| (rank, *key)))
             .min()

@@ -104,6 +104,10 @@ impl Peer {
         }
     }
 
+    pub fn is_by_name_only(&self) -> bool {
+        self.config.as_ref().is_some_and(|config| config.by_name_only)
+    }
+
     pub fn is_relay(&self) -> bool {
         self.presented.as_ref().is_some_and(Capabilities::is_relay)
     }

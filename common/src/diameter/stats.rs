@@ -14,6 +14,7 @@ pub(super) struct Stats {
     pub refusals: BTreeMap<u32, u64>,
     pub no_answers: BTreeMap<&'static str, u64>,
     pub failovers: u64,
+    pub redirects: u64,
     pub late_answers: u64,
     pub duplicates: u64,
     pub undecodable: u64,
@@ -63,6 +64,7 @@ impl Stats {
         for (name, help, value) in [
             ("tessera_diameter_timeouts_total", "Requests that timed out.", timeouts),
             ("tessera_diameter_failovers_total", "Requests moved to another peer.", self.failovers),
+            ("tessera_diameter_redirects_total", "Answers that were redirects.", self.redirects),
             (
                 "tessera_diameter_late_answers_total",
                 "Answers nobody waited for.",

@@ -19,6 +19,7 @@ fn a_service_is_routed_directly() {
     let refusal = world.lir(INACTIVE, |_| ()).unwrap_err();
     assert_eq!(refusal.outcome(), Outcome::USER_UNKNOWN);
     let lia = world.lir(DIRECT, |_| ()).unwrap();
+    assert!(lia.is_psi_direct);
     assert_eq!(lia.outcome, Outcome::SUCCESS);
     assert_eq!(lia.server_name.as_deref(), Some("sip:as1.hims.net"));
     // What the service itself begins goes through an S-CSCF.

@@ -168,7 +168,12 @@ impl Network {
 fn scscf(number: usize) -> Endpoint<u32> {
     let config = Config {
         identity: format!("scscf{number}.hims.net"),
-        peers: vec![PeerConfig { identity: None, host: "hss.hims.net".into(), port: 3868 }],
+        peers: vec![PeerConfig {
+            identity: None,
+            host: "hss.hims.net".into(),
+            port: 3868,
+            by_name_only: false,
+        }],
         ..config().diameter
     };
     Endpoint::new(config, Random::from_seed([number as u8; 32]), &Limits::default())

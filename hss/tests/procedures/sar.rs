@@ -1,10 +1,10 @@
 //! TS 29.228 §6.1.2: the table of the SAR, row by row. S-94, S-95, S-96, S-121.
 
-use common::cx::Outcome;
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType::*;
 use common::cx::uar::UserAuthorizationType;
 use common::cx::user_data::UserData;
+use common::cx::{Outcome, RestorationInfo, ScscfRestorationInfo};
 use hss::database::State::{NotRegistered, Registered, Unregistered};
 use hss::refusal::Refusal;
 
@@ -160,6 +160,106 @@ fn the_displaced_server_is_told() {
     assert_eq!(assigned.terminations[0].public_identities, [TEMPORARY, ALICE_SIP, ALICE_TEL]);
     // Once told is enough.
     assert!(world.assign(ReRegistration, S2, |_| ()).unwrap().terminations.is_empty());
+}
+
+fn left(user_name: &str) -> ScscfRestorationInfo {
+    ScscfRestorationInfo {
+        user_name: user_name.to_owned(),
+        contacts: vec![RestorationInfo {
+            path: "<sip:term@pcscf1.vims.net;lr>".to_owned(),
+            contact: format!("<sip:{user_name}:5064>"),
+            cseq: Some(26),
+            call_id: Some("ababab".to_owned()),
+            ..RestorationInfo::default()
+        }],
+        registration_time_out: Some(1_700_003_600),
+        scheme: None,
+    }
+}
+
+/// Alice and her tablet, registered through S1, which left what another one needs.
+fn with_restoration(is_supported: bool) -> World {
+    let mut world = World::new();
+    world.config.restoration = is_supported;
+    world.mar(S1).unwrap();
+    world.assign(Registration, S1, |r| r.restoration = Some(left(ALICE))).unwrap();
+    world
+        .assign(Registration, S1, |r| {
+            tablet(r);
+            r.restoration = Some(left(TABLET));
+        })
+        .unwrap();
+    world
+}
+
+fn wants_capabilities(world: &mut World) {
+    world
+        .uar(|r| r.user_authorization_type = UserAuthorizationType::RegistrationAndCapabilities)
+        .unwrap();
+}
+
+/// TS 23.380 §4.2: the S-CSCF itself, or one that is about to take over, reads what was left;
+/// nobody else does, and reading changes nothing.
+#[test]
+fn restoration_information_is_read_back() {
+    let mut world = with_restoration(true);
+    let saa = world.sar(NoAssignment, S1).unwrap();
+    assert_eq!(saa.restoration, [left(ALICE), left(TABLET)]);
+    assert!(saa.user_data.is_some());
+    assert_eq!(world.sar(NoAssignment, S2).unwrap_err(), Refusal::AssignedElsewhere);
+    wants_capabilities(&mut world);
+    assert_eq!(world.sar(NoAssignment, S2).unwrap().restoration.len(), 2);
+    assert_eq!(world.server_name(ALICE).as_deref(), Some(S1), "reading assigns nothing");
+}
+
+/// TS 23.380 §4.2, TS 29.228 §6.1.2.1: S-92: another S-CSCF takes over, by a refresh or after a
+/// challenge. The one that failed is told, and none of the devices has to register anew.
+#[test]
+fn another_server_restores() {
+    for is_challenged in [false, true] {
+        let mut world = with_restoration(true);
+        wants_capabilities(&mut world);
+        if is_challenged {
+            world.mar(S2).unwrap();
+        }
+        let moved = |r: &mut common::cx::Sar| {
+            let mut left = left(ALICE);
+            left.contacts[0].cseq = Some(27);
+            r.restoration = Some(left);
+        };
+        let assigned = world.assign(ReRegistration, S2, moved).unwrap();
+        assert_eq!(assigned.answer.restoration, [left(ALICE), left(TABLET)], "as it was before");
+        assert_eq!(world.server_name(ALICE).as_deref(), Some(S2));
+        let told: Vec<_> = assigned.terminations.iter().map(|rtr| rtr.reason).collect();
+        assert_eq!(told, [ReasonCode::NewServerAssigned; 2]);
+        let now = world.sar(NoAssignment, S2).unwrap().restoration;
+        assert_eq!(now[0].contacts[0].cseq, Some(27));
+    }
+}
+
+/// TS 29.228 §6.1.2.1 step 6: an S-CSCF that has forgotten a registered user is reminded.
+#[test]
+fn reminds_of_a_registration() {
+    let mut world = with_restoration(true);
+    let saa = world.sar(UnregisteredUser, S1).unwrap();
+    assert_eq!(saa.outcome, Outcome::IN_ASSIGNMENT_TYPE);
+    assert_eq!(saa.restoration.len(), 2);
+    assert!(saa.user_data.is_some());
+}
+
+/// TS 23.380 §4.2: what was left goes with the registration, and where restoration is not wanted
+/// nothing is kept.
+#[test]
+fn restoration_information_ends_with_the_registration() {
+    let mut world = with_restoration(true);
+    world.sar(UserDeregistration, S1).unwrap();
+    assert_eq!(world.sar(NoAssignment, S1).unwrap().restoration, [left(TABLET)]);
+    world.assign(TimeoutDeregistration, S1, tablet).unwrap();
+    world.mar(S1).unwrap();
+    assert!(world.sar(NoAssignment, S1).unwrap().restoration.is_empty());
+
+    let mut world = with_restoration(false);
+    assert!(world.sar(NoAssignment, S1).unwrap().restoration.is_empty());
 }
 
 /// TS 29.228 §6.1.2.1 step 6: unregistered services.

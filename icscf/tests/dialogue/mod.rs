@@ -35,7 +35,12 @@ pub fn diameter(identity: &str, peers: &[&str]) -> DiameterConfig {
         listen: None,
         peers: peers
             .iter()
-            .map(|host| PeerConfig { identity: None, host: (*host).to_owned(), port: 3868 })
+            .map(|host| PeerConfig {
+                identity: None,
+                host: (*host).to_owned(),
+                port: 3868,
+                by_name_only: false,
+            })
             .collect(),
         allowed_peers: Vec::new(),
         watchdog_milliseconds: 600_000,

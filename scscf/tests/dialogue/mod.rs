@@ -38,7 +38,12 @@ pub fn diameter(identity: &str, peers: &[&str]) -> DiameterConfig {
         listen: None,
         peers: peers
             .iter()
-            .map(|host| PeerConfig { identity: None, host: (*host).to_owned(), port: 3868 })
+            .map(|host| PeerConfig {
+                identity: None,
+                host: (*host).to_owned(),
+                port: 3868,
+                by_name_only: false,
+            })
             .collect(),
         allowed_peers: Vec::new(),
         watchdog_milliseconds: 100_000_000,
@@ -449,6 +454,7 @@ pub fn item(vector: &Vector) -> AuthDataItem {
         sip_authorization: vector.xres.clone(),
         confidentiality_key: Some(vector.ck.clone()),
         integrity_key: Some(vector.ik.clone()),
+        ..AuthDataItem::default()
     }
 }
 
@@ -488,14 +494,7 @@ pub fn saa(data: &UserData) -> Saa {
 }
 
 pub fn empty_saa(outcome: Outcome) -> Saa {
-    Saa {
-        outcome,
-        user_name: None,
-        user_data: None,
-        charging_information: None,
-        associated_identities: Vec::new(),
-        server_name: None,
-    }
+    Saa { outcome, ..Saa::default() }
 }
 
 pub fn contacts(response: &Response) -> Vec<String> {

@@ -102,6 +102,7 @@ fn multimedia_auth_answer() -> Answer {
             sip_authorization: Secret::new(vec![0x5A; 8]),
             confidentiality_key: Some(Secret::new([1; 16])),
             integrity_key: Some(Secret::new([2; 16])),
+            ..AuthDataItem::default()
         }],
     })
 }
