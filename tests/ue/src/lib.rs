@@ -19,6 +19,8 @@
 pub mod config;
 pub mod event;
 pub mod isim;
+#[cfg(feature = "program")]
+pub mod load;
 pub mod outcome;
 pub mod packets;
 pub mod phone;

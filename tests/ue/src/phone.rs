@@ -566,7 +566,7 @@ fn answer_of(request: &Request) -> Response {
 }
 
 /// Another key than the HSS has.
-fn spoil_key(algorithm: &mut Algorithm) {
+pub(crate) fn spoil_key(algorithm: &mut Algorithm) {
     let spoilt = |k: &Secret<[u8; 16]>| Secret::new(k.expose().map(|octet| octet ^ 0x5A));
     match algorithm {
         Algorithm::Milenage { k, .. } | Algorithm::Test { k } => *k = spoilt(k),

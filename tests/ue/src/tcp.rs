@@ -25,8 +25,21 @@ const CONNECTIONS: usize = 16;
 /// Silence after which a connection is given up. Long enough for a SYN sent five times.
 const TIMEOUT: Duration = Duration::from_secs(32);
 
-/// The TCP stack of one phone.
+/// The TCP stack of one phone. What it runs on is there only while there are connections: most
+/// phones have none most of the time, and its buffers are larger than all else of a phone.
 pub struct Stack {
+    address: IpAddr,
+    mtu: usize,
+    /// Another one each time that it starts.
+    seed: u64,
+    next_ephemeral: u16,
+    /// Ports that take connections.
+    listening: Vec<u16>,
+    running: Option<Box<Running>>,
+}
+
+/// Interface and connections.
+struct Running {
     interface: Interface,
     device: Queues,
     sockets: SocketSet<'static>,
@@ -65,31 +78,115 @@ struct Connection {
 
 impl Stack {
     pub fn new(address: IpAddr, mtu: usize, random: &mut Random) -> Stack {
+        let seed = random.u64();
+        let next_ephemeral = 49_152 + random.below(8_192) as u16;
+        Stack { address, mtu, seed, next_ephemeral, listening: Vec::new(), running: None }
+    }
+
+    /// Puts `bytes` on the connection of that flow, and opens one when there is none. A local port
+    /// of 0 means any. False when it cannot.
+    pub fn send(&mut self, now: Now, flow: Flow, bytes: &[u8]) -> bool {
+        self.run().send(now, flow, bytes)
+    }
+
+    /// Takes connections at `port` from now on.
+    pub fn listen(&mut self, port: u16) {
+        if !self.listening.contains(&port) {
+            self.listening.push(port);
+        }
+        if let Some(running) = &mut self.running {
+            running.listen(port);
+        }
+    }
+
+    /// Ends what goes between the two ports.
+    pub fn abort(&mut self, local_port: u16, remote_port: u16) {
+        if let Some(running) = &mut self.running {
+            running.abort(local_port, remote_port);
+        }
+    }
+
+    pub fn stop_listening(&mut self, port: u16) {
+        self.listening.retain(|known| *known != port);
+        if let Some(running) = &mut self.running {
+            running.stop_listening(port);
+        }
+    }
+
+    /// True when a connection of the phone's own runs between these two addresses.
+    pub fn knows(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+        self.running.as_ref().is_some_and(|running| running.knows(local, remote))
+    }
+
+    /// A clear IP packet that carries TCP.
+    pub fn receive(&mut self, now: Now, packet: &[u8]) {
+        self.run().receive(now, packet);
+    }
+
+    pub fn next_timeout(&self) -> Option<Now> {
+        self.running.as_ref()?.due
+    }
+
+    /// Does what is due: packets to send, messages that are complete.
+    pub fn poll(&mut self, now: Now, packets: &mut Vec<Vec<u8>>, happened: &mut Vec<Happened>) {
+        let Some(running) = &mut self.running else { return };
+        running.poll(now, packets, happened);
+        if running.is_idle() {
+            self.next_ephemeral = running.next_ephemeral;
+            self.running = None;
+        }
+    }
+
+    fn run(&mut self) -> &mut Running {
+        let Stack { address, mtu, seed, next_ephemeral, listening, running } = self;
+        running.get_or_insert_with(|| {
+            *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let mut running = Running::new(*address, *mtu, *seed, *next_ephemeral);
+            for port in listening {
+                running.listen(*port);
+            }
+            Box::new(running)
+        })
+    }
+}
+
+impl Running {
+    fn new(address: IpAddr, mtu: usize, seed: u64, next_ephemeral: u16) -> Running {
         let mut device = Queues { mtu, arrived: VecDeque::new(), leaving: VecDeque::new() };
         let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = random.u64();
+        config.random_seed = seed;
         let mut interface = Interface::new(config, &mut device, Instant::ZERO);
         interface.update_ip_addrs(|addresses| {
             let prefix = if address.is_ipv4() { 32 } else { 128 };
             let added = addresses.push(IpCidr::new(IpAddress::from(address), prefix));
             debug_assert!(added.is_ok(), "an interface takes at least one address");
         });
-        Stack {
+        Running {
             interface,
             device,
             sockets: SocketSet::new(Vec::new()),
             address,
             connections: Vec::new(),
             listening: Vec::new(),
-            next_ephemeral: 49_152 + random.below(8_192) as u16,
+            next_ephemeral,
             limits: Limits::default(),
             due: None,
         }
     }
 
+    /// Nothing runs, and nothing is to be done.
+    fn is_idle(&self) -> bool {
+        let is_listening =
+            |(_, handle): &(u16, SocketHandle)| self.sockets.get::<Socket>(*handle).is_listening();
+        self.connections.is_empty()
+            && self.due.is_none()
+            && self.device.arrived.is_empty()
+            && self.listening.iter().all(is_listening)
+    }
+
     /// Puts `bytes` on the connection of that flow, and opens one when there is none. A local port
     /// of 0 means any. False when it cannot.
-    pub fn send(&mut self, now: Now, flow: Flow, bytes: &[u8]) -> bool {
+    fn send(&mut self, now: Now, flow: Flow, bytes: &[u8]) -> bool {
         self.due = Some(now);
         let found = self.connections.iter().position(|connection| {
             connection.flow.remote == flow.remote
@@ -105,7 +202,7 @@ impl Stack {
     }
 
     /// Takes connections at `port` from now on.
-    pub fn listen(&mut self, port: u16) {
+    fn listen(&mut self, port: u16) {
         if self.listening.iter().any(|(known, _)| *known == port) {
             return;
         }
@@ -117,41 +214,39 @@ impl Stack {
     }
 
     /// Ends what goes between the two ports, and stops listening where nothing listens any more.
-    pub fn abort(&mut self, local_port: u16, remote_port: u16) {
+    fn abort(&mut self, local_port: u16, remote_port: u16) {
         for connection in &mut self.connections {
             let ports = (connection.flow.local.port(), connection.flow.remote.port());
             if ports == (local_port, remote_port) {
                 self.sockets.get_mut::<Socket>(connection.handle).abort();
                 connection.waiting.clear();
+                // At the next poll: the connection is to be forgotten.
+                self.due = Some(Now::default());
             }
         }
     }
 
-    pub fn stop_listening(&mut self, port: u16) {
+    fn stop_listening(&mut self, port: u16) {
         for (_, handle) in self.listening.extract_if(.., |(known, _)| *known == port) {
             self.sockets.remove(handle);
         }
     }
 
     /// True when a connection of the phone's own runs between these two addresses.
-    pub fn knows(&self, local: SocketAddr, remote: SocketAddr) -> bool {
+    fn knows(&self, local: SocketAddr, remote: SocketAddr) -> bool {
         self.connections
             .iter()
             .any(|connection| (connection.flow.local, connection.flow.remote) == (local, remote))
     }
 
     /// A clear IP packet that carries TCP.
-    pub fn receive(&mut self, now: Now, packet: &[u8]) {
+    fn receive(&mut self, now: Now, packet: &[u8]) {
         self.device.arrived.push_back(packet.to_vec());
         self.due = Some(now);
     }
 
-    pub fn next_timeout(&self) -> Option<Now> {
-        self.due
-    }
-
     /// Does what is due: packets to send, messages that are complete.
-    pub fn poll(&mut self, now: Now, packets: &mut Vec<Vec<u8>>, happened: &mut Vec<Happened>) {
+    fn poll(&mut self, now: Now, packets: &mut Vec<Vec<u8>>, happened: &mut Vec<Happened>) {
         if self.due.is_none_or(|due| due > now) {
             return;
         }
@@ -284,7 +379,9 @@ impl Stack {
 
 impl fmt::Debug for Stack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flows: Vec<_> = self.connections.iter().map(|connection| connection.flow).collect();
+        let running = self.running.iter();
+        let connections = running.flat_map(|running| &running.connections);
+        let flows: Vec<_> = connections.map(|connection| connection.flow).collect();
         f.debug_struct("Stack").field("connections", &flows).finish_non_exhaustive()
     }
 }

@@ -14,12 +14,21 @@ use lte::attach::IpVersion;
 
 use crate::config::{EXPIRES_SECONDS, Faults, default_algorithms};
 use crate::isim::Isim;
+use crate::load::arguments as load;
 use crate::program::card::{Known, OperatorKeys};
 
 /// Where SIP is spoken when no port is given (RFC 3261 §19.1.2).
 const SIP_PORT: u16 = 5060;
 
-/// What is to be done, everything checked.
+/// What is to be done.
+#[derive(Debug)]
+pub enum Task {
+    Register(Box<Plan>),
+    Load(Box<load::Job>),
+    Population(load::Population),
+}
+
+/// One phone: what it is to do, everything checked.
 #[derive(Debug)]
 pub struct Plan {
     pub isim: Isim,
@@ -69,14 +78,23 @@ pub enum Wrong {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(arguments: Vec<OsString>) -> Result<Plan, Wrong> {
+pub fn parse(arguments: Vec<OsString>) -> Result<Task, Wrong> {
     let line = CommandLine::try_parse_from(arguments).map_err(Wrong::CommandLine)?;
-    let Command::Register(register) = line.command;
-    register.plan().map_err(Wrong::Value)
+    let task = match line.command {
+        Command::Register(register) => register.plan().map(|plan| Task::Register(Box::new(plan))),
+        Command::Load(load) => load.job().map(|job| Task::Load(Box::new(job))),
+        Command::Run(standing) => standing.job().map(|job| Task::Load(Box::new(job))),
+        Command::Population(population) => Ok(Task::Population(population)),
+    };
+    task.map_err(Wrong::Value)
 }
 
 #[derive(Parser)]
-#[command(name = "ue", version, about = "A phone by itself: ISIM, sec-agree, IPsec, registration")]
+#[command(
+    name = "ue",
+    version,
+    about = "Phones by themselves: ISIM, sec-agree, IPsec, registration, load"
+)]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
@@ -88,7 +106,19 @@ enum Command {
     #[command(after_help = "Exit status: 0 registered as asked; 1 refused or not answered, with \
         the reason in one line; 2 wrong arguments, or something is missing on this host.")]
     Register(Box<Register>),
+    /// Thousands of UEs: a load, measured from outside, with a report.
+    #[command(after_help = LOAD_STATUS)]
+    Load(Box<load::Load>),
+    /// Thousands of UEs that register and stay so, with their refreshes, until a signal.
+    #[command(after_help = LOAD_STATUS)]
+    Run(Box<load::Standing>),
+    /// Write the generated subscribers as `hss subscriber import` reads them.
+    Population(load::Population),
 }
+
+const LOAD_STATUS: &str = "Exit status: 0 ran, the generator was not the bottleneck, objectives met; \
+    1 an objective is not met, or nothing succeeded; 2 wrong arguments, or something is missing on \
+    this host; 3 invalid, because the generator was the bottleneck.";
 
 #[derive(Args)]
 struct Register {
@@ -206,8 +236,8 @@ struct BehaviourOptions {
     json: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum TransportName {
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub(crate) enum TransportName {
     Udp,
     Tcp,
 }
@@ -353,13 +383,13 @@ fn secret(text: &str) -> Result<Secret<String>, std::convert::Infallible> {
     Ok(Secret::new(text.to_owned()))
 }
 
-fn address_with_port(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn address_with_port(text: &str) -> Result<SocketAddr, String> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let address = text.parse().or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, SIP_PORT)));
     address.map_err(|_| "is no IP address with or without port; names are not looked up".to_owned())
 }
 
-fn ip_version(text: &str) -> Result<IpVersion, String> {
+pub(crate) fn ip_version(text: &str) -> Result<IpVersion, String> {
     match text {
         "4" => Ok(IpVersion::V4),
         "6" => Ok(IpVersion::V6),
@@ -368,7 +398,7 @@ fn ip_version(text: &str) -> Result<IpVersion, String> {
 }
 
 /// TS 33.203 Annex H: names of integrity and encryption.
-fn pair(text: &str) -> Result<AlgorithmPair, String> {
+pub(crate) fn pair(text: &str) -> Result<AlgorithmPair, String> {
     let (alg, ealg) = text.split_once('/').ok_or("is not ALG/EALG")?;
     let alg = Integrity::from_name(alg.trim());
     let alg = alg.ok_or("ALG is none of hmac-md5-96, hmac-sha-1-96, aes-gmac, null")?;
@@ -394,7 +424,10 @@ mod tests {
         --k 465b5ce8b199b49faa5f0a2ee238a6bc --opc cd63cb71954a9f4e48a5994e37a02baf";
 
     fn plan(more: &str) -> Result<Plan, Wrong> {
-        parse(format!("{CARD} {more}").split_whitespace().map(OsString::from).collect())
+        match parse(format!("{CARD} {more}").split_whitespace().map(OsString::from).collect())? {
+            Task::Register(plan) => Ok(*plan),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn wrong(more: &str) -> String {

@@ -25,7 +25,7 @@ const ATTACH: Duration = Duration::from_secs(5);
 /// The phone's number on its connection to the eNodeB.
 const REFERENCE: u32 = 1;
 /// Octets of a packet that the TUN device takes.
-const TUN_MTU: u16 = 1500;
+pub(crate) const TUN_MTU: u16 = 1500;
 
 /// An open bearer.
 #[derive(Debug)]
@@ -171,32 +171,50 @@ fn make_tun(name: &str, address: IpAddr, pcscf: Option<SocketAddr>) -> Result<Be
             "--address {address}: this host has it; the phone needs one of its own"
         ));
     }
+    let prefix = if address.is_ipv4() { 32 } else { 128 };
+    let device = open_tun(name, address, prefix)?;
+    let link = Link::Tun(watch(device).map_err(|error| format!("TUN {name}: {error}"))?);
+    let advice = advice(address, pcscf.map(|pcscf| pcscf.ip()));
+    Ok(Bearer { link, address, pcscf: None, mtu: usize::from(TUN_MTU), advice })
+}
+
+/// A TUN device of that name that does not block, and a route to the prefix by it.
+///
+/// # Errors
+/// What this host lacks, in a sentence.
+pub(crate) fn open_tun(name: &str, address: IpAddr, prefix: u8) -> Result<SyncDevice, String> {
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
         return Err(format!(
             "/dev/net/tun is not accessible: {error} (load the module tun; give a container the \
              device; run as root)"
         ));
     }
-    let device = DeviceBuilder::new().name(name).mtu(TUN_MTU).build_sync().map_err(|error| {
-        match error.raw_os_error() {
+    let device = DeviceBuilder::new()
+        .name(name)
+        .mtu(TUN_MTU)
+        .with(long_queue)
+        .build_sync()
+        .map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM) => {
                 format!("TUN {name}: no CAP_NET_ADMIN: run as root, or give the capability")
             }
             Some(libc::EBUSY) => format!("TUN {name}: another program uses a device of that name"),
             _ => format!("TUN {name}: {error}"),
-        }
-    })?;
+        })?;
     let interface = device.if_index().map_err(|error| format!("TUN {name}: {error}"))?;
     device.set_nonblocking(true).map_err(|error| format!("TUN {name}: {error}"))?;
-    add_route(address, interface)
-        .map_err(|error| format!("route to {address} by {name}: {error}"))?;
-    let link = Link::Tun(watch(device).map_err(|error| format!("TUN {name}: {error}"))?);
-    let advice = advice(address, pcscf.map(|pcscf| pcscf.ip()));
-    Ok(Bearer { link, address, pcscf: None, mtu: usize::from(TUN_MTU), advice })
+    add_route(address, prefix, interface)
+        .map_err(|error| format!("route to {address}/{prefix} by {name}: {error}"))?;
+    Ok(device)
+}
+
+/// A burst of many phones must fit.
+fn long_queue(builder: &mut tun_rs::DeviceBuilderGuard<'_>) {
+    builder.tx_queue_len(10_000);
 }
 
 /// What else is needed on the way to a P-CSCF that is not on this host.
-fn advice(address: IpAddr, pcscf: Option<IpAddr>) -> Vec<String> {
+pub(crate) fn advice(address: IpAddr, pcscf: Option<IpAddr>) -> Vec<String> {
     if pcscf.is_none_or(is_local) {
         return Vec::new();
     }
@@ -217,11 +235,11 @@ fn advice(address: IpAddr, pcscf: Option<IpAddr>) -> Vec<String> {
 }
 
 /// An interface of this host has the address.
-fn is_local(address: IpAddr) -> bool {
+pub(crate) fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind((address, 0)).is_ok()
 }
 
-fn destination(packet: &[u8]) -> Option<IpAddr> {
+pub(crate) fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
         4 => {
             let octets: [u8; 4] = packet.get(16..20)?.try_into().ok()?;
@@ -235,10 +253,10 @@ fn destination(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// A route to one address by an interface, which takes the route with it when it goes.
+/// A route to a prefix by an interface, which takes the route with it when it goes.
 ///
 /// RTM_NEWROUTE of rtnetlink (RFC 3549 §3.1.1).
-fn add_route(address: IpAddr, interface: u32) -> io::Result<()> {
+fn add_route(address: IpAddr, prefix: u8, interface: u32) -> io::Result<()> {
     let octets = match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -246,7 +264,7 @@ fn add_route(address: IpAddr, interface: u32) -> io::Result<()> {
     let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut body = vec![
         family as u8,
-        octets.len() as u8 * 8,
+        prefix,
         0,
         0,
         libc::RT_TABLE_MAIN,

@@ -104,6 +104,17 @@ impl Known {
     /// # Errors
     /// What is wrong with the file, or that the subscriber is not in it.
     pub fn of_subscriber_file(&self, source: &str) -> Result<Known, String> {
+        Known::all_of_subscriber_file(source)?
+            .into_iter()
+            .find(|known| self.is_met_by(known))
+            .ok_or_else(|| "no [[subscriber]] has this IMSI or private identity".to_owned())
+    }
+
+    /// All subscribers of such a file.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn all_of_subscriber_file(source: &str) -> Result<Vec<Known>, String> {
         let file: toml::Table = toml::from_str(source).map_err(|error| {
             let before = source.get(..error.span().map_or(0, |span| span.start));
             let line = before.unwrap_or_default().matches('\n').count() + 1;
@@ -112,12 +123,47 @@ impl Known {
         })?;
         let subscribers = file.get("subscriber").and_then(toml::Value::as_array);
         let subscribers = subscribers.ok_or("there is no [[subscriber]]")?;
-        subscribers
-            .iter()
-            .filter_map(toml::Value::as_table)
-            .map(of_table)
-            .find(|known| self.is_met_by(known))
-            .ok_or_else(|| "no [[subscriber]] has this IMSI or private identity".to_owned())
+        Ok(subscribers.iter().filter_map(toml::Value::as_table).map(of_table).collect())
+    }
+
+    /// All subscribers of a CSV file as `hss subscriber import` reads it.
+    ///
+    /// # Errors
+    /// The first line that is wrong.
+    pub fn all_of_csv(source: &str) -> Result<Vec<Known>, String> {
+        let mut lines = source.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let (_, first) = lines.next().ok_or("the file is empty")?;
+        let columns = csv_fields(first).map_err(|why| format!("line 1: {why}"))?;
+        for name in &columns {
+            if !CSV_COLUMNS.contains(&name.trim()) {
+                return Err(format!("line 1: column {name:?} is unknown"));
+            }
+        }
+        let known = lines.map(|(number, line)| {
+            let wrong = |why: String| format!("line {}: {why}", number + 1);
+            let fields = csv_fields(line).map_err(|why| wrong(why.to_owned()))?;
+            if fields.len() != columns.len() {
+                return Err(wrong(format!("{} fields, not {}", fields.len(), columns.len())));
+            }
+            let mut table = toml::Table::new();
+            for (name, field) in columns.iter().zip(fields) {
+                let (name, field) = (name.trim(), field.trim());
+                let value = match name {
+                    _ if field.is_empty() => continue,
+                    // `!` bars an identity.
+                    "impu" => field
+                        .split_whitespace()
+                        .filter(|identity| !identity.starts_with('!'))
+                        .map(toml::Value::from)
+                        .collect::<Vec<_>>()
+                        .into(),
+                    _ => toml::Value::from(field),
+                };
+                table.insert(name.to_owned(), value);
+            }
+            Ok(of_table(&table))
+        });
+        known.collect()
     }
 
     fn is_met_by(&self, known: &Known) -> bool {
@@ -268,6 +314,49 @@ impl Known {
         let is_sqn = |value: &u64| *value < 1 << 48;
         value.ok().filter(is_sqn).ok_or_else(|| "sqn is not a number of 48 bits".to_owned())
     }
+}
+
+/// Columns of a CSV file; what a phone has no use for is passed over.
+const CSV_COLUMNS: [&str; 21] = [
+    "imsi",
+    "impi",
+    "mnc_digits",
+    "domain",
+    "msisdn",
+    "impu",
+    "display_name",
+    "k",
+    "op",
+    "opc",
+    "top",
+    "topc",
+    "algorithm",
+    "iterations",
+    "res_octets",
+    "amf",
+    "sqn",
+    "profile",
+    "charging",
+    "joins",
+    "suspended",
+];
+
+/// RFC 4180, one line a row.
+fn csv_fields(line: &str) -> Result<Vec<String>, &'static str> {
+    let mut fields = vec![String::new()];
+    let mut characters = line.chars().peekable();
+    let mut is_quoted = false;
+    while let Some(character) = characters.next() {
+        let Some(field) = fields.last_mut() else { break };
+        match character {
+            '"' if is_quoted && characters.next_if_eq(&'"').is_some() => field.push('"'),
+            '"' if is_quoted => is_quoted = false,
+            '"' if field.is_empty() => is_quoted = true,
+            ',' if !is_quoted => fields.push(String::new()),
+            other => field.push(other),
+        }
+    }
+    if is_quoted { Err("a quoted field does not end on its line") } else { Ok(fields) }
 }
 
 struct Identities {

@@ -1,5 +1,5 @@
 //! The program around the phone: `ue register` registers one subscriber at any P-CSCF and says what
-//! came of it.
+//! came of it; `ue load` and its like, with thousands of them, are in [`crate::load`].
 //!
 //! | module | what it is for |
 //! |---|---|
@@ -26,7 +26,9 @@ pub mod verdict;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use arguments::Wrong;
+use arguments::{Task, Wrong};
+
+use crate::load;
 
 /// How the program ends.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,8 +42,8 @@ pub enum End {
 
 /// `main` with arguments given; the first is the program's name.
 pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
-    let plan = match arguments::parse(arguments) {
-        Ok(plan) => plan,
+    let task = match arguments::parse(arguments) {
+        Ok(task) => task,
         Err(Wrong::CommandLine(error)) => {
             let _ = error.print();
             return ExitCode::from(error.exit_code() as u8);
@@ -50,6 +52,11 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
             eprintln!("ue: {text}");
             return ExitCode::from(2);
         }
+    };
+    let plan = match task {
+        Task::Register(plan) => *plan,
+        Task::Load(job) => return told(load::run(*job)),
+        Task::Population(population) => return told(write_population(&population)),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let end = match runtime {
@@ -67,4 +74,22 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn told(done: Result<ExitCode, String>) -> ExitCode {
+    done.unwrap_or_else(|what| {
+        eprintln!("ue: {what}");
+        ExitCode::from(2)
+    })
+}
+
+fn write_population(population: &load::arguments::Population) -> Result<ExitCode, String> {
+    let csv = population.csv()?;
+    match &population.output {
+        Some(path) => {
+            std::fs::write(path, csv).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        None => print!("{csv}"),
+    }
+    Ok(ExitCode::SUCCESS)
 }
