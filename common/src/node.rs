@@ -15,8 +15,10 @@ use std::ops::Add;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::dns;
+use crate::ipsec::audit::{Audit, KnownSet};
 use crate::ipsec::sa::{SaSet, SetId};
 use crate::questions::QuestionId;
 use crate::stats::Samples;
@@ -62,6 +64,19 @@ impl Add<Duration> for Now {
 impl fmt::Debug for Now {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:03}", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
+/// Milliseconds since the Unix epoch.
+impl Serialize for Now {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.as_millis().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Now {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Now, D::Error> {
+        u64::deserialize(deserializer).map(Now::from_millis)
     }
 }
 
@@ -124,6 +139,10 @@ pub struct StoredRecord {
     pub value: String,
 }
 
+/// How long a set lives in a data plane that outlives the core when the core says nothing more of it:
+/// longer than a temporary set may wait for its answer (240 s).
+pub const UNKEPT_SAS_LIFE: Duration = Duration::from_secs(300);
+
 /// What a shell tells a core.
 #[derive(Debug)]
 pub enum Input {
@@ -152,6 +171,10 @@ pub enum Input {
     Resolved { id: QuestionId, answer: dns::Answer },
     /// Answer to [`Output::InstallSas`]; the error is for the log.
     SasInstalled { id: QuestionId, result: Result<(), String> },
+    /// Answer to [`Output::AuditSas`]; the error is for the log.
+    SasAudited { id: QuestionId, result: Result<Audit, String> },
+    /// The data plane has ended a set by itself: its own limit was reached (TS 33.203 §7.4).
+    SasExpired { set: SetId },
     /// An operator's command; answered with [`Output::Reply`].
     Admin { id: u64, command: Vec<String> },
     /// Stop taking new work: the process is about to end.
@@ -184,10 +207,24 @@ pub enum Output {
         id: QuestionId,
         question: dns::Question,
     },
-    /// Install the four associations and their policies; comes back as `SasInstalled`.
+    /// Install the four associations and their policies; comes back as `SasInstalled`. Unless
+    /// [`Output::KeepSas`] says otherwise they end by themselves after [`UNKEPT_SAS_LIFE`].
     InstallSas {
         id: QuestionId,
         set: Box<SaSet>,
+    },
+    /// A set ends at `until`. The core removes it then; should it not be there to do so, a data plane
+    /// that outlives it (the kernel) ends the set a little later by itself.
+    KeepSas {
+        set: SetId,
+        until: Now,
+    },
+    /// These are all sets that the core knows. The data plane keeps the ones that it holds in full,
+    /// removes whatever else is its own, and comes back with `SasAudited`. Of sets that an earlier
+    /// run installed it learns in this way.
+    AuditSas {
+        id: QuestionId,
+        known: Vec<KnownSet>,
     },
     /// Remove all of a set; unknown sets are ignored.
     RemoveSas {

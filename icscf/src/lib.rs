@@ -242,7 +242,7 @@ impl Node for Icscf {
             | Input::ConnectFailed { .. }
             | Input::Closed { .. } => self.cx.input(now, input, out),
             Input::Resolved { id, answer } => self.resolved(now, id, answer, out),
-            Input::SasInstalled { .. } => {}
+            Input::SasInstalled { .. } | Input::SasAudited { .. } | Input::SasExpired { .. } => {}
             Input::Admin { id, command } => {
                 let text = self.admin(now, &command);
                 out.push(Output::Reply { id, text });

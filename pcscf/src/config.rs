@@ -153,6 +153,9 @@ pub struct Ipsec {
     pub challenges_per_address: usize,
     /// Retry-After of the 503 that a phone gets when no port or SPI is left for it.
     pub retry_after_seconds: u32,
+    /// How often the data plane is compared with the sets that the P-CSCF knows, and mended; 0: at the
+    /// start only.
+    pub audit_seconds: u64,
 }
 
 impl Default for Ipsec {
@@ -177,6 +180,7 @@ impl Default for Ipsec {
             challenges_per_identity: 4,
             challenges_per_address: 64,
             retry_after_seconds: 30,
+            audit_seconds: 60,
         }
     }
 }

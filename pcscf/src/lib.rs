@@ -8,13 +8,17 @@
 //! |   associations installed | TS 24.229 §5.2.2.2 | [`Pcscf::register_secured`] |
 //! | any other request | TS 24.229 §5.2.6 | [`Pcscf::session`] |
 //! | end of a set's life | TS 33.203 §7.4 | [`Pcscf::set_ended`] |
+//! |   by the data plane | TS 33.203 §7.4 | [`Pcscf::set_expired`], [`Pcscf::audited`] |
+//! | start | | [`Pcscf::start`] |
 //!
 //! [`security`] holds the sets of security associations and decides which one may speak for whom;
-//! [`registrations`] what is known of a registered UE.
+//! [`registrations`] what is known of a registered UE; [`durable`] stores both.
 
+pub mod audit;
 pub mod config;
 #[cfg(feature = "daemon")]
 mod daemon;
+pub mod durable;
 pub mod identity_headers;
 pub mod refusal;
 pub mod register;
@@ -39,7 +43,9 @@ use common::sip::uri::{Host, HostPort};
 use common::stats::Samples;
 use common::timers::Timers;
 
+use crate::audit::Audits;
 use crate::config::Config;
+use crate::durable::Durable;
 use crate::refusal::Counters;
 use crate::registrations::Registrations;
 use crate::security::Security;
@@ -52,6 +58,8 @@ pub struct Pcscf {
     kernel: Questions<OnInstalled>,
     security: Security,
     registrations: Registrations,
+    durable: Durable,
+    audits: Audits,
     timers: Timers<Timer>,
     random: Random,
     counters: Counters,
@@ -83,6 +91,8 @@ enum Timer {
     OldSetRunsOut(SetId),
     /// The registration and its 30 s of grace are over (registration.md D-09).
     RegistrationEnds(Impi, IpAddr),
+    /// The data plane is to be compared with what we know.
+    AuditDue,
 }
 
 /// Which side of the P-CSCF a flow belongs to.
@@ -114,6 +124,8 @@ impl Pcscf {
             kernel: Questions::new(),
             security: Security::new(&config, random.fork()),
             registrations: Registrations::new(config.limits.registrations),
+            durable: Durable::default(),
+            audits: Audits::default(),
             timers: Timers::new(),
             counters: Counters::default(),
             is_draining: false,
@@ -164,6 +176,7 @@ impl Pcscf {
             Timer::RegistrationEnds(impi, ue) => {
                 self.registrations.remove(&impi, ue);
             }
+            Timer::AuditDue => self.audit_is_due(now, out),
         }
     }
 
@@ -210,9 +223,10 @@ impl Pcscf {
     }
 }
 
-impl Node for Pcscf {
-    fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+impl Pcscf {
+    fn on_input(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         match input {
+            Input::Start { records } => self.start(now, records, out),
             Input::Sip { flow, .. } if self.is_without_association(&flow) => {
                 self.counters.no_association += 1;
                 tracing::debug!(from = %flow.remote, to = %flow.local, "no association has these ports");
@@ -248,10 +262,9 @@ impl Node for Pcscf {
                 }
                 None => tracing::debug!("an answer of the kernel that nobody waits for"),
             },
-            Input::Admin { id, command } => {
-                let text = self.admin(now, &command);
-                out.push(Output::Reply { id, text });
-            }
+            Input::SasAudited { id, result } => self.audited(now, id, result, out),
+            Input::SasExpired { set } => self.set_expired(now, set, out),
+            Input::Admin { id, command } => self.administer(now, id, &command, out),
             Input::Drain => self.is_draining = true,
             Input::Timeout => {
                 while let Some(event) = self.sip.expire(now, out) {
@@ -261,12 +274,19 @@ impl Node for Pcscf {
                     self.on_timer(now, timer, out);
                 }
             }
-            Input::Start { .. }
-            | Input::Diameter { .. }
+            Input::Diameter { .. }
             | Input::Opened { .. }
             | Input::ConnectFailed { .. }
             | Input::Closed { .. } => {}
         }
+    }
+}
+
+impl Node for Pcscf {
+    fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        let first = out.len();
+        self.on_input(now, input, out);
+        self.persist(first, out);
     }
 
     fn next_timeout(&self) -> Option<Now> {
@@ -277,6 +297,13 @@ impl Node for Pcscf {
         self.sip.samples(samples);
         self.security.samples(samples);
         self.counters.samples(samples);
+        self.audits.samples(samples);
+        samples.counter(
+            "tessera_pcscf_unreadable_records_total",
+            "Stored registrations and sets that could not be used at the start",
+            &[],
+            self.durable.unreadable,
+        );
         samples.gauge(
             "tessera_pcscf_registrations",
             "UEs registered through this P-CSCF",

@@ -1,17 +1,20 @@
 //! What the P-CSCF knows of a registered UE (TS 24.229 §5.2.2.3), and the operator's view of it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
 use common::identity::{Impi, Impu};
-use common::node::Now;
+use common::ipsec::sa::SetId;
+use common::node::{Now, Output};
 use common::sip::address::Address;
+use serde::{Deserialize, Serialize};
 
-use crate::Pcscf;
+use crate::durable::Touched;
+use crate::{Pcscf, Timer};
 
 /// What one REGISTER registered: the identity in To and its implicit set.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct IdentitySet {
     pub to: Impu,
     /// P-Associated-URI of the latest 200, in order, as written; the first is the default public
@@ -29,8 +32,9 @@ impl IdentitySet {
     }
 }
 
-/// One registered contact: a private identity at an address.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// One registered contact: a private identity at an address. Stored as it is (see
+/// [`crate::durable`]).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Registration {
     /// The Contact URI that was registered.
     pub contact_uri: String,
@@ -45,13 +49,13 @@ pub struct Registration {
 
 #[derive(Debug)]
 pub struct Registrations {
-    by_contact: BTreeMap<(Impi, IpAddr), Registration>,
+    by_contact: Touched<(Impi, IpAddr), Registration>,
     limit: usize,
 }
 
 impl Registrations {
     pub fn new(limit: usize) -> Self {
-        Registrations { by_contact: BTreeMap::new(), limit }
+        Registrations { by_contact: Touched::default(), limit }
     }
 
     /// There is room for this UE: it is known already, or the limit is not reached.
@@ -99,16 +103,27 @@ impl Registrations {
         self.by_contact.is_empty()
     }
 
+    /// Registrations that were made, changed or removed since the last call.
+    pub fn touched(&mut self) -> BTreeSet<(Impi, IpAddr)> {
+        self.by_contact.take()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&Impi, IpAddr, &Registration)> {
         self.by_contact.iter().map(|((impi, ue), registration)| (impi, *ue, registration))
     }
 }
 
 impl Pcscf {
-    /// The operator's commands: `registrations`, `sa list`.
-    pub(crate) fn admin(&self, now: Now, command: &[String]) -> String {
+    /// The operator's commands: `registrations`, `sa list`, `sa clear`.
+    pub(crate) fn administer(
+        &mut self,
+        now: Now,
+        id: u64,
+        command: &[String],
+        out: &mut Vec<Output>,
+    ) {
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        match words.as_slice() {
+        let text = match words.as_slice() {
             ["registrations"] => {
                 let mut text = String::new();
                 for (impi, ue, registration) in self.registrations.iter() {
@@ -126,8 +141,30 @@ impl Pcscf {
                 }
                 text
             }
-            ["sa", "list"] => self.security.list(now),
-            _ => "commands: registrations | sa list\n".into(),
+            ["sa", "list"] => return self.list_when_audited(id, out),
+            ["sa", "clear"] => {
+                let sets = self.security.len();
+                self.clear(out);
+                format!("{sets} sets removed, and the registrations with them\n")
+            }
+            _ => "commands: registrations | sa list | sa clear\n".into(),
+        };
+        out.push(Output::Reply { id, text });
+    }
+
+    /// Ends all sets and registrations here: what else does not end them, since a stopped P-CSCF leaves
+    /// them to the next run. Phones find out when they speak; the S-CSCF when its time is over.
+    fn clear(&mut self, out: &mut Vec<Output>) {
+        tracing::warn!("all sets and registrations are removed by command");
+        let sets: Vec<SetId> = self.security.iter().map(|set| set.id).collect();
+        for set in sets {
+            self.drop_set(set, out);
+        }
+        let all: Vec<(Impi, IpAddr)> =
+            self.registrations.iter().map(|(impi, ue, _)| (impi.clone(), ue)).collect();
+        for (impi, ue) in all {
+            self.registrations.remove(&impi, ue);
+            self.timers.stop(&Timer::RegistrationEnds(impi, ue));
         }
     }
 }

@@ -6,7 +6,6 @@
 //! set and nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -18,8 +17,10 @@ use common::random::Random;
 use common::sip::endpoint::Incoming;
 use common::sip::security::Mechanism;
 use common::stats::Samples;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, SpiRange};
+use crate::durable::Touched;
 use crate::{Pcscf, Timer};
 
 /// reg-await-auth: life of a temporary set (TS 24.229 §7.8).
@@ -31,7 +32,8 @@ pub const OLD_SET_LIFE: Duration = Duration::from_secs(128);
 /// How much longer a set lives than the registration it carries (TS 24.229 §5.2.2.3).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// Challenged; the answer has not come.
     Temporary,
@@ -51,7 +53,7 @@ impl State {
         (State::Old, "old"),
     ];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         State::ALL.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
     }
 }
@@ -65,7 +67,8 @@ pub struct Agreed {
     pub challenged_over: Option<SetId>,
 }
 
-#[derive(Debug)]
+/// An established one is stored as it is (see [`crate::durable`]).
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Set {
     pub id: SetId,
     pub impi: Impi,
@@ -75,14 +78,21 @@ pub struct Set {
     pub spis: Spis,
     pub pair: AlgorithmPair,
     pub state: State,
+    pub created_at: Now,
     pub expires_at: Now,
     /// While temporary.
+    #[serde(skip)]
     pub agreed: Option<Box<Agreed>>,
 }
 
 impl Set {
     pub fn is_established(&self) -> bool {
         self.state != State::Temporary
+    }
+
+    /// Established, and the UE has not used it yet.
+    pub fn is_new(&self) -> bool {
+        self.state == State::New
     }
 
     /// This offer cannot stand beside the set in one kernel, nor in one phone (ipsec.md A-05): the
@@ -131,7 +141,7 @@ pub struct Allotted {
 
 #[derive(Debug)]
 pub struct Security {
-    sets: BTreeMap<SetId, Set>,
+    sets: Touched<SetId, Set>,
     /// (UE address, port_uc): packets to port_ps.
     by_client_port: HashMap<(IpAddr, u16), SetId>,
     /// (UE address, port_us, port_pc): packets to port_pc.
@@ -163,7 +173,7 @@ pub struct Security {
 impl Security {
     pub fn new(config: &Config, random: Random) -> Security {
         Security {
-            sets: BTreeMap::new(),
+            sets: Touched::default(),
             by_client_port: HashMap::new(),
             by_server_port: HashMap::new(),
             by_ue: HashMap::new(),
@@ -345,10 +355,11 @@ impl Security {
             spis,
             pair: offer.pair,
             state: State::Temporary,
+            created_at: now,
             expires_at: now + REG_AWAIT_AUTH,
             agreed: Some(Box::new(agreed)),
         };
-        self.sets.entry(id).or_insert(set)
+        self.sets.insert(id, set)
     }
 
     /// The challenge is over, one way or the other: what was agreed for it.
@@ -365,6 +376,57 @@ impl Security {
             }
         }
         Some(agreed)
+    }
+
+    /// A set that an earlier run has stored.
+    pub fn take_back(&mut self, set: Set) -> Result<(), String> {
+        if !set.is_established() {
+            return Err("the set is a temporary one".into());
+        }
+        let client = (set.ue, set.ports.uc);
+        let server = (set.ue, set.ports.us, set.ports.pc);
+        let has_spi = [set.spis.pc, set.spis.ps].iter().any(|spi| self.spis.contains(spi));
+        if has_spi
+            || self.sets.get(&set.id).is_some()
+            || self.by_client_port.contains_key(&client)
+            || self.by_server_port.contains_key(&server)
+        {
+            return Err("another set has its number, its ports or its SPIs".into());
+        }
+        self.number_sets_from(set.id.0 + 1);
+        self.by_client_port.insert(client, set.id);
+        self.by_server_port.insert(server, set.id);
+        self.by_ue.entry(set.ue).or_default().insert(set.id);
+        self.spis.extend([set.spis.pc, set.spis.ps]);
+        self.sets.insert(set.id, set);
+        Ok(())
+    }
+
+    /// New sets get this number or a higher one.
+    pub fn number_sets_from(&mut self, first: u64) {
+        self.next_id = self.next_id.max(first);
+    }
+
+    pub fn next_number(&self) -> u64 {
+        self.next_id
+    }
+
+    /// Sets that were made, changed or removed since the last call.
+    pub fn touched(&mut self) -> BTreeSet<SetId> {
+        self.sets.take()
+    }
+
+    pub fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
+    /// In the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Set> {
+        self.sets.values()
     }
 
     /// The data plane holds the set. Whoever follows the life of sets (the lab's ladder does) reads
@@ -433,34 +495,6 @@ impl Security {
         let start = first + self.random.below(span) as u32;
         let is_free = |spi: &u32| !self.spis.contains(spi) && !others.contains(spi);
         (start..=last).chain(first..start).find(is_free)
-    }
-
-    /// The operator's view: one line for each set, no keys.
-    pub fn list(&self, now: Now) -> String {
-        let mut text = String::new();
-        for set in self.sets.values() {
-            let _ = writeln!(
-                text,
-                "set {} {} {} ue {} uc {} us {} pc {} ps {} spi_uc {} spi_us {} spi_pc {} spi_ps {} \
-                 alg {} ealg {} for {} s",
-                set.id.0,
-                set.impi,
-                set.state.name(),
-                set.ue,
-                set.ports.uc,
-                set.ports.us,
-                set.ports.pc,
-                set.ports.ps,
-                set.spis.uc,
-                set.spis.us,
-                set.spis.pc,
-                set.spis.ps,
-                set.pair.alg.name(),
-                set.pair.ealg.name(),
-                set.expires_at.since(now).as_secs(),
-            );
-        }
-        text
     }
 
     pub fn samples(&self, samples: &mut Samples) {

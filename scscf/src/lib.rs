@@ -326,7 +326,10 @@ impl Node for Scscf {
             | Input::ConnectFailed { .. }
             | Input::Closed { .. } => self.cx.input(now, input, out),
             // Nothing is looked up or secured here.
-            Input::Resolved { .. } | Input::SasInstalled { .. } => {}
+            Input::Resolved { .. }
+            | Input::SasInstalled { .. }
+            | Input::SasAudited { .. }
+            | Input::SasExpired { .. } => {}
             Input::Admin { id, command } => self.administer(now, id, &command, out),
             Input::Drain => self.is_draining = true,
             Input::Timeout => {

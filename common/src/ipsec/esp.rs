@@ -38,17 +38,27 @@ pub struct EspCounters {
     pub bytes: u64,
 }
 
+/// How far one association has come: with this another value goes on where one ended, so that no
+/// number is sent twice and none accepted twice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Outbound: the last number sent.
+    pub sequence: u32,
+    /// Outbound: where the IVs of this association start.
+    pub iv_start: u64,
+    /// Inbound.
+    pub window: Window,
+    pub counters: EspCounters,
+    /// Packets that had arrived before, or were too old to tell.
+    pub replayed: u64,
+    pub bad_icv: u64,
+}
+
 /// One association at work.
 #[derive(Debug)]
 struct State {
     association: Association,
-    /// Outbound: the last number sent.
-    sequence: u32,
-    /// Outbound: where the IVs of this association start.
-    iv_start: u64,
-    /// Inbound.
-    window: Window,
-    counters: EspCounters,
+    progress: Progress,
 }
 
 impl EspSet {
@@ -57,12 +67,24 @@ impl EspSet {
         let mut random = Random::from_seed(iv_seed);
         let associations = set.associations().map(|association| State {
             association,
-            sequence: 0,
-            iv_start: random.u64(),
-            window: Window::default(),
-            counters: EspCounters::default(),
+            progress: Progress { iv_start: random.u64(), ..Progress::default() },
         });
         EspSet { set: set.clone(), transform: Transform::new(set), random, associations }
+    }
+
+    /// Goes on where another value of the same set had come to. `iv_seed` must be a new one: random
+    /// IVs come from it, while counted ones go on from their own start.
+    pub fn resume(set: &SaSet, iv_seed: [u8; 32], progress: [Progress; 4]) -> EspSet {
+        let mut resumed = EspSet::new(set, iv_seed);
+        for (state, progress) in resumed.associations.iter_mut().zip(progress) {
+            state.progress = progress;
+        }
+        resumed
+    }
+
+    /// In the order of [`SaSet::associations`].
+    pub fn progress(&self) -> [Progress; 4] {
+        std::array::from_fn(|place| self.associations[place].progress)
     }
 
     pub fn set(&self) -> &SaSet {
@@ -90,12 +112,13 @@ impl EspSet {
             + padding
             + 2
             + transform.icv_octets();
-        let Some(sequence) = state.sequence.checked_add(1) else { return Some(Vec::new()) };
+        let progress = &mut state.progress;
+        let Some(sequence) = progress.sequence.checked_add(1) else { return Some(Vec::new()) };
         if ip.header_octets + esp_octets > usize::from(u16::MAX) {
             return Some(Vec::new());
         }
-        state.sequence = sequence;
-        state.counters.count(ip.total_octets);
+        progress.sequence = sequence;
+        progress.counters.count(ip.total_octets);
 
         let mut sealed = Vec::with_capacity(ip.header_octets + esp_octets);
         sealed.extend_from_slice(&packet[..ip.header_octets]);
@@ -108,7 +131,7 @@ impl EspSet {
         } else {
             // One key serves both directions and four associations, so each counts from a random
             // place of its own: two of them never meet.
-            let iv = state.iv_start.wrapping_add(u64::from(sequence));
+            let iv = progress.iv_start.wrapping_add(u64::from(sequence));
             sealed.extend_from_slice(&iv.to_be_bytes());
         }
         sealed.extend_from_slice(payload);
@@ -132,9 +155,13 @@ impl EspSet {
             .find(|state| state.association.is_inbound && state.association.spi == spi)
             .ok_or(OpenError::UnknownSpi)?;
         let mut esp = packet[ip.header_octets..ip.total_octets].to_vec();
-        let clear = self.transform.open(&mut esp)?;
+        let progress = &mut state.progress;
+        let clear = self.transform.open(&mut esp).inspect_err(|error| {
+            progress.bad_icv += u64::from(*error == OpenError::BadIcv);
+        })?;
         let sequence = u32::from_be_bytes([esp[4], esp[5], esp[6], esp[7]]);
-        if !state.window.accept(sequence) {
+        if !progress.window.accept(sequence) {
+            progress.replayed += 1;
             return Err(OpenError::Replayed);
         }
         let (payload, protocol) = without_trailer(&esp[clear]).ok_or(OpenError::BadPadding)?;
@@ -147,13 +174,16 @@ impl EspSet {
         if sockets != Some((state.association.source, state.association.destination)) {
             return Err(OpenError::SelectorMismatch);
         }
-        state.counters.count(opened.len());
+        progress.counters.count(opened.len());
         Ok(opened)
     }
 
     /// By SPI, inbound and outbound.
     pub fn counters(&self) -> Vec<(u32, EspCounters)> {
-        self.associations.iter().map(|state| (state.association.spi, state.counters)).collect()
+        self.associations
+            .iter()
+            .map(|state| (state.association.spi, state.progress.counters))
+            .collect()
     }
 }
 
@@ -184,11 +214,11 @@ impl EspCounters {
 }
 
 /// Which of the last 64 sequence numbers have arrived (RFC 4303 §3.4.3).
-#[derive(Debug, Default)]
-struct Window {
-    highest: u32,
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Window {
+    pub highest: u32,
     /// Bit 0 is `highest`.
-    seen: u64,
+    pub seen: u64,
 }
 
 impl Window {

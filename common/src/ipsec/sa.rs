@@ -98,13 +98,7 @@ impl SaSet {
     /// SA1 uc to ps (spi_ps), SA2 ps to uc (spi_uc), SA3 pc to us (spi_us), SA4 us to pc (spi_pc)
     /// (TS 33.203 §7.1).
     pub fn associations(&self) -> [Association; 4] {
-        let Ports { uc, us, pc, ps } = self.ports;
-        [
-            self.sent_by_ue(uc, ps, self.spis.ps),
-            self.sent_to_ue(ps, uc, self.spis.uc),
-            self.sent_to_ue(pc, us, self.spis.us),
-            self.sent_by_ue(us, pc, self.spis.pc),
-        ]
+        associations(self.side, self.ue, self.pcscf, self.ports, self.spis)
     }
 
     /// Authentication key as the kernel wants it: IK, padded for SHA-1; `None` for Null
@@ -140,24 +134,6 @@ impl SaSet {
         }
     }
 
-    fn sent_by_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
-        Association {
-            source: SocketAddr::new(self.ue, source),
-            destination: SocketAddr::new(self.pcscf, destination),
-            spi,
-            is_inbound: self.side == Side::Pcscf,
-        }
-    }
-
-    fn sent_to_ue(&self, source: u16, destination: u16, spi: u32) -> Association {
-        Association {
-            source: SocketAddr::new(self.pcscf, source),
-            destination: SocketAddr::new(self.ue, destination),
-            spi,
-            is_inbound: self.side == Side::Ue,
-        }
-    }
-
     /// The last four octets of KDF(CK‖IK, FC ‖ P0 ‖ L0) (TS 33.203 Annex I, TS 33.220 Annex B).
     fn derived_salt(&self, fc: u8, p0: &[u8]) -> [u8; 4] {
         let output = self.kdf(fc, p0);
@@ -175,6 +151,35 @@ impl SaSet {
         mac.update(&(p0.len() as u16).to_be_bytes());
         mac.finalize().into_bytes().into()
     }
+}
+
+/// The four associations between these ends, in the order of [`SaSet::associations`].
+pub(crate) fn associations(
+    side: Side,
+    ue: IpAddr,
+    pcscf: IpAddr,
+    ports: Ports,
+    spis: Spis,
+) -> [Association; 4] {
+    let sent_by_ue = |source, destination, spi| Association {
+        source: SocketAddr::new(ue, source),
+        destination: SocketAddr::new(pcscf, destination),
+        spi,
+        is_inbound: side == Side::Pcscf,
+    };
+    let sent_to_ue = |source, destination, spi| Association {
+        source: SocketAddr::new(pcscf, source),
+        destination: SocketAddr::new(ue, destination),
+        spi,
+        is_inbound: side == Side::Ue,
+    };
+    let Ports { uc, us, pc, ps } = ports;
+    [
+        sent_by_ue(uc, ps, spis.ps),
+        sent_to_ue(ps, uc, spis.uc),
+        sent_to_ue(pc, us, spis.us),
+        sent_by_ue(us, pc, spis.pc),
+    ]
 }
 
 impl Integrity {

@@ -34,7 +34,7 @@ pub(super) struct Counts {
 }
 
 /// Kinds of inputs as `tessera_shell_inputs_total` labels them.
-pub(super) const KINDS: [&str; 12] = [
+pub(super) const KINDS: [&str; 14] = [
     "start",
     "sip",
     "unreachable",
@@ -47,6 +47,8 @@ pub(super) const KINDS: [&str; 12] = [
     "admin",
     "drain",
     "timeout",
+    "sas_audited",
+    "sas_expired",
 ];
 
 pub(super) fn count(cell: &Cell<u64>) {
@@ -68,6 +70,8 @@ impl Counts {
             Input::Admin { .. } => 9,
             Input::Drain => 10,
             Input::Timeout => 11,
+            Input::SasAudited { .. } => 12,
+            Input::SasExpired { .. } => 13,
         };
         count(&self.inputs[kind]);
     }

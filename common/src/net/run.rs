@@ -17,6 +17,7 @@ use super::sip_tcp::SipConnections;
 use super::store::Store;
 use super::udp::UdpSockets;
 use super::{Shell, metrics};
+use crate::ipsec::audit::Audit;
 use crate::node::{Input, Node, Now, Output, Record, Transport};
 use crate::questions::QuestionId;
 use crate::stats::Samples;
@@ -107,7 +108,8 @@ impl<N: Node> Loop<N> {
         let records = store.as_ref().map_or(Ok(Vec::new()), Store::read)?;
         let resolver = Rc::new(Resolver::new(&shell.dns)?);
         let protected = protected(shell);
-        let plane = shell.ipsec.map(|choice| Plane::open(choice, &protected)).transpose()?;
+        let plane =
+            shell.ipsec.map(|choice| Plane::open(choice, &protected, &inbox)).transpose()?;
         let device = plane.as_ref().and_then(Plane::device);
         let sockets = |transport: Transport| -> Vec<(SocketAddr, Option<String>)> {
             let of_transport = shell.sip.iter().filter(|listen| listen.transport == transport);
@@ -210,6 +212,19 @@ impl<N: Node> Loop<N> {
                     });
                 }
                 Output::InstallSas { id, set } => self.install(id, &set),
+                Output::KeepSas { set, until } => {
+                    if let Some(plane) = &mut self.plane {
+                        plane.keep(set, until);
+                    }
+                }
+                Output::AuditSas { id, known } => {
+                    let inbox = self.inbox.clone();
+                    let done = move |result| inbox.push(Input::SasAudited { id, result });
+                    match &mut self.plane {
+                        Some(plane) => plane.audit(known, done),
+                        None => done(Ok(Audit::default())),
+                    }
+                }
                 Output::RemoveSas { set } => {
                     self.flush();
                     if let Some(plane) = &mut self.plane {

@@ -42,7 +42,7 @@ fn xfrm_carries_all_algorithms_both_ways_and_agrees_with_userspace() {
         exchange("xfrm", "xfrm");
         exchange("xfrm", "userspace");
         exchange("userspace", "xfrm");
-        leftovers_are_removed_and_a_taken_spi_is_refused();
+        the_kernel_keeps_sets_over_a_restart();
     });
 }
 
@@ -104,21 +104,27 @@ struct Ends {
     ue: Running,
 }
 
-fn start(pcscf_plane: &str, ue_plane: &str) -> Ends {
-    let configuration = |addresses: [&str; 2], ports: [u16; 2], plane: &str| {
-        let list = |ports: &[u16]| {
-            let ends = addresses.iter().flat_map(|ip| ports.iter().map(move |port| (ip, port)));
-            ends.map(|(ip, port)| format!("'{ip}:{port}'")).collect::<Vec<_>>().join(", ")
-        };
-        format!("udp = [{}]\nprotected = [{}]\nplane = '{plane}'\n", list(&[5060]), list(&ports))
+fn configuration(addresses: [&str; 2], ports: [u16; 2], plane: &str) -> String {
+    let list = |ports: &[u16]| {
+        let ends = addresses.iter().flat_map(|ip| ports.iter().map(move |port| (ip, port)));
+        ends.map(|(ip, port)| format!("'{ip}:{port}'")).collect::<Vec<_>>().join(", ")
     };
-    let (pcscf_folder, ue_folder) = (folder(), folder());
-    let pcscf_file = pcscf_folder.join("toy.toml");
-    let pcscf = Running::start_with(
-        pcscf_folder,
-        &configuration(["10.9.0.1", "[fd09::1]"], [PORTS.ps, PORTS.pc], pcscf_plane),
-        command(&["--config", pcscf_file.to_str().unwrap()]),
-    );
+    format!("udp = [{}]\nprotected = [{}]\nplane = '{plane}'\n", list(&[5060]), list(&ports))
+}
+
+fn start_pcscf(plane: &str) -> Running {
+    let folder = folder();
+    let file = folder.join("toy.toml");
+    Running::start_with(
+        folder,
+        &configuration(["10.9.0.1", "[fd09::1]"], [PORTS.ps, PORTS.pc], plane),
+        command(&["--config", file.to_str().unwrap()]),
+    )
+}
+
+fn start(pcscf_plane: &str, ue_plane: &str) -> Ends {
+    let pcscf = start_pcscf(pcscf_plane);
+    let ue_folder = folder();
     let ue_file = ue_folder.join("toy.toml");
     let plain = command(&["--config", ue_file.to_str().unwrap()]);
     let mut inside = Command::new("ip");
@@ -277,35 +283,108 @@ impl Ends {
     }
 }
 
-/// After a kill the kernel still holds the set; the next run removes it, and only what is ours.
-fn leftovers_are_removed_and_a_taken_spi_is_refused() {
-    println!("leftovers");
-    let foreign = "ip xfrm state add src 10.9.0.2 dst 10.9.0.1 proto esp spi 0x1014 mode transport \
-                   enc cbc(aes) 0x00112233445566778899001122334455";
-    let install = |end: &Running, number: &str| {
-        end.admin(&["install", "pcscf", "hmac-md5-96", "null", "10.9.0.2", "10.9.0.1", number])
+/// What other programs have in the kernel: one state and policy of its own, one state with a request
+/// id out of our range but without our ports, and an SPI that set 1 would need for port ps.
+const FOREIGN: [&str; 4] = [
+    "ip xfrm state add src 10.9.0.2 dst 10.9.0.1 proto esp spi 0x9999 reqid 7 mode transport \
+     enc cbc(aes) 0x00112233445566778899001122334455",
+    "ip xfrm state add src 10.9.0.2 dst 10.9.0.1 proto esp spi 0x9998 reqid 1409286144 mode transport \
+     enc cbc(aes) 0x00112233445566778899001122334455",
+    "ip xfrm state add src 10.9.0.2 dst 10.9.0.1 proto esp spi 0x1014 mode transport \
+     enc cbc(aes) 0x00112233445566778899001122334455",
+    "ip xfrm policy add src 10.9.0.77 dst 10.9.0.1 dir in priority 5 tmpl proto esp reqid 7 \
+     mode transport",
+];
+
+/// States and policies of sets and others, without those that shut ports.
+fn objects() -> [usize; 2] {
+    [
+        output("ip xfrm state").matches("proto esp spi").count(),
+        output("ip xfrm policy").matches("tmpl").count(),
+    ]
+}
+
+/// TS 33.203 §7.4, ipsec.md L-16: sets outlive the process; the next run adopts those that its core
+/// knows, and removes what else is its own and nothing of others; what is gone is told.
+fn the_kernel_keeps_sets_over_a_restart() {
+    println!("restart");
+    let install = |end: &Running, side: &str, ends: [&str; 2], number: &str| {
+        end.admin(&["install", side, "hmac-sha-1-96", "aes-cbc", ends[0], ends[1], number])
     };
-    let mut ends = start("xfrm", "xfrm");
-    assert_eq!(install(&ends.pcscf, "2"), "Ok(())");
+    let (v4, v6) = (["10.9.0.2", "10.9.0.1"], ["fd09::2", "fd09::1"]);
+    let mut ends = start("xfrm", "userspace");
+    for line in FOREIGN {
+        run(line);
+    }
+    for (ends_of, number) in [(v4, "2"), (v6, "3")] {
+        assert_eq!(install(&ends.pcscf, "pcscf", ends_of, number), "Ok(())");
+    }
+    assert_eq!(install(&ends.ue, "ue", v4, "2"), "Ok(())");
+    ends.exchange_one(v4[0], v4[1], 2);
     ends.pcscf.signal(nix::sys::signal::Signal::SIGKILL);
     ends.pcscf.wait();
-    assert_eq!(output("ip xfrm state").matches("proto esp").count(), 4);
-    // 0x1014 is the inbound SPI of set 1, on port ps.
-    run(foreign);
-    drop(ends);
-    let mut ends = start("xfrm", "xfrm");
-    assert_eq!(output("ip xfrm state").matches("proto esp").count(), 1);
-    let refused = install(&ends.pcscf, "1");
-    assert!(refused.contains("SPI"), "{refused}");
-    assert_eq!(output("ip xfrm state").matches("proto esp").count(), 1);
-    let policies = output("ip xfrm policy");
-    assert!(!policies.contains("tmpl"), "{policies}");
-    assert_eq!(policies.matches("action block").count(), 4, "{policies}");
-    assert_eq!(install(&ends.pcscf, "2"), "Ok(())");
+    assert_eq!(objects(), [8 + 3, 8 + 1]);
+
+    // Set 2 is known to the next run, set 3 is not; 9 is known and nowhere.
+    ends.pcscf = start_pcscf("xfrm");
+    let audit = ends.pcscf.admin(&["audit", v4[0], v4[1], "2", "9"]);
+    assert!(audit.contains("missing: [SetId(9)]"), "{audit}");
+    assert!(audit.contains("associations: 8, policies: 8"), "{audit}");
+    assert!(audit.contains("stray_associations: 4, stray_policies: 4"), "{audit}");
+    assert!(audit.contains("held: [(SetId(2), [Traffic { packets: "), "{audit}");
+    assert!(!audit.contains("held: [(SetId(2), [Traffic { packets: 0"), "{audit}");
+    assert_eq!(objects(), [4 + 3, 4 + 1]);
+    ends.exchange_one(v4[0], v4[1], 2);
     let metrics = ends.pcscf.get("/metrics").unwrap().1;
     assert!(metrics.contains("tessera_ipsec_kernel_states 4"), "{metrics}");
+    ends.pcscf.admin(&["remove", "9"]);
+
+    // One state of a set is gone: the set is, and what was left of it.
+    run(&format!("ip xfrm state delete src {} dst {} proto esp spi 0x1024", v4[0], v4[1]));
+    let audit = ends.pcscf.admin(&["audit", v4[0], v4[1], "2"]);
+    assert!(audit.contains("missing: [SetId(2)]"), "{audit}");
+    assert_eq!(objects(), [3, 1]);
+    ends.pcscf.admin(&["remove", "2"]);
+
+    // The limit of the kernel, set to two seconds from now.
+    assert_eq!(install(&ends.pcscf, "pcscf", v4, "4"), "Ok(())");
+    ends.pcscf.admin(&["keep", "4", "-8"]);
+    ends.pcscf.wait_for("expired 4");
+    ends.pcscf.admin(&["remove", "4"]);
+    assert_eq!(objects(), [3, 1]);
+    // And moved away from there.
+    assert_eq!(install(&ends.pcscf, "pcscf", v4, "5"), "Ok(())");
+    ends.pcscf.admin(&["keep", "5", "-8"]);
+    ends.pcscf.admin(&["keep", "5", "3600"]);
+    let states = output("ip -s xfrm state");
+    assert!(states.contains("expire add: soft 0(sec), hard 361"), "{states}");
+    assert_eq!(objects(), [4 + 3, 4 + 1]);
+
+    // A foreign state in the way is a refusal, a leftover of ours is not.
+    let refused = install(&ends.pcscf, "pcscf", v6, "2");
+    assert_eq!(refused, "Ok(())");
+    ends.pcscf.admin(&["remove", "5"]);
+    let refused = install(&ends.pcscf, "pcscf", v4, "1");
+    assert!(refused.contains("SPI"), "{refused}");
+    assert_eq!(objects(), [4 + 3, 4 + 1]);
+    ends.pcscf.signal(nix::sys::signal::Signal::SIGKILL);
+    ends.pcscf.wait();
+    ends.pcscf = start_pcscf("xfrm");
+    assert_eq!(install(&ends.pcscf, "pcscf", v6, "2"), "Ok(())");
+    assert_eq!(objects(), [4 + 3, 4 + 1]);
+
+    // An orderly end leaves the sets too; what nobody knows goes with the first audit.
+    ends.pcscf.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(ends.pcscf.wait(), 0);
+    assert_eq!(objects(), [4 + 3, 4 + 1]);
+    assert!(!output("ip xfrm policy").contains("action block"));
+    ends.pcscf = start_pcscf("xfrm");
+    assert_eq!(output("ip xfrm policy").matches("action block").count(), 4);
+    ends.pcscf.admin(&["audit", v4[0], v4[1]]);
+    assert_eq!(objects(), [3, 1]);
     ends.stop();
-    assert_eq!(output("ip xfrm state").matches("proto esp").count(), 1);
+    run("ip xfrm state flush");
+    run("ip xfrm policy flush");
 }
 
 /// Listens on the link between the two and looks for clear text of protected ports.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::dns::{Question, RecordType};
+use common::ipsec::audit::KnownSet;
 use common::ipsec::sa::{Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
 use common::limits::Limits;
 use common::net::{
@@ -78,6 +79,11 @@ impl Node for Toy {
                 let id = self.asked.remove(&id.0).unwrap();
                 out.push(Output::Reply { id, text: format!("{result:?}") });
             }
+            Input::SasAudited { id, result } => {
+                let id = self.asked.remove(&id.0).unwrap();
+                out.push(Output::Reply { id, text: format!("{result:?}") });
+            }
+            Input::SasExpired { set } => self.log.push(format!("expired {}", set.0)),
             Input::Admin { id, command } => self.command(now, id, &command, out),
             Input::Drain => {
                 self.log.push("drain".to_owned());
@@ -161,6 +167,22 @@ impl Toy {
                 self.asked.insert(id, id);
                 out.push(Output::InstallSas { id: QuestionId(id), set });
                 return;
+            }
+            // Numbers of the sets that are known, between the same two ends.
+            ["audit", ue, pcscf, ..] => {
+                let known = words[3..].iter().map(|number| {
+                    let number = number.parse().unwrap();
+                    KnownSet::from(&set("pcscf", "null", "aes-gcm", ue, pcscf, number))
+                });
+                self.asked.insert(id, id);
+                out.push(Output::AuditSas { id: QuestionId(id), known: known.collect() });
+                return;
+            }
+            ["keep", number, seconds] => {
+                let seconds: i64 = seconds.parse().unwrap();
+                let until = now.as_millis().saturating_add_signed(1_000 * seconds);
+                let until = Now::from_millis(until);
+                out.push(Output::KeepSas { set: SetId(number.parse().unwrap()), until });
             }
             ["remove", number] => {
                 out.push(Output::RemoveSas { set: SetId(number.parse().unwrap()) });

@@ -4,14 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use bytes::Bytes;
+use common::ipsec::audit::{Audit, KnownSet};
 use common::ipsec::esp::{EspSet, OpenError, spi_of};
 use common::ipsec::sa::{SaSet, SetId};
-use common::node::{Flow, Now, Transport};
+use common::node::{Flow, Now, Transport, UNKEPT_SAS_LIFE};
 use common::random::Random;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use ue::tcp::{Happened, Stack};
+
+/// How much later than the core the kernel ends a set.
+const BEYOND_THE_CORE: Duration = Duration::from_secs(10);
 
 /// What comes of a packet from a UE, of a message to one, or of time.
 #[derive(Default)]
@@ -29,6 +34,8 @@ pub struct Work {
 pub struct Kernel {
     sets: BTreeMap<SetId, EspSet>,
     by_spi: BTreeMap<u32, SetId>,
+    /// When each set ends by itself.
+    limits: BTreeMap<SetId, Now>,
     address: IpAddr,
     open_port: u16,
     protected_ports: BTreeSet<u16>,
@@ -56,6 +63,7 @@ impl Kernel {
             random,
             sets: BTreeMap::new(),
             by_spi: BTreeMap::new(),
+            limits: BTreeMap::new(),
             protected_ports: protected_ports.into_iter().collect(),
             opened: 0,
             sealed: 0,
@@ -63,10 +71,56 @@ impl Kernel {
         }
     }
 
-    pub fn clear(&mut self) {
-        self.sets.clear();
-        self.by_spi.clear();
+    /// The process has ended: its connections end with it, the sets stay.
+    pub fn process_ended(&mut self) {
         self.stacks.clear();
+    }
+
+    /// A set ends at `until`; should nobody remove it then, it ends here a little later.
+    pub fn keep(&mut self, set: SetId, until: Now) {
+        if self.sets.contains_key(&set) {
+            self.limits.insert(set, until + BEYOND_THE_CORE);
+        }
+    }
+
+    /// The sets whose limit is reached are gone.
+    pub fn expired(&mut self, now: Now) -> Vec<SetId> {
+        let over = |(set, at): (&SetId, &Now)| (*at <= now).then_some(*set);
+        let over: Vec<SetId> = self.limits.iter().filter_map(over).collect();
+        for set in &over {
+            self.remove(*set);
+        }
+        over
+    }
+
+    /// As a real data plane does it: keeps what the core knows, removes the rest.
+    pub fn audit(&mut self, known: &[KnownSet]) -> Audit {
+        let mut audit = Audit { associations: 4 * self.sets.len() as u64, ..Audit::default() };
+        audit.policies = audit.associations;
+        for set in known {
+            let holds = |esp: &EspSet| KnownSet::from(esp.set()) == *set;
+            match self.sets.get(&set.id).is_some_and(holds) {
+                true => audit.held.push((set.id, Default::default())),
+                false => audit.missing.push(set.id),
+            }
+        }
+        let is_known = |id: &SetId| audit.held.iter().any(|(held, _)| held == id);
+        let strays: Vec<SetId> = self.sets.keys().copied().filter(|id| !is_known(id)).collect();
+        for stray in strays {
+            self.remove(stray);
+            audit.stray_associations += 4;
+            audit.stray_policies += 4;
+        }
+        audit
+    }
+
+    /// Somebody else's hand: one set is gone, and nobody has been told.
+    pub fn lose_one(&mut self, draw: &mut Random) -> Option<SetId> {
+        let count = self.sets.len() as u64;
+        let place = if count > 0 { draw.below(count) as usize } else { return None };
+        let set = *self.sets.keys().nth(place)?;
+        self.remove(set);
+        Some(set)
     }
 
     pub fn len(&self) -> usize {
@@ -85,6 +139,7 @@ impl Kernel {
     /// As XFRM: one state per SPI, one policy per selector.
     pub fn install(
         &mut self,
+        now: Now,
         set: &SaSet,
         refuses: bool,
         random: &mut Random,
@@ -107,11 +162,13 @@ impl Kernel {
         self.by_spi.insert(set.spis.pc, set.id);
         self.by_spi.insert(set.spis.ps, set.id);
         self.sets.insert(set.id, EspSet::new(set, random.bytes()));
+        self.limits.insert(set.id, now + UNKEPT_SAS_LIFE);
         Ok(())
     }
 
     pub fn remove(&mut self, id: SetId) -> bool {
         let Some(esp) = self.sets.remove(&id) else { return false };
+        self.limits.remove(&id);
         self.by_spi.remove(&esp.set().spis.pc);
         let set = esp.set();
         self.by_spi.remove(&set.spis.ps);
@@ -235,7 +292,8 @@ impl Kernel {
     }
 
     pub fn next_timeout(&self) -> Option<Now> {
-        self.stacks.values().filter_map(Stack::next_timeout).min()
+        let stacks = self.stacks.values().filter_map(Stack::next_timeout);
+        stacks.chain(self.limits.values().copied()).min()
     }
 
     /// A policy that matches demands its association; a protected port without one sends nothing.

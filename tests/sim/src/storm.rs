@@ -120,6 +120,13 @@ fn fault_phase(ims: &mut Ims, draw: &mut Random, faults: Faults) -> Vec<&'static
             }
             killed.push(name);
         }
+        let pcscf = ims.world.member("pcscf");
+        if draw.below(8) == 0
+            && let Some(kernel) = &mut ims.world.members[pcscf].kernel
+            && kernel.lose_one(draw).is_some()
+        {
+            killed.push("a set in the kernel");
+        }
         for member in 0..ims.world.members.len() {
             if draw.below(2) == 0 {
                 ims.world.members[member].hangs = false;
@@ -231,7 +238,60 @@ fn agree(ims: &mut Ims) -> Result<(), String> {
     if !of_kernel.is_subset(&of_phones) {
         return Err(format!("the kernel sends on {of_kernel:?}, phones have {of_phones:?}"));
     }
-    persisted(ims)
+    persisted(ims)?;
+    pcscf_goes_on(ims)
+}
+
+/// A killed P-CSCF costs nobody a registration (ipsec.md L-16): it comes back with its sets, the kernel
+/// has kept them, and each phone refreshes over the set it had, without a challenge.
+fn pcscf_goes_on(ims: &mut Ims) -> Result<(), String> {
+    let pcscf = ims.world.member("pcscf");
+    let before = ims.world.admin(pcscf, &["registrations"]);
+    let spis = outbound_spis(ims)?;
+    let vectors = ims.world.checkers.vectors;
+    ims.world.kill(pcscf);
+    ims.world.restart_after(pcscf, Duration::from_millis(200));
+    let until = ims.world.now + Duration::from_secs(2);
+    ims.world.run(until, |_| false);
+    let after = ims.world.admin(pcscf, &["registrations"]);
+    if names(&before) != names(&after) {
+        return Err(format!("the P-CSCF forgot something:\n{before}---\n{after}"));
+    }
+    let lost = ims.gauge("pcscf", "tessera_pcscf_sets_lost_total", &[]);
+    let strays = ims.gauge("pcscf", "tessera_pcscf_strays_removed_total", &[]);
+    if lost != 0.0 || strays != 0.0 {
+        return Err(format!("{lost} sets lost by the crash, {strays} strays removed"));
+    }
+    for ue in 0..PHONES {
+        ims.world.command_after(ue, "register", Duration::from_millis(1 + ue as u64 * 300));
+        ims.world.phones[ue].expect();
+    }
+    let until = ims.world.now + Duration::from_secs(140);
+    let is_over = |world: &crate::world::World| {
+        world.phones.iter().all(|phone| phone.standing() != Standing::Busy)
+    };
+    ims.world.run(until, is_over);
+    let standings: Vec<_> = ims.world.phones.iter().map(|phone| phone.standing()).collect();
+    if standings.iter().any(|standing| *standing != Standing::Registered) {
+        return Err(format!("not refreshed after the crash of the P-CSCF: {standings:?}"));
+    }
+    let now = outbound_spis(ims)?;
+    if ims.world.checkers.vectors != vectors || now != spis {
+        return Err(format!("forced to register again: {now:?} in the kernel, {spis:?} before"));
+    }
+    Ok(())
+}
+
+fn outbound_spis(ims: &Ims) -> Result<BTreeSet<u32>, String> {
+    let pcscf = ims.world.member("pcscf");
+    let kernel = ims.world.members[pcscf].kernel.as_ref().ok_or("no kernel")?;
+    Ok(kernel.outbound_spis())
+}
+
+/// Who is where, without times.
+fn names(registrations: &str) -> Vec<String> {
+    let lines = registrations.lines();
+    lines.map(|line| line.split(" for ").next().unwrap_or_default().to_owned()).collect()
 }
 
 /// A restarted S-CSCF knows what the running one knew (invariant I6).

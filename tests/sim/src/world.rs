@@ -187,6 +187,9 @@ impl World {
     pub fn kill(&mut self, member: usize) {
         self.members[member].core = None;
         self.members[member].life += 1;
+        if let Some(kernel) = &mut self.members[member].kernel {
+            kernel.process_ended();
+        }
         self.checkers.forget_answers();
         let name = self.members[member].name;
         self.ladder.note(self.now, name, "killed");
@@ -208,10 +211,6 @@ impl World {
         let seed = self.random.bytes();
         let host = &mut self.members[member];
         host.core = Some((host.factory)(seed));
-        if let Some(kernel) = &mut host.kernel {
-            // What an earlier life left there is removed at the start.
-            kernel.clear();
-        }
         let records: Vec<StoredRecord> = host.disk.records();
         if host.life > 0 {
             self.ladder.note(self.now, host.name, "started again");
@@ -267,7 +266,14 @@ impl World {
             if let Some(kernel) = &mut self.members[member].kernel
                 && kernel.next_timeout().is_some_and(|at| at <= self.now)
             {
+                let expired = kernel.expired(self.now);
                 let work = kernel.poll(self.now);
+                for set in expired {
+                    let name = self.members[member].name;
+                    self.ladder.note(self.now, name, &format!("kernel ends set {}", set.0));
+                    let after = self.network.kernel_takes();
+                    self.push_input(member, after, Input::SasExpired { set });
+                }
                 self.kernel_did(member, 0, work);
             }
         }
@@ -283,8 +289,24 @@ impl World {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Input { member, life, input } => {
-                if self.members[member].life == life && !self.members[member].hangs {
-                    self.feed(member, input);
+                let host = &self.members[member];
+                if host.life != life {
+                    return;
+                }
+                let is_of_its_host = matches!(
+                    input,
+                    Input::SasInstalled { .. }
+                        | Input::SasAudited { .. }
+                        | Input::SasExpired { .. }
+                );
+                match host.hangs {
+                    false => self.feed(member, input),
+                    // Answers of its own kernel wait until it is awake again.
+                    true if is_of_its_host => {
+                        let later = self.now + Duration::from_secs(1);
+                        self.push(later, Event::Input { member, life, input });
+                    }
+                    true => {}
                 }
             }
             Event::Restart { member } => self.start(member),
@@ -344,11 +366,27 @@ impl World {
                 let name = self.members[member].name;
                 let refuses = self.network.kernel_refuses();
                 let kernel = self.members[member].kernel.as_mut().expect("a kernel with ESP");
-                let result = kernel.install(&set, refuses, &mut self.random);
+                let result = kernel.install(self.now, &set, refuses, &mut self.random);
                 let what = if result.is_ok() { "installs" } else { "refuses" };
                 self.ladder.note(self.now, name, &format!("{what} {}", describe(&set)));
                 let after = self.network.kernel_takes();
                 self.push_input(member, after, Input::SasInstalled { id, result });
+            }
+            Output::KeepSas { set, until } => {
+                let kernel = self.members[member].kernel.as_mut().expect("a kernel with ESP");
+                kernel.keep(set, until);
+            }
+            Output::AuditSas { id, known } => {
+                let name = self.members[member].name;
+                let kernel = self.members[member].kernel.as_mut().expect("a kernel with ESP");
+                let audit = kernel.audit(&known);
+                if !audit.missing.is_empty() || audit.stray_associations > 0 {
+                    let (missing, strays) = (audit.missing.len(), audit.stray_associations / 4);
+                    let what = format!("audit: {missing} sets missing, {strays} strays removed");
+                    self.ladder.note(self.now, name, &what);
+                }
+                let after = self.network.kernel_takes();
+                self.push_input(member, after, Input::SasAudited { id, result: Ok(audit) });
             }
             Output::RemoveSas { set } => {
                 let name = self.members[member].name;

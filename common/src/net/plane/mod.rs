@@ -8,12 +8,17 @@ mod xfrm;
 mod xfrm_message;
 
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::userspace::Userspace;
 use self::xfrm::Xfrm;
 use super::PlaneChoice;
 use super::http::MoreSamples;
+use super::inbox::Inbox;
+use crate::ipsec::audit::{Audit, KnownSet};
 use crate::ipsec::sa::{SaSet, SetId};
+use crate::node::Now;
 use crate::stats::Samples;
 
 /// The data plane of this process.
@@ -24,12 +29,17 @@ pub(super) enum Plane {
 
 impl Plane {
     /// Opens the plane that the configuration names; `auto` finds out which one the host can have.
-    /// `protected`: the sockets that only ESP may reach.
-    pub fn open(choice: PlaneChoice, protected: &[SocketAddr]) -> Result<Plane, String> {
+    /// `protected`: the sockets that only ESP may reach. What the plane does by itself goes to the
+    /// inbox.
+    pub fn open(
+        choice: PlaneChoice,
+        protected: &[SocketAddr],
+        inbox: &Rc<Inbox>,
+    ) -> Result<Plane, String> {
         let plane = match choice {
-            PlaneChoice::Xfrm => Plane::Xfrm(Xfrm::open(protected).map_err(needs_other)?),
+            PlaneChoice::Xfrm => Plane::Xfrm(Xfrm::open(protected, inbox).map_err(needs_other)?),
             PlaneChoice::Userspace => Plane::Userspace(Userspace::open(protected)?),
-            PlaneChoice::Auto => match Xfrm::open(protected) {
+            PlaneChoice::Auto => match Xfrm::open(protected, inbox) {
                 Ok(xfrm) => {
                     tracing::warn!("ipsec.plane auto: xfrm is taken, because the kernel has ESP");
                     return Ok(Plane::Xfrm(xfrm));
@@ -59,6 +69,28 @@ impl Plane {
         match self {
             Plane::Xfrm(xfrm) => xfrm.install(set),
             Plane::Userspace(userspace) => userspace.install(set),
+        }
+    }
+
+    /// A set ends at `until`; the core sees to it. A plane that outlives this process sees to it too.
+    pub fn keep(&mut self, set: SetId, until: Now) {
+        match self {
+            Plane::Xfrm(xfrm) => xfrm.keep(set, until),
+            // It ends with this process, and the next one is told what to go on with.
+            Plane::Userspace(_) => {}
+        }
+    }
+
+    /// Makes the plane hold the sets that the core knows and nothing else of its own; `done` gets what
+    /// it holds, maybe later. What other programs have is left alone.
+    pub fn audit(
+        &mut self,
+        known: Vec<KnownSet>,
+        done: impl FnOnce(Result<Audit, String>) + 'static,
+    ) {
+        match self {
+            Plane::Xfrm(xfrm) => xfrm.audit(known, done),
+            Plane::Userspace(userspace) => done(Ok(userspace.audit(&known))),
         }
     }
 
@@ -111,7 +143,7 @@ impl Plane {
         }
     }
 
-    /// Leaves nothing behind in the kernel.
+    /// The sets stay where they outlive the process: the next run goes on with them.
     pub fn close(&mut self) {
         if let Plane::Xfrm(xfrm) = self {
             xfrm.close();
@@ -146,6 +178,10 @@ pub(super) fn check(choice: PlaneChoice, protected: &[SocketAddr]) -> Result<Str
 
 fn needs_other(error: String) -> String {
     format!("ipsec.plane xfrm: {error}; or set ipsec.plane = \"userspace\"")
+}
+
+fn epoch_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Both planes count alike; index 0 is inbound, 1 outbound.

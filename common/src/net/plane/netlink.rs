@@ -2,6 +2,7 @@
 //! was refused.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_sys::{Socket, SocketAddr};
 use zeroize::{Zeroize, Zeroizing};
@@ -104,6 +105,20 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }
 
+    /// What the kernel tells a group of its own accord, to be had by [`Netlink::events`].
+    pub fn open_group(family: isize, group: u32) -> io::Result<Netlink> {
+        let mut socket = Socket::new(family)?;
+        socket.bind_auto()?;
+        socket.add_membership(group)?;
+        socket.set_rx_buf_sz(SOCKET_BUFFER_BYTES as u32)?;
+        Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
+    }
+
+    /// One datagram of a group: type and payload of each message. `WouldBlock` when there is none.
+    pub fn events(&mut self, mut event: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        self.receive(|message_type, _, _, payload| event(message_type, payload))
+    }
+
     /// Sends the batch and waits for its end. What the kernel answers beside acknowledgements goes to
     /// `answer`, with the place of the request. Refusals are in the order of the requests.
     pub fn send(
@@ -195,6 +210,12 @@ impl Netlink {
             rest = &rest[length.next_multiple_of(4).min(rest.len())..];
         }
         Ok(())
+    }
+}
+
+impl AsRawFd for Netlink {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

@@ -6,7 +6,7 @@
 //! text from the wire never reaches a socket that is bound to the TUN.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -22,10 +22,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::epoch_seconds;
 use super::routing::Routing;
+use crate::ipsec::audit::{Audit, KnownSet, Traffic};
 use crate::ipsec::esp::{EspSet, OpenError, spi_of};
 use crate::ipsec::sa::{Association, SaSet, SetId};
 use crate::net::udp::socket_address;
+use crate::node::Now;
 use crate::stats::Samples;
 
 const PROTOCOL_ESP: u8 = 50;
@@ -63,11 +66,17 @@ struct Shared {
 
 #[derive(Default)]
 struct Sets {
-    by_id: HashMap<SetId, EspSet>,
-    /// By destination and SPI of ESP from the wire.
-    inbound: HashMap<(IpAddr, u32), SetId>,
+    by_id: HashMap<SetId, Installed>,
+    /// By destination and SPI of ESP from the wire: the set, and the association's place in it.
+    inbound: HashMap<(IpAddr, u32), (SetId, usize)>,
     /// By source and destination of what our sockets send.
-    outbound: HashMap<(SocketAddr, SocketAddr), SetId>,
+    outbound: HashMap<(SocketAddr, SocketAddr), (SetId, usize)>,
+}
+
+struct Installed {
+    esp: EspSet,
+    /// Seconds since the Unix epoch; 0: never.
+    last_used: [u64; 4],
 }
 
 /// Index 0 is inbound, 1 outbound; drops by [`DROPS`].
@@ -168,24 +177,55 @@ impl Userspace {
         rand::rngs::OsRng
             .try_fill_bytes(&mut seed)
             .map_err(|error| format!("the system has no randomness: {error}"))?;
-        for association in &associations {
+        for (place, association) in associations.iter().enumerate() {
             match association.is_inbound {
-                true => sets.inbound.insert(inbound_key(association), set.id),
-                false => sets.outbound.insert(outbound_key(association), set.id),
+                true => sets.inbound.insert(inbound_key(association), (set.id, place)),
+                false => sets.outbound.insert(outbound_key(association), (set.id, place)),
             };
         }
-        sets.by_id.insert(set.id, EspSet::new(set, seed));
+        let installed = Installed { esp: EspSet::new(set, seed), last_used: [0; 4] };
+        sets.by_id.insert(set.id, installed);
         Ok(())
     }
 
+    /// Keeps the sets that the core knows, removes others, and tells what passed through.
+    pub fn audit(&self, known: &[KnownSet]) -> Audit {
+        let mut audit = Audit::default();
+        let mut kept = HashSet::new();
+        {
+            let sets = self.shared.sets.borrow();
+            audit.associations = 4 * sets.by_id.len() as u64;
+            audit.policies = audit.associations;
+            for set in known {
+                match sets.by_id.get(&set.id) {
+                    Some(found) if KnownSet::from(found.esp.set()) == *set => {
+                        kept.insert(set.id);
+                        audit.held.push((set.id, found.traffic()));
+                    }
+                    _ => audit.missing.push(set.id),
+                }
+            }
+        }
+        let strays: Vec<SetId> = {
+            let sets = self.shared.sets.borrow();
+            sets.by_id.keys().copied().filter(|id| !kept.contains(id)).collect()
+        };
+        for set in strays {
+            self.remove(set);
+            audit.stray_associations += 4;
+            audit.stray_policies += 4;
+        }
+        audit
+    }
+
     pub fn associations(&self, set: SetId) -> Option<[Association; 4]> {
-        self.shared.sets.borrow().by_id.get(&set).map(|set| set.set().associations())
+        self.shared.sets.borrow().by_id.get(&set).map(|found| found.esp.set().associations())
     }
 
     pub fn remove(&self, set: SetId) {
         let mut sets = self.shared.sets.borrow_mut();
         let Some(removed) = sets.by_id.remove(&set) else { return };
-        for association in &removed.set().associations() {
+        for association in &removed.esp.set().associations() {
             match association.is_inbound {
                 true => sets.inbound.remove(&inbound_key(association)),
                 false => sets.outbound.remove(&outbound_key(association)),
@@ -218,6 +258,47 @@ impl Drop for Userspace {
     }
 }
 
+impl Sets {
+    fn receiving(&mut self, destination: IpAddr, spi: u32) -> Option<(&mut Installed, usize)> {
+        let (set, place) = *self.inbound.get(&(destination, spi))?;
+        Some((self.by_id.get_mut(&set)?, place))
+    }
+
+    fn sending(&mut self, ends: (SocketAddr, SocketAddr)) -> Option<(&mut Installed, usize)> {
+        let (set, place) = *self.outbound.get(&ends)?;
+        Some((self.by_id.get_mut(&set)?, place))
+    }
+}
+
+impl Installed {
+    fn open(&mut self, place: usize, packet: &[u8]) -> Result<Vec<u8>, OpenError> {
+        let clear = self.esp.open(packet)?;
+        self.last_used[place] = epoch_seconds();
+        Ok(clear)
+    }
+
+    fn seal(&mut self, place: usize, packet: &[u8]) -> Option<Vec<u8>> {
+        let sealed = self.esp.seal(packet)?;
+        self.last_used[place] = epoch_seconds();
+        Some(sealed)
+    }
+
+    fn traffic(&self) -> [Traffic; 4] {
+        let progress = self.esp.progress();
+        std::array::from_fn(|place| {
+            let one = progress[place];
+            let seconds = self.last_used[place];
+            Traffic {
+                packets: one.counters.packets,
+                octets: one.counters.bytes,
+                last_used: (seconds > 0).then(|| Now::from_millis(seconds * 1_000)),
+                replayed: one.replayed,
+                bad_icv: one.bad_icv,
+            }
+        })
+    }
+}
+
 impl Shared {
     fn count(&self, place: usize, packet: &[u8]) {
         let add = |cell: &Cell<u64>, more: usize| cell.set(cell.get() + more as u64);
@@ -237,9 +318,8 @@ impl Shared {
             None => Err(OpenError::TooShort),
             Some(spi) => {
                 let mut sets = self.sets.borrow_mut();
-                let set = sets.inbound.get(&(destination, spi)).copied();
-                match set.and_then(|set| sets.by_id.get_mut(&set)) {
-                    Some(set) => set.open(packet),
+                match sets.receiving(destination, spi) {
+                    Some((set, place)) => set.open(place, packet),
                     None => Err(OpenError::UnknownSpi),
                 }
             }
@@ -268,8 +348,7 @@ impl Shared {
         let Some(ends) = ends(packet) else { return };
         let sealed = {
             let mut sets = self.sets.borrow_mut();
-            let set = sets.outbound.get(&ends).copied();
-            set.and_then(|set| sets.by_id.get_mut(&set)).and_then(|set| set.seal(packet))
+            sets.sending(ends).and_then(|(set, place)| set.seal(place, packet))
         };
         match sealed {
             None => self.drop_packet(DROP_NO_ASSOCIATION),

@@ -1,42 +1,61 @@
 //! The kernel's IPsec (XFRM): four states and four policies for each set (TS 33.203 §7.1), by
-//! netlink.
+//! netlink. They outlive this process: the next run adopts the sets that its core still knows.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use netlink_packet_xfrm::constants::{
-    XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRM_MSG_NEWPOLICY, XFRM_POLICY_BLOCK, XFRM_POLICY_IN,
+    XFRM_MSG_EXPIRE, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRM_POLICY_BLOCK, XFRM_POLICY_IN,
+    XFRMNLGRP_EXPIRE,
 };
 use netlink_packet_xfrm::policy::ModifyMessage as PolicyMessage;
-use netlink_packet_xfrm::state::DelGetMessage as StateKey;
-use netlink_packet_xfrm::{
-    Address, Selector, UserPolicyInfo, UserSaId, UserSaInfo, XfrmAttrs, XfrmMessage,
-};
+use netlink_packet_xfrm::state::{DelGetMessage as StateKey, ModifyMessage as StateMessage};
+use netlink_packet_xfrm::{Address, Selector, UserPolicyInfo, UserSaId, UserSaInfo, XfrmMessage};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
-use super::netlink::{Batch, FLAG_CREATE, FLAG_EXCLUSIVE, Netlink, Refusal};
+use super::epoch_seconds;
+use super::netlink::{Batch, Netlink, Refusal};
 use super::xfrm_message::{
-    direction, full_length, parse, push, push_policy, push_policy_removal, push_state,
-    push_state_question, push_state_removal, selector, state_of,
+    address_of, direction, ends, full_length, last_used_seconds, parse, policy_of, push, push_life,
+    push_policy, push_policy_question, push_policy_removal, push_state, push_state_question,
+    push_state_removal, selector, state_of, wanted_request_id,
 };
+use crate::ipsec::audit::{Audit, KnownSet, Traffic};
 use crate::ipsec::sa::{Association, Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
+use crate::net::inbox::Inbox;
+use crate::node::{Input, Now, UNKEPT_SAS_LIFE};
 use crate::secret::Secret;
 use crate::stats::Samples;
 
-/// Request ids of our states: their own 24 bits, by which leftovers are known as ours.
+/// Request ids of our states: their own 24 bits, by which they are known as ours. Each set has four,
+/// by its number, so that a later run knows them too.
 const REQUEST_IDS: std::ops::Range<u32> = 0x5400_0000..0x5500_0000;
 /// Behind every other policy; also tells our blocking policies from others.
 const BLOCK_PRIORITY: u32 = 0x7E55_0001;
+/// How much later than the core's timer the kernel ends a set by itself.
+const BEYOND_THE_CORE_SECONDS: u64 = 10;
+/// Objects removed before other tasks have their turn.
+const REMOVED_AT_A_TIME: usize = 256;
 
 /// The open data plane.
 pub(in crate::net) struct Xfrm {
+    table: Rc<RefCell<Table>>,
+    expiries: tokio::task::JoinHandle<()>,
+}
+
+struct Table {
     netlink: Netlink,
     installed: HashMap<SetId, Installed>,
-    /// The first request ids of the installed sets; each has four.
-    used_request_ids: HashSet<u32>,
-    next_request_id: u32,
+    /// By destination and SPI of each association.
+    by_spi: HashMap<(IpAddr, u32), SetId>,
+    /// By source and destination of each policy.
+    by_ends: HashMap<(SocketAddr, SocketAddr), SetId>,
     protected: Vec<SocketAddr>,
     retired: Arc<Retired>,
 }
@@ -45,7 +64,13 @@ pub(in crate::net) struct Xfrm {
 #[derive(Clone, Copy)]
 struct Installed {
     associations: [Association; 4],
-    first_request_id: u32,
+    /// Seconds since the Unix epoch: what the kernel counts its limits from. `None`: an earlier run
+    /// did it, and the kernel has not been asked yet.
+    added_at: Option<u64>,
+    /// To be told to the kernel once `added_at` is known.
+    until: Option<Now>,
+    /// The kernel has no more of it.
+    is_gone: bool,
 }
 
 /// Counters of states that are gone.
@@ -100,7 +125,7 @@ fn probe_with(netlink: &mut Netlink, ends: [impl Into<IpAddr>; 2]) -> Result<(),
     };
     let association = set.associations()[0];
     let mut batch = Batch::default();
-    push_state(&mut batch, &set, &association, REQUEST_IDS.start);
+    push_state(&mut batch, &set, &association, REQUEST_IDS.start, 60);
     push_state_removal(&mut batch, &association);
     let refusals = netlink.send(batch, |_, _| {}).map_err(|error| failed(&error))?;
     match refusals.first() {
@@ -110,110 +135,125 @@ fn probe_with(netlink: &mut Netlink, ends: [impl Into<IpAddr>; 2]) -> Result<(),
 }
 
 impl Xfrm {
-    /// Removes what an earlier run left behind, and shuts the protected ports for clear text.
-    pub fn open(protected: &[SocketAddr]) -> Result<Xfrm, String> {
+    /// Shuts the protected ports for clear text. States and policies of an earlier run stay as they
+    /// are until [`Xfrm::audit`] has told whose they are.
+    pub fn open(protected: &[SocketAddr], inbox: &Rc<Inbox>) -> Result<Xfrm, String> {
         probe(protected)?;
-        let mut xfrm = Xfrm {
+        let mut table = Table {
             netlink: open()?,
             installed: HashMap::new(),
-            used_request_ids: HashSet::new(),
-            next_request_id: REQUEST_IDS.start,
+            by_spi: HashMap::new(),
+            by_ends: HashMap::new(),
             protected: protected.to_vec(),
             retired: Arc::default(),
         };
-        xfrm.remove_leftovers(true)?;
-        xfrm.shut_ports(true)?;
-        Ok(xfrm)
+        let events = Netlink::open_group(libc::NETLINK_XFRM as isize, XFRMNLGRP_EXPIRE)
+            .map_err(|error| failed(&error))?;
+        // SAFETY: a `Netlink` keeps its descriptor open, and the same, as long as it lives.
+        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
+            .map_err(|error| failed(&error.into()))?;
+        table.shut_ports(true)?;
+        let table = Rc::new(RefCell::new(table));
+        let expiries =
+            tokio::task::spawn_local(hear_expiries(events, table.clone(), inbox.clone()));
+        Ok(Xfrm { table, expiries })
     }
 
     /// Inbound objects first (ipsec.md K-06); all or nothing.
     pub fn install(&mut self, set: &SaSet) -> Result<(), String> {
-        if self.installed.contains_key(&set.id) {
+        let mut table = self.table.borrow_mut();
+        if table.installed.contains_key(&set.id) {
             return Err("a set of this number is installed".to_owned());
         }
-        let first_request_id = self.request_ids();
-        let mut refusals = self.add(set, first_request_id)?;
+        let mut refusals = table.add(set)?;
         if refusals.iter().any(|refusal| refusal.errno == libc::EEXIST) {
             // Ours from before, or somebody else's: only the former can be helped.
-            self.remove_leftovers(false)?;
-            refusals = self.add(set, first_request_id)?;
+            table.clear_way_for(&set.associations())?;
+            refusals = table.add(set)?;
         }
         if let Some(refusal) = refusals.first() {
             return Err(explain(refusal));
         }
-        let associations = set.associations();
-        self.used_request_ids.insert(first_request_id);
-        self.installed.insert(set.id, Installed { associations, first_request_id });
+        table.note(set.id, set.associations(), Some(epoch_seconds()));
         Ok(())
     }
 
+    /// The kernel ends the set by itself a little after this (TS 33.203 §7.4).
+    pub fn keep(&mut self, set: SetId, until: Now) {
+        self.table.borrow_mut().keep(set, until);
+    }
+
     pub fn associations(&self, set: SetId) -> Option<[Association; 4]> {
-        self.installed.get(&set).map(|installed| installed.associations)
+        self.table.borrow().installed.get(&set).map(|installed| installed.associations)
     }
 
     /// Removes all of a set, and keeps its counters.
     pub fn remove(&mut self, set: SetId) {
-        let Some(installed) = self.installed.remove(&set) else { return };
-        self.used_request_ids.remove(&installed.first_request_id);
-        let mut batch = Batch::default();
-        for association in &installed.associations {
-            push_state_question(&mut batch, association);
-        }
-        for association in &installed.associations {
-            push_policy_removal(&mut batch, selector(association), direction(association));
-            push_state_removal(&mut batch, association);
-        }
-        let retired = self.retired.clone();
-        let sent = self.netlink.send(batch, |request, payload| {
-            if let Some(association) = installed.associations.get(request)
-                && let Some(state) = state_of(payload)
-            {
-                retired.add(&state, association.is_inbound);
-            }
-        });
-        match sent {
-            Ok(refusals) => {
-                for refusal in refusals {
-                    let reason = explain(&refusal);
-                    tracing::warn!(set = set.0, reason, "object of a set was gone already");
-                }
-            }
-            Err(error) => tracing::error!(set = set.0, %error, "set not removed"),
-        }
+        self.table.borrow_mut().remove(set);
     }
 
     pub fn len(&self) -> usize {
-        self.installed.len()
+        self.table.borrow().installed.len()
     }
 
-    /// Takes out everything of this run.
+    /// Opens the ports that nobody listens at any more. The sets stay: the next run goes on with them.
     pub fn close(&mut self) {
-        let sets: Vec<SetId> = self.installed.keys().copied().collect();
-        for set in sets {
-            self.remove(set);
-        }
-        if let Err(error) = self.shut_ports(false) {
+        if let Err(error) = self.table.borrow_mut().shut_ports(false) {
             tracing::warn!(error, "blocking policies not removed");
         }
     }
 
+    /// Compares the kernel with the sets that the core knows; the kernel is read on another thread,
+    /// which takes a second for tens of thousands of sets. `done` gets the answer later, on this one.
+    pub fn audit(&self, known: Vec<KnownSet>, done: impl FnOnce(Result<Audit, String>) + 'static) {
+        let table = self.table.clone();
+        let protected = {
+            let mut table = table.borrow_mut();
+            for set in &known {
+                if !table.installed.contains_key(&set.id) {
+                    table.note(set.id, set.associations(), None);
+                }
+            }
+            table.protected.clone()
+        };
+        tokio::task::spawn_local(async move {
+            let looking = tokio::task::spawn_blocking(move || look(&protected, &known));
+            let result = match looking.await {
+                Ok(Ok(seen)) => conclude(&table, seen).await,
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(error.to_string()),
+            };
+            done(result);
+        });
+    }
+
     /// Reads the kernel's counters; for a thread that may take its time.
     pub fn counters(&self) -> impl Fn(&mut Samples) + Send + Sync + 'static {
-        let (retired, protected) = (self.retired.clone(), self.protected.clone());
+        let table = self.table.borrow();
+        let (retired, protected) = (table.retired.clone(), table.protected.clone());
         move |samples| match totals(&protected, &retired) {
             Ok(totals) => totals.show(samples),
             Err(error) => tracing::warn!(error, "counters of the kernel not read"),
         }
     }
+}
 
-    fn add(&mut self, set: &SaSet, first_request_id: u32) -> Result<Vec<Refusal>, String> {
+impl Drop for Xfrm {
+    fn drop(&mut self) {
+        self.expiries.abort();
+    }
+}
+
+impl Table {
+    fn add(&mut self, set: &SaSet) -> Result<Vec<Refusal>, String> {
         let mut associations: Vec<(usize, Association)> =
             set.associations().into_iter().enumerate().collect();
         associations.sort_by_key(|(_, association)| !association.is_inbound);
+        let life_seconds = UNKEPT_SAS_LIFE.as_secs();
         let mut batch = Batch::default();
-        for (index, association) in &associations {
-            let request_id = first_request_id + *index as u32;
-            push_state(&mut batch, set, association, request_id);
+        for (place, association) in &associations {
+            let request_id = request_id(set.id, *place);
+            push_state(&mut batch, set, association, request_id, life_seconds);
             push_policy(&mut batch, association, request_id);
         }
         let refusals = self.netlink.send(batch, |_, _| {}).map_err(|error| failed(&error))?;
@@ -234,80 +274,134 @@ impl Xfrm {
         Ok(refusals)
     }
 
-    /// The first of four ids that no installed set uses. There are ids for four million sets.
-    fn request_ids(&mut self) -> u32 {
-        loop {
-            let first = self.next_request_id;
-            self.next_request_id = first + 4;
-            if self.next_request_id == REQUEST_IDS.end {
-                self.next_request_id = REQUEST_IDS.start;
+    fn note(&mut self, set: SetId, associations: [Association; 4], added_at: Option<u64>) {
+        for association in &associations {
+            self.by_spi.insert((association.destination.ip(), association.spi), set);
+            self.by_ends.insert((association.source, association.destination), set);
+        }
+        let installed = Installed { associations, added_at, until: None, is_gone: false };
+        self.installed.insert(set, installed);
+    }
+
+    fn keep(&mut self, set: SetId, until: Now) {
+        let Some(installed) = self.installed.get_mut(&set) else { return };
+        let Some(added_at) = installed.added_at else {
+            installed.until = Some(until);
+            return;
+        };
+        let life_seconds = until.as_secs().saturating_sub(added_at) + BEYOND_THE_CORE_SECONDS;
+        let mut batch = Batch::default();
+        for (place, association) in installed.associations.iter().enumerate() {
+            push_life(&mut batch, association, request_id(set, place), life_seconds);
+        }
+        match self.netlink.send(batch, |_, _| {}) {
+            // What is gone is found by the next audit.
+            Ok(refusals) => {
+                if let Some(refusal) = refusals.first() {
+                    tracing::warn!(
+                        set = set.0,
+                        reason = explain(refusal),
+                        "limit of a set not set"
+                    );
+                }
             }
-            if !self.used_request_ids.contains(&first) {
-                return first;
-            }
+            Err(error) => tracing::error!(set = set.0, %error, "limit of a set not set"),
         }
     }
 
-    /// Removes states and policies that have our request ids and our addresses and belong to no set
-    /// of this run. At the start the policies that shut the ports are of an earlier run as well.
-    fn remove_leftovers(&mut self, is_start: bool) -> Result<(), String> {
-        let used = &self.used_request_ids;
-        let is_stale = |request_id: u32| {
-            REQUEST_IDS.contains(&request_id)
-                && !used.contains(&(request_id - (request_id - REQUEST_IDS.start) % 4))
-        };
+    fn remove(&mut self, set: SetId) {
+        let Some(installed) = self.installed.remove(&set) else { return };
+        for association in &installed.associations {
+            self.by_spi.remove(&(association.destination.ip(), association.spi));
+            self.by_ends.remove(&(association.source, association.destination));
+        }
+        if installed.is_gone {
+            return;
+        }
         let mut batch = Batch::default();
-        let protected = self.protected.clone();
-        dump_states(&mut self.netlink, |state| {
-            let is_our_address = [state.id.daddr, state.saddr]
-                .iter()
-                .any(|address| is_ours(&protected, address, state.family));
-            if is_stale(state.reqid) && is_our_address {
-                push(
-                    &mut batch,
-                    XfrmMessage::DeleteSa(StateKey {
-                        user_sa_id: UserSaId {
-                            daddr: state.id.daddr,
-                            spi: state.id.spi,
-                            family: state.family,
-                            proto: state.id.proto,
-                        },
-                        nlas: Vec::new(),
-                    }),
-                    0,
-                );
+        for association in &installed.associations {
+            push_state_question(&mut batch, association);
+        }
+        for association in &installed.associations {
+            push_policy_removal(&mut batch, selector(association), direction(association));
+            push_state_removal(&mut batch, association);
+        }
+        let retired = self.retired.clone();
+        let sent = self.netlink.send(batch, |request, payload| {
+            if let Some(association) = installed.associations.get(request)
+                && let Some(state) = state_of(payload)
+            {
+                retired.add(&state.user_sa_info, association.is_inbound);
             }
-        })?;
-        dump_policies(&mut self.netlink, |policy| {
-            let info = &policy.user_policy_info;
-            let is_our_address = [info.selector.daddr, info.selector.saddr]
-                .iter()
-                .any(|address| is_ours(&protected, address, info.selector.family));
-            let has_our_template = policy.nlas.iter().any(|attribute| match attribute {
-                XfrmAttrs::Template(templates) => {
-                    templates.iter().any(|template| is_stale(template.reqid))
+        });
+        match sent {
+            Ok(refusals) => {
+                for refusal in refusals {
+                    let reason = explain(&refusal);
+                    match refusal.errno {
+                        // Its limit was reached, or somebody was faster: as good as removed.
+                        libc::ENOENT | libc::ESRCH => {
+                            tracing::debug!(set = set.0, reason, "object was gone already");
+                        }
+                        _ => tracing::warn!(set = set.0, reason, "object of a set not removed"),
+                    }
                 }
-                _ => false,
-            });
-            let is_block =
-                is_start && info.priority == BLOCK_PRIORITY && info.action == XFRM_POLICY_BLOCK;
-            if is_our_address && (has_our_template || is_block) {
-                push_policy_removal(&mut batch, info.selector, info.direction);
             }
-        })?;
-        if batch.is_empty() {
-            return Ok(());
+            Err(error) => tracing::error!(set = set.0, %error, "set not removed"),
         }
-        tracing::warn!("removing security associations that an earlier run left behind");
+    }
+
+    /// Removes what stands in the way of a new set when it is ours and belongs to no set any more.
+    fn clear_way_for(&mut self, associations: &[Association; 4]) -> Result<(), String> {
+        let mut questions = Batch::default();
+        for association in associations {
+            push_state_question(&mut questions, association);
+            push_policy_question(&mut questions, selector(association), direction(association));
+        }
+        let mut strays = Vec::new();
+        let protected = self.protected.clone();
+        let answered = self.netlink.send(questions, |_, payload| {
+            if let Some(state) = state_of(payload) {
+                strays.extend(Object::of_state(&protected, &state.user_sa_info));
+            } else if let Some(policy) = policy_of(payload) {
+                strays.extend(Object::of_policy(&protected, &policy));
+            }
+        });
+        answered.map_err(|error| failed(&error))?;
+        self.remove_strays(&strays).map(drop)
+    }
+
+    /// Removes objects that belong to no set now; how many associations and policies they were.
+    fn remove_strays(&mut self, objects: &[Object]) -> Result<(u64, u64), String> {
+        let mut batch = Batch::default();
+        let mut removed = Vec::new();
+        for object in objects {
+            let is_owned = match &object.name {
+                Name::State { destination, spi } => self.by_spi.contains_key(&(*destination, *spi)),
+                Name::Policy { ends: Some(ends), .. } => self.by_ends.contains_key(ends),
+                Name::Policy { ends: None, .. } => false,
+            };
+            if is_owned {
+                continue;
+            }
+            object.push_removal(&mut batch);
+            removed.push(matches!(object.name, Name::State { .. }));
+        }
         let refusals = self.netlink.send(batch, |_, _| {}).map_err(|error| failed(&error))?;
-        for refusal in refusals {
-            tracing::warn!(reason = explain(&refusal), "leftover not removed");
+        for refusal in &refusals {
+            if ![libc::ENOENT, libc::ESRCH].contains(&refusal.errno) {
+                tracing::warn!(reason = explain(refusal), "leftover not removed");
+            }
         }
-        Ok(())
+        let is_refused = |place: usize| refusals.iter().any(|refusal| refusal.request == place);
+        let done: Vec<bool> =
+            (0..removed.len()).filter(|at| !is_refused(*at)).map(|at| removed[at]).collect();
+        let states = done.iter().filter(|is_state| **is_state).count() as u64;
+        Ok((states, done.len() as u64 - states))
     }
 
     /// Clear text to a protected port is dropped, whichever association it should have used
-    /// (ipsec.md K-08).
+    /// (ipsec.md K-08). A policy that an earlier run left is replaced.
     fn shut_ports(&mut self, is_shut: bool) -> Result<(), String> {
         let mut batch = Batch::default();
         let mut seen = HashSet::new();
@@ -333,7 +427,7 @@ impl Xfrm {
                 ..UserPolicyInfo::default()
             };
             let message = PolicyMessage { user_policy_info, nlas: Vec::new() };
-            push(&mut batch, XfrmMessage::AddPolicy(message), FLAG_CREATE | FLAG_EXCLUSIVE);
+            push(&mut batch, XfrmMessage::UpdatePolicy(message), 0);
         }
         let refusals = self.netlink.send(batch, |_, _| {}).map_err(|error| failed(&error))?;
         match refusals.first() {
@@ -343,6 +437,248 @@ impl Xfrm {
             _ => Ok(()),
         }
     }
+}
+
+/// A state or a policy that is ours by its request id and by our end of its selector: an address and a
+/// protected port of this daemon. Whatever else there is belongs to other programs.
+struct Object {
+    name: Name,
+    family: u16,
+    proto: u8,
+    selector: Selector,
+}
+
+enum Name {
+    State {
+        destination: IpAddr,
+        spi: u32,
+    },
+    /// `ends` are absent for a policy that shuts a port.
+    Policy {
+        ends: Option<(SocketAddr, SocketAddr)>,
+        direction: u8,
+    },
+}
+
+impl Object {
+    fn of_state(protected: &[SocketAddr], state: &UserSaInfo) -> Option<Object> {
+        let (source, destination) = ends(&state.selector)?;
+        let is_ours = is_protected(protected, source) || is_protected(protected, destination);
+        if !is_ours || !REQUEST_IDS.contains(&state.reqid) {
+            return None;
+        }
+        let name = Name::State {
+            destination: address_of(&state.id.daddr, state.family),
+            spi: state.id.spi,
+        };
+        let UserSaInfo { family, selector, .. } = *state;
+        Some(Object { name, family, proto: state.id.proto, selector })
+    }
+
+    fn of_policy(protected: &[SocketAddr], policy: &PolicyMessage) -> Option<Object> {
+        let UserPolicyInfo { selector, direction, .. } = policy.user_policy_info;
+        let (source, destination) = ends(&selector)?;
+        let is_ours = is_protected(protected, source) || is_protected(protected, destination);
+        let is_wanted = wanted_request_id(policy).is_some_and(|id| REQUEST_IDS.contains(&id));
+        if !is_ours || !is_wanted {
+            return None;
+        }
+        let name = Name::Policy { ends: Some((source, destination)), direction };
+        Some(Object { name, family: selector.family, proto: 0, selector })
+    }
+
+    /// A policy of an earlier run that shuts a port that is a protected one no more.
+    fn of_block(protected: &[SocketAddr], policy: &PolicyMessage) -> Option<Object> {
+        let info = &policy.user_policy_info;
+        let address = address_of(&info.selector.daddr, info.selector.family);
+        let at = SocketAddr::new(address, info.selector.dport);
+        let is_block = info.priority == BLOCK_PRIORITY && info.action == XFRM_POLICY_BLOCK;
+        let is_our_address = protected.iter().any(|own| own.ip() == address);
+        if !is_block || !is_our_address || protected.contains(&at) {
+            return None;
+        }
+        let name = Name::Policy { ends: None, direction: info.direction };
+        let UserPolicyInfo { selector, .. } = *info;
+        Some(Object { name, family: selector.family, proto: 0, selector })
+    }
+
+    fn push_removal(&self, batch: &mut Batch) {
+        match &self.name {
+            Name::State { destination, spi } => {
+                let user_sa_id = UserSaId {
+                    daddr: Address::from_ip(destination),
+                    spi: *spi,
+                    family: self.family,
+                    proto: self.proto,
+                };
+                let key = StateKey { user_sa_id, nlas: Vec::new() };
+                push(batch, XfrmMessage::DeleteSa(key), 0);
+            }
+            Name::Policy { direction, .. } => {
+                push_policy_removal(batch, self.selector, *direction);
+            }
+        }
+    }
+}
+
+/// What a look at the kernel has shown.
+struct Seen {
+    audit: Audit,
+    /// Sets that are there in full, with the second at which they were added.
+    added: Vec<(SetId, u64)>,
+    strays: Vec<Object>,
+    /// What there is of sets that are not there in full.
+    remains: Vec<Object>,
+}
+
+/// Reads all states and policies of the kernel and finds the sets in them.
+fn look(protected: &[SocketAddr], known: &[KnownSet]) -> Result<Seen, String> {
+    let mut netlink = open()?;
+    let mut states: HashMap<(IpAddr, u32), (Object, StateMessage)> = HashMap::new();
+    dump_states(&mut netlink, |state| {
+        if let Some(object) = Object::of_state(protected, &state.user_sa_info)
+            && let Name::State { destination, spi } = object.name
+        {
+            states.insert((destination, spi), (object, state));
+        }
+    })?;
+    let mut policies: HashMap<(SocketAddr, SocketAddr), (Object, u32)> = HashMap::new();
+    let mut strays = Vec::new();
+    dump_policies(&mut netlink, |policy| {
+        if let Some(object) = Object::of_policy(protected, &policy)
+            && let Name::Policy { ends: Some(ends), .. } = object.name
+        {
+            policies.insert(ends, (object, wanted_request_id(&policy).unwrap_or_default()));
+        }
+        strays.extend(Object::of_block(protected, &policy));
+    })?;
+    let mut audit = Audit {
+        associations: states.len() as u64,
+        policies: policies.len() as u64,
+        ..Audit::default()
+    };
+    let (mut added, mut remains) = (Vec::new(), Vec::new());
+    for set in known {
+        let associations = set.associations();
+        let mut traffic = [Traffic::default(); 4];
+        let mut found = Vec::new();
+        let mut objects = Vec::new();
+        for (place, association) in associations.iter().enumerate() {
+            let wanted = request_id(set.id, place);
+            let key = (association.destination.ip(), association.spi);
+            let state = states.remove(&key);
+            let policy = policies.remove(&(association.source, association.destination));
+            if let (Some((object, state)), Some((_, id))) = (&state, &policy)
+                && object.selector == selector(association)
+                && (state.user_sa_info.reqid, *id) == (wanted, wanted)
+            {
+                found.push(state.user_sa_info.lifetime_cur.add_time);
+                traffic[place] = traffic_of(state);
+            }
+            objects.extend(state.map(|(object, _)| object));
+            objects.extend(policy.map(|(object, _)| object));
+        }
+        match found[..] {
+            [first, _, _, _] => {
+                audit.held.push((set.id, traffic));
+                added.push((set.id, first));
+            }
+            _ => {
+                audit.missing.push(set.id);
+                remains.extend(objects);
+            }
+        }
+    }
+    strays.extend(states.into_values().map(|(object, _)| object));
+    strays.extend(policies.into_values().map(|(object, _)| object));
+    Ok(Seen { audit, added, strays, remains })
+}
+
+/// Makes the kernel what the core knows. While it was read sets may have come and gone.
+async fn conclude(table: &RefCell<Table>, seen: Seen) -> Result<Audit, String> {
+    let Seen { mut audit, added, strays, remains } = seen;
+    for some in added.chunks(REMOVED_AT_A_TIME) {
+        for (set, at) in some {
+            let mut table = table.borrow_mut();
+            let Some(installed) = table.installed.get_mut(set) else { continue };
+            installed.added_at = Some(*at);
+            if let Some(until) = installed.until.take() {
+                table.keep(*set, until);
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    {
+        let mut table = table.borrow_mut();
+        for set in &audit.missing {
+            let Some(installed) = table.installed.get_mut(set) else { continue };
+            installed.is_gone = true;
+            for association in installed.associations {
+                table.by_spi.remove(&(association.destination.ip(), association.spi));
+                table.by_ends.remove(&(association.source, association.destination));
+            }
+        }
+    }
+    for some in remains.chunks(REMOVED_AT_A_TIME) {
+        table.borrow_mut().remove_strays(some)?;
+        tokio::task::yield_now().await;
+    }
+    for some in strays.chunks(REMOVED_AT_A_TIME) {
+        let (states, policies) = table.borrow_mut().remove_strays(some)?;
+        audit.stray_associations += states;
+        audit.stray_policies += policies;
+        tokio::task::yield_now().await;
+    }
+    Ok(audit)
+}
+
+fn traffic_of(state: &StateMessage) -> Traffic {
+    let info = &state.user_sa_info;
+    let last_used = match last_used_seconds(state) {
+        0 => None,
+        seconds => Some(Now::from_millis(seconds * 1_000)),
+    };
+    Traffic {
+        packets: info.lifetime_cur.packets,
+        octets: info.lifetime_cur.bytes,
+        last_used,
+        replayed: info.stats.replay.into(),
+        bad_icv: info.stats.integrity_failed.into(),
+    }
+}
+
+/// TS 33.203 §7.4: tells the core which sets the kernel has ended by itself. An event that is lost
+/// shows at the next audit.
+async fn hear_expiries(mut events: AsyncFd<Netlink>, table: Rc<RefCell<Table>>, inbox: Rc<Inbox>) {
+    while let Ok(mut guard) = events.readable_mut().await {
+        let mut ended = Vec::new();
+        let read = guard.get_inner_mut().events(|message_type, payload| {
+            if message_type == XFRM_MSG_EXPIRE
+                && let Some(XfrmMessage::Expire(message)) = parse(message_type, payload)
+                && message.expire.hard == 1
+            {
+                let state = message.expire.state;
+                ended.push((address_of(&state.id.daddr, state.family), state.id.spi));
+            }
+        });
+        match read {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+            Err(error) => tracing::debug!(%error, "events of XFRM lost"),
+            Ok(()) => {}
+        }
+        for key in ended {
+            if let Some(set) = table.borrow().by_spi.get(&key) {
+                inbox.push(Input::SasExpired { set: *set });
+            }
+        }
+    }
+}
+
+/// Of the association of a set at its place in [`SaSet::associations`]. There are ids for four million
+/// sets that live at a time.
+fn request_id(set: SetId, place: usize) -> u32 {
+    let sets = u64::from((REQUEST_IDS.end - REQUEST_IDS.start) / 4);
+    REQUEST_IDS.start + 4 * (set.0 % sets) as u32 + place as u32
 }
 
 impl Retired {
@@ -388,11 +724,11 @@ fn totals(protected: &[SocketAddr], retired: &Retired) -> Result<Totals, String>
         bad_icv: load(&retired.bad_icv),
     };
     dump_states(&mut open()?, |state| {
-        let is_outbound = is_ours(protected, &state.saddr, state.family);
-        let is_inbound = is_ours(protected, &state.id.daddr, state.family);
-        if !REQUEST_IDS.contains(&state.reqid) || !(is_inbound || is_outbound) {
+        let state = state.user_sa_info;
+        if Object::of_state(protected, &state).is_none() {
             return;
         }
+        let is_inbound = is_ours(protected, &state.id.daddr, state.family);
         let place = usize::from(!is_inbound);
         totals.states += 1;
         totals.packets[place] += state.lifetime_cur.packets;
@@ -430,15 +766,17 @@ fn explain(refusal: &Refusal) -> String {
 
 /// Whether an address is one of ours; a protected port on all addresses makes every one ours.
 fn is_ours(protected: &[SocketAddr], address: &Address, family: u16) -> bool {
-    let address = if i32::from(family) == libc::AF_INET {
-        IpAddr::V4(address.to_ipv4())
-    } else {
-        IpAddr::V6(address.to_ipv6())
-    };
+    let address = address_of(address, family);
     protected.iter().any(|own| own.ip() == address || own.ip().is_unspecified())
 }
 
-fn dump_states(netlink: &mut Netlink, mut each: impl FnMut(UserSaInfo)) -> Result<(), String> {
+fn is_protected(protected: &[SocketAddr], end: SocketAddr) -> bool {
+    protected
+        .iter()
+        .any(|own| own.port() == end.port() && (own.ip() == end.ip() || own.ip().is_unspecified()))
+}
+
+fn dump_states(netlink: &mut Netlink, mut each: impl FnMut(StateMessage)) -> Result<(), String> {
     netlink
         .dump(
             XFRM_MSG_GETSA,
@@ -460,7 +798,7 @@ fn dump_policies(netlink: &mut Netlink, mut each: impl FnMut(PolicyMessage)) -> 
             0,
             |_| {},
             |payload| {
-                if let Some(XfrmMessage::AddPolicy(policy)) = parse(XFRM_MSG_NEWPOLICY, payload) {
+                if let Some(policy) = policy_of(payload) {
                     each(policy);
                 }
             },

@@ -1,17 +1,17 @@
 //! XFRM messages for one association: its state, its policy, their removal (TS 33.203 §7.1, Annex H).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_xfrm::constants::{
-    XFRM_MODE_TRANSPORT, XFRM_MSG_NEWSA, XFRM_POLICY_ALLOW, XFRM_POLICY_IN, XFRM_POLICY_OUT,
-    XFRM_SHARE_ANY,
+    XFRM_MODE_TRANSPORT, XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA, XFRM_POLICY_ALLOW, XFRM_POLICY_IN,
+    XFRM_POLICY_OUT, XFRM_SHARE_ANY,
 };
 use netlink_packet_xfrm::policy::{DelGetMessage as PolicyKey, ModifyMessage as PolicyMessage};
 use netlink_packet_xfrm::state::{DelGetMessage as StateKey, ModifyMessage as StateMessage};
 use netlink_packet_xfrm::{
-    Address, Alg, AlgAead, AlgAuth, Id, Selector, UserPolicyId, UserPolicyInfo, UserSaId,
-    UserSaInfo, UserTemplate, XfrmAttrs, XfrmMessage,
+    Address, Alg, AlgAead, AlgAuth, Id, LifetimeConfig, Selector, UserPolicyId, UserPolicyInfo,
+    UserSaId, UserSaInfo, UserTemplate, XfrmAttrs, XfrmMessage,
 };
 use zeroize::Zeroize;
 
@@ -24,19 +24,25 @@ const REPLAY_WINDOW: u8 = 32;
 /// Truncation of HMAC-MD5-96 and HMAC-SHA-1-96, and the ICV of GCM and GMAC, in bits.
 const HMAC_BITS: u32 = 96;
 const AEAD_ICV_BITS: u32 = 128;
+const NO_CIPHER: &str = "ecb(cipher_null)";
 const POLICY_PRIORITY: u32 = 0x1000;
 
 pub(super) fn push(batch: &mut Batch, message: XfrmMessage, flags: u16) {
     let length = message.buffer_len();
     batch.push(message.message_type(), flags, length, |payload| message.serialize(payload));
     if let XfrmMessage::AddSa(mut message) = message {
-        for attribute in &mut message.nlas {
-            match attribute {
-                XfrmAttrs::AuthenticationAlgTrunc(algorithm) => algorithm.alg_key.zeroize(),
-                XfrmAttrs::EncryptionAlg(algorithm) => algorithm.alg_key.zeroize(),
-                XfrmAttrs::EncryptionAlgAead(algorithm) => algorithm.alg_key.zeroize(),
-                _ => {}
-            }
+        wipe(&mut message.nlas);
+    }
+}
+
+fn wipe(attributes: &mut [XfrmAttrs]) {
+    for attribute in attributes {
+        match attribute {
+            XfrmAttrs::AuthenticationAlg(algorithm) => algorithm.alg_key.zeroize(),
+            XfrmAttrs::AuthenticationAlgTrunc(algorithm) => algorithm.alg_key.zeroize(),
+            XfrmAttrs::EncryptionAlg(algorithm) => algorithm.alg_key.zeroize(),
+            XfrmAttrs::EncryptionAlgAead(algorithm) => algorithm.alg_key.zeroize(),
+            _ => {}
         }
     }
 }
@@ -46,11 +52,36 @@ pub(super) fn push_state(
     set: &SaSet,
     association: &Association,
     request_id: u32,
+    life_seconds: u64,
 ) {
+    let user_sa_info = state_info(association, request_id, life_seconds);
+    let message = StateMessage { user_sa_info, nlas: algorithms(set) };
+    push(batch, XfrmMessage::AddSa(message), FLAG_CREATE | FLAG_EXCLUSIVE);
+}
+
+/// Moves the end of a state; `life_seconds` count from when it was added. The kernel wants to see
+/// algorithms and takes none of them over, so the keys are not needed again.
+pub(super) fn push_life(
+    batch: &mut Batch,
+    association: &Association,
+    request_id: u32,
+    life_seconds: u64,
+) {
+    let user_sa_info = state_info(association, request_id, life_seconds);
+    let placeholder = Alg { alg_name: name(NO_CIPHER), alg_key_len: 0, alg_key: Vec::new() };
+    let nlas = vec![XfrmAttrs::EncryptionAlg(placeholder)];
+    push(batch, XfrmMessage::UpdateSa(StateMessage { user_sa_info, nlas }), 0);
+}
+
+fn state_info(association: &Association, request_id: u32, life_seconds: u64) -> UserSaInfo {
     let Association { source, destination, spi, .. } = *association;
-    let user_sa_info = UserSaInfo {
-        // Without ports: the policies carry them, and one state serves UDP and TCP alike.
+    UserSaInfo {
+        // One selector serves UDP and TCP alike.
         selector: selector(association),
+        lifetime_cfg: LifetimeConfig {
+            hard_add_expires_seconds: life_seconds,
+            ..LifetimeConfig::default()
+        },
         id: Id { daddr: Address::from_ip(&destination.ip()), spi, proto: PROTOCOL_ESP },
         saddr: Address::from_ip(&source.ip()),
         reqid: request_id,
@@ -58,9 +89,7 @@ pub(super) fn push_state(
         mode: XFRM_MODE_TRANSPORT,
         replay_window: REPLAY_WINDOW,
         ..UserSaInfo::default()
-    };
-    let message = StateMessage { user_sa_info, nlas: algorithms(set) };
-    push(batch, XfrmMessage::AddSa(message), FLAG_CREATE | FLAG_EXCLUSIVE);
+    }
 }
 
 /// TS 33.203 Annex H and I: names of the kernel for the algorithms, and their keys (ipsec.md K-04).
@@ -87,7 +116,7 @@ fn algorithms(set: &SaSet) -> Vec<XfrmAttrs> {
     let cipher = match set.encryption {
         Encryption::AesCbc => "cbc(aes)",
         Encryption::DesEde3Cbc => "cbc(des3_ede)",
-        Encryption::Null | Encryption::AesGcm => "ecb(cipher_null)",
+        Encryption::Null | Encryption::AesGcm => NO_CIPHER,
     };
     let alg_key = bytes(set.encryption_key());
     let encryption = XfrmAttrs::EncryptionAlg(Alg {
@@ -157,6 +186,12 @@ pub(super) fn push_state_question(batch: &mut Batch, association: &Association) 
     push(batch, XfrmMessage::GetSa(state_key(association)), 0);
 }
 
+pub(super) fn push_policy_question(batch: &mut Batch, selector: Selector, direction: u8) {
+    let user_policy_id = UserPolicyId { selector, index: 0, direction };
+    let message = PolicyKey { user_policy_id, nlas: Vec::new() };
+    push(batch, XfrmMessage::GetPolicy(message), 0);
+}
+
 fn state_key(association: &Association) -> StateKey {
     let destination = association.destination.ip();
     StateKey {
@@ -201,9 +236,60 @@ pub(super) fn parse(message_type: u16, payload: &[u8]) -> Option<XfrmMessage> {
     XfrmMessage::deserialize(&header, payload).ok()
 }
 
-pub(super) fn state_of(payload: &[u8]) -> Option<UserSaInfo> {
+/// A state as the kernel tells of it; the keys are wiped, nobody needs them.
+pub(super) fn state_of(payload: &[u8]) -> Option<StateMessage> {
     match parse(XFRM_MSG_NEWSA, payload)? {
-        XfrmMessage::AddSa(message) => Some(message.user_sa_info),
+        XfrmMessage::AddSa(mut message) => {
+            wipe(&mut message.nlas);
+            Some(message)
+        }
         _ => None,
+    }
+}
+
+pub(super) fn policy_of(payload: &[u8]) -> Option<PolicyMessage> {
+    match parse(XFRM_MSG_NEWPOLICY, payload)? {
+        XfrmMessage::AddPolicy(message) => Some(message),
+        _ => None,
+    }
+}
+
+/// The request id of the association that a policy asks for.
+pub(super) fn wanted_request_id(policy: &PolicyMessage) -> Option<u32> {
+    policy.nlas.iter().find_map(|attribute| match attribute {
+        XfrmAttrs::Template(templates) => templates.first().map(|template| template.reqid),
+        _ => None,
+    })
+}
+
+/// Seconds since the Unix epoch at which a packet last used the state; newer kernels tell it, others
+/// only when the first one did.
+pub(super) fn last_used_seconds(state: &StateMessage) -> u64 {
+    let told = state.nlas.iter().find_map(|attribute| match attribute {
+        XfrmAttrs::LastUsed(seconds) => Some(*seconds),
+        _ => None,
+    });
+    told.unwrap_or(state.user_sa_info.lifetime_cur.use_time)
+}
+
+/// The two ends of a selector with exact addresses and ports, as all of ours are.
+pub(super) fn ends(selector: &Selector) -> Option<(SocketAddr, SocketAddr)> {
+    let is_v4 = i32::from(selector.family) == libc::AF_INET;
+    let full = if is_v4 { 32 } else { 128 };
+    let is_exact = selector.prefixlen_s == full
+        && selector.prefixlen_d == full
+        && selector.sport_mask == u16::MAX
+        && selector.dport_mask == u16::MAX;
+    let ip = |address: &Address| address_of(address, selector.family);
+    let source = SocketAddr::new(ip(&selector.saddr), selector.sport);
+    let destination = SocketAddr::new(ip(&selector.daddr), selector.dport);
+    is_exact.then_some((source, destination))
+}
+
+pub(super) fn address_of(address: &Address, family: u16) -> IpAddr {
+    if i32::from(family) == libc::AF_INET {
+        IpAddr::V4(address.to_ipv4())
+    } else {
+        IpAddr::V6(address.to_ipv6())
     }
 }
