@@ -140,6 +140,11 @@ pub struct Ipsec {
     /// What carries ESP: `auto`, `xfrm` or `userspace`.
     #[cfg(feature = "daemon")]
     pub plane: common::net::PlaneChoice,
+    /// File in which the user-space plane keeps its sets over a restart or a crash, with their keys: mode
+    /// 0600, of use to this boot of the host only. Put it on a tmpfs such as /run, so that no disk ever
+    /// sees a key. Default: beside `store`, with the extension `sas`. XFRM needs none.
+    #[cfg(feature = "daemon")]
+    pub state: Option<PathBuf>,
     /// Algorithm pairs in order of preference.
     pub algorithms: Vec<AlgorithmPair>,
     pub answer: SecurityAnswer,
@@ -164,6 +169,8 @@ impl Default for Ipsec {
             policy: Policy::default(),
             #[cfg(feature = "daemon")]
             plane: common::net::PlaneChoice::default(),
+            #[cfg(feature = "daemon")]
+            state: None,
             algorithms: vec![
                 AlgorithmPair { alg: Integrity::Null, ealg: Encryption::AesGcm },
                 AlgorithmPair { alg: Integrity::HmacSha1_96, ealg: Encryption::AesCbc },

@@ -1,6 +1,8 @@
 //! The P-CSCF as a program: which sockets its core needs.
 
-use common::net::{Daemon, Shell, SipListen};
+use std::path::PathBuf;
+
+use common::net::{Daemon, PlaneConfig, Shell, SipListen};
 use common::node::Transport;
 use common::random::Random;
 
@@ -37,7 +39,10 @@ impl Daemon for Pcscf {
             diameter_local: None,
             store: config.store.clone(),
             dns: config.dns.clone(),
-            ipsec: has_ipsec.then_some(config.ipsec.plane),
+            ipsec: has_ipsec.then(|| PlaneConfig {
+                choice: config.ipsec.plane,
+                state: config.ipsec.state.clone().or_else(|| beside_the_store(config)),
+            }),
             http: config.http.clone(),
             log: config.log.clone(),
             limits: config.limits.clone(),
@@ -51,4 +56,9 @@ impl Daemon for Pcscf {
     fn check(config: &Config) -> Vec<String> {
         config.problems()
     }
+}
+
+/// What the user-space plane keeps is of use only together with what the core has stored.
+fn beside_the_store(config: &Config) -> Option<PathBuf> {
+    config.store.as_ref().map(|store| store.with_extension("sas"))
 }

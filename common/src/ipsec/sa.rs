@@ -65,7 +65,8 @@ pub struct Keys {
 }
 
 /// Whose view: decides which associations are inbound.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Side {
     Pcscf,
     Ue,

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use super::run::protected;
-use super::{PlaneChoice, Shell, http, plane, store, stream, udp};
+use super::{PlaneConfig, Shell, http, plane, store, stream, udp};
 use crate::node::Transport;
 
 /// One line for each missing thing.
@@ -15,8 +15,8 @@ pub(super) fn missing(shell: &Shell) -> Vec<String> {
     if let Some(path) = &shell.store {
         missing.extend(store::check(path).err());
     }
-    if let Some(choice) = shell.ipsec {
-        missing.extend(plane::check(choice, &protected(shell)).err());
+    if let Some(config) = &shell.ipsec {
+        missing.extend(plane::check(config, &protected(shell)).err());
     }
     missing
 }
@@ -86,6 +86,6 @@ fn unbound(sockets: &[Socket]) -> Vec<String> {
 
 /// What else is worth knowing: which data plane would be used.
 pub(super) fn notes(shell: &Shell) -> Vec<String> {
-    let note = |choice: PlaneChoice| plane::check(choice, &protected(shell)).ok();
-    shell.ipsec.and_then(note).into_iter().collect()
+    let note = |config: &PlaneConfig| plane::check(config, &protected(shell)).ok();
+    shell.ipsec.as_ref().and_then(note).into_iter().collect()
 }

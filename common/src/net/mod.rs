@@ -67,6 +67,15 @@ pub enum PlaneChoice {
     Userspace,
 }
 
+/// The data plane of a node that has security associations.
+#[derive(Clone, Debug)]
+pub struct PlaneConfig {
+    pub choice: PlaneChoice,
+    /// File in which the user-space plane keeps its sets, keys included, over the end of the process;
+    /// absent: they end with it. XFRM keeps them in the kernel.
+    pub state: Option<PathBuf>,
+}
+
 /// `[dns]` of a daemon.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -137,7 +146,7 @@ pub struct Shell {
     pub store: Option<PathBuf>,
     pub dns: DnsConfig,
     /// Present: this node has security associations (P-CSCF).
-    pub ipsec: Option<PlaneChoice>,
+    pub ipsec: Option<PlaneConfig>,
     pub http: HttpConfig,
     pub log: LogConfig,
     pub limits: Limits,

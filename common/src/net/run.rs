@@ -108,8 +108,11 @@ impl<N: Node> Loop<N> {
         let records = store.as_ref().map_or(Ok(Vec::new()), Store::read)?;
         let resolver = Rc::new(Resolver::new(&shell.dns)?);
         let protected = protected(shell);
-        let plane =
-            shell.ipsec.map(|choice| Plane::open(choice, &protected, &inbox)).transpose()?;
+        let plane = shell
+            .ipsec
+            .as_ref()
+            .map(|config| Plane::open(config, &protected, &inbox))
+            .transpose()?;
         let device = plane.as_ref().and_then(Plane::device);
         let sockets = |transport: Transport| -> Vec<(SocketAddr, Option<String>)> {
             let of_transport = shell.sip.iter().filter(|listen| listen.transport == transport);

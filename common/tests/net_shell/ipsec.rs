@@ -27,6 +27,7 @@ fn userspace_carries_all_algorithms_both_ways() {
         set_up_links();
         auto_takes_one_and_check_says_which();
         exchange("userspace", "userspace");
+        userspace_keeps_sets_over_a_kill();
     });
 }
 
@@ -113,11 +114,16 @@ fn configuration(addresses: [&str; 2], ports: [u16; 2], plane: &str) -> String {
 }
 
 fn start_pcscf(plane: &str) -> Running {
+    start_pcscf_with(plane, "")
+}
+
+fn start_pcscf_with(plane: &str, more: &str) -> Running {
     let folder = folder();
     let file = folder.join("toy.toml");
+    let configuration = configuration(["10.9.0.1", "[fd09::1]"], [PORTS.ps, PORTS.pc], plane);
     Running::start_with(
         folder,
-        &configuration(["10.9.0.1", "[fd09::1]"], [PORTS.ps, PORTS.pc], plane),
+        &format!("{configuration}{more}"),
         command(&["--config", file.to_str().unwrap()]),
     )
 }
@@ -234,6 +240,26 @@ impl Ends {
         self.ue.wait_for(&format!("sip TCP {us} {pc} OPTIONS sip:own{number} "));
     }
 
+    /// The P-CSCF's TUN went with it before its connections could say so: the UE hears that they are gone
+    /// when it next uses them, by a reset inside ESP.
+    fn notice_lost_connections(&self, ue: &str, pcscf: &str) {
+        let at = |ip: &str, port| SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port).to_string();
+        for (own, remote) in [(PORTS.uc, PORTS.ps), (PORTS.us, PORTS.pc)] {
+            let (own, remote) = (at(ue, own), at(pcscf, remote));
+            let lost = "OPTIONS sip:lost SIP/2.0\r\nContent-Length: 0\r\n\r\n";
+            self.ue.admin(&["sip", "tcp", &own, &remote, lost]);
+        }
+        let began = Instant::now();
+        let is_open = || {
+            let metrics = self.ue.get("/metrics").unwrap().1;
+            !metrics.lines().any(|line| line == "tessera_shell_sip_connections 0")
+        };
+        while is_open() {
+            assert!(began.elapsed() < PATIENCE, "lost connections stay");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The connections go with the associations, and a UE that still has its own gets nothing through.
     fn remove(&self, ue: &str, pcscf: &str, number: u64) {
         let at = |ip: &str, port| SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port).to_string();
@@ -281,6 +307,52 @@ impl Ends {
             assert_eq!(end.wait(), 0);
         }
     }
+}
+
+/// The same in user space: a kill loses no key, repeats no number, and takes no packet twice; what the
+/// core does not know goes.
+fn userspace_keeps_sets_over_a_kill() {
+    println!("restart in user space");
+    let state = folder().join("pcscf.sas");
+    let more = format!("state = '{}'\n", state.display());
+    let install = |end: &Running, side: &str, ends: [&str; 2], number: &str| {
+        end.admin(&["install", side, "null", "aes-gcm", ends[0], ends[1], number])
+    };
+    let (v4, v6) = (["10.9.0.2", "10.9.0.1"], ["fd09::2", "fd09::1"]);
+    let mut ends = start("userspace", "userspace");
+    ends.pcscf.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(ends.pcscf.wait(), 0);
+    ends.pcscf = start_pcscf_with("userspace", &more);
+    for (ends_of, number) in [(v4, "2"), (v6, "3")] {
+        assert_eq!(install(&ends.pcscf, "pcscf", ends_of, number), "Ok(())");
+    }
+    assert_eq!(install(&ends.ue, "ue", v4, "2"), "Ok(())");
+    for run in 0..3 {
+        ends.exchange_one(v4[0], v4[1], 20 + run);
+        ends.pcscf.signal(nix::sys::signal::Signal::SIGKILL);
+        ends.pcscf.wait();
+        ends.pcscf = start_pcscf_with("userspace", &more);
+        ends.notice_lost_connections(v4[0], v4[1]);
+    }
+    ends.exchange_one(v4[0], v4[1], 30);
+    let audit = ends.pcscf.admin(&["audit", v4[0], v4[1], "2", "9"]);
+    assert!(audit.contains("missing: [SetId(9)]"), "{audit}");
+    assert!(audit.contains("associations: 8, policies: 8, stray_associations: 4"), "{audit}");
+    assert!(audit.contains("replayed: 0, bad_icv: 0"), "{audit}");
+    ends.exchange_one(v4[0], v4[1], 31);
+    // The phone has seen every number once.
+    let metrics = ends.ue.get("/metrics").unwrap().1;
+    assert!(metrics.contains("tessera_ipsec_drops_total{reason=\"replay\"} 0"), "{metrics}");
+    // An orderly end keeps them too; a removed set is not in the file.
+    ends.pcscf.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(ends.pcscf.wait(), 0);
+    ends.pcscf = start_pcscf_with("userspace", &more);
+    ends.notice_lost_connections(v4[0], v4[1]);
+    ends.exchange_one(v4[0], v4[1], 32);
+    ends.pcscf.admin(&["remove", "2"]);
+    ends.stop();
+    let bytes = std::fs::read(&state).unwrap();
+    assert!(!bytes.windows(16).any(|window| window == [2; 16]), "a key is left");
 }
 
 /// What other programs have in the kernel: one state and policy of its own, one state with a request

@@ -15,7 +15,7 @@ use common::ipsec::audit::KnownSet;
 use common::ipsec::sa::{Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
 use common::limits::Limits;
 use common::net::{
-    Daemon, DnsConfig, HttpConfig, LogConfig, PlaneChoice, Shell, SipListen, run_from,
+    Daemon, DnsConfig, HttpConfig, LogConfig, PlaneChoice, PlaneConfig, Shell, SipListen, run_from,
 };
 use common::node::{ConnectionId, Flow, Input, Node, Now, Output, PeerIndex, Record, Transport};
 use common::questions::QuestionId;
@@ -234,6 +234,8 @@ struct ToyConfig {
     #[serde(default)]
     plane: Option<PlaneChoice>,
     #[serde(default)]
+    state: Option<PathBuf>,
+    #[serde(default)]
     udp: Vec<SocketAddr>,
     #[serde(default)]
     tcp: Vec<SocketAddr>,
@@ -269,7 +271,7 @@ impl Daemon for Toy {
             diameter_local: None,
             store: config.store.clone(),
             dns: config.dns.clone(),
-            ipsec: config.plane,
+            ipsec: config.plane.map(|choice| PlaneConfig { choice, state: config.state.clone() }),
             http: config.http.clone(),
             log: config.log.clone(),
             limits: config.limits.clone(),

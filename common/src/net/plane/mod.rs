@@ -3,6 +3,7 @@
 
 mod netlink;
 mod routing;
+mod state_file;
 mod userspace;
 mod xfrm;
 mod xfrm_message;
@@ -13,9 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::userspace::Userspace;
 use self::xfrm::Xfrm;
-use super::PlaneChoice;
 use super::http::MoreSamples;
 use super::inbox::Inbox;
+use super::{PlaneChoice, PlaneConfig};
 use crate::ipsec::audit::{Audit, KnownSet};
 use crate::ipsec::sa::{SaSet, SetId};
 use crate::node::Now;
@@ -32,21 +33,22 @@ impl Plane {
     /// `protected`: the sockets that only ESP may reach. What the plane does by itself goes to the
     /// inbox.
     pub fn open(
-        choice: PlaneChoice,
+        config: &PlaneConfig,
         protected: &[SocketAddr],
         inbox: &Rc<Inbox>,
     ) -> Result<Plane, String> {
-        let plane = match choice {
+        let userspace = || Userspace::open(protected, config.state.as_deref());
+        let plane = match config.choice {
             PlaneChoice::Xfrm => Plane::Xfrm(Xfrm::open(protected, inbox).map_err(needs_other)?),
-            PlaneChoice::Userspace => Plane::Userspace(Userspace::open(protected)?),
+            PlaneChoice::Userspace => Plane::Userspace(userspace()?),
             PlaneChoice::Auto => match Xfrm::open(protected, inbox) {
                 Ok(xfrm) => {
                     tracing::warn!("ipsec.plane auto: xfrm is taken, because the kernel has ESP");
                     return Ok(Plane::Xfrm(xfrm));
                 }
                 Err(reason) => {
-                    let userspace = Userspace::open(protected)
-                        .map_err(|error| format!("{error}; nor xfrm: {reason}"))?;
+                    let userspace =
+                        userspace().map_err(|error| format!("{error}; nor xfrm: {reason}"))?;
                     tracing::warn!("ipsec.plane auto: userspace is taken, because {reason}");
                     return Ok(Plane::Userspace(userspace));
                 }
@@ -76,7 +78,7 @@ impl Plane {
     pub fn keep(&mut self, set: SetId, until: Now) {
         match self {
             Plane::Xfrm(xfrm) => xfrm.keep(set, until),
-            // It ends with this process, and the next one is told what to go on with.
+            // Its file carries nothing by itself, and the next run is told what to go on with.
             Plane::Userspace(_) => {}
         }
     }
@@ -159,10 +161,13 @@ impl Plane {
 }
 
 /// Which plane would be taken; an error says what each lacks. Changes nothing.
-pub(super) fn check(choice: PlaneChoice, protected: &[SocketAddr]) -> Result<String, String> {
+pub(super) fn check(config: &PlaneConfig, protected: &[SocketAddr]) -> Result<String, String> {
     let xfrm = || xfrm::probe(protected);
-    let userspace = || userspace::probe(protected);
-    match choice {
+    let userspace = || {
+        userspace::probe(protected)?;
+        config.state.as_deref().map_or(Ok(()), state_file::check)
+    };
+    match config.choice {
         PlaneChoice::Xfrm => xfrm().map(|()| "ipsec.plane: xfrm".to_owned()).map_err(needs_other),
         PlaneChoice::Userspace => userspace()
             .map(|()| "ipsec.plane: userspace".to_owned())

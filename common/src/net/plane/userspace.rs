@@ -4,12 +4,16 @@
 //! From the wire: ESP, opened, written to the TUN, on to the protected socket. To the wire: the
 //! protected sockets are bound to the TUN, what they send is read from it, sealed and sent raw. Clear
 //! text from the wire never reaches a socket that is bound to the TUN.
+//!
+//! Sets are kept in a file ([`StateFile`]) where the configuration names one: the next run goes on with
+//! them, number for number.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::rc::Rc;
 
 use nix::sys::socket::{
@@ -24,6 +28,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::epoch_seconds;
 use super::routing::Routing;
+use super::state_file::{Found, StateFile};
 use crate::ipsec::audit::{Audit, KnownSet, Traffic};
 use crate::ipsec::esp::{EspSet, OpenError, spi_of};
 use crate::ipsec::sa::{Association, SaSet, SetId};
@@ -71,10 +76,13 @@ struct Sets {
     inbound: HashMap<(IpAddr, u32), (SetId, usize)>,
     /// By source and destination of what our sockets send.
     outbound: HashMap<(SocketAddr, SocketAddr), (SetId, usize)>,
+    file: Option<StateFile>,
 }
 
 struct Installed {
     esp: EspSet,
+    /// In the file.
+    slot: Option<usize>,
     /// Seconds since the Unix epoch; 0: never.
     last_used: [u64; 4],
 }
@@ -115,7 +123,8 @@ pub(super) fn probe(protected: &[SocketAddr]) -> Result<(), String> {
 
 impl Userspace {
     /// Makes the TUN, its route, and the raw sockets, and starts to carry packets.
-    pub fn open(protected: &[SocketAddr]) -> Result<Userspace, String> {
+    pub fn open(protected: &[SocketAddr], state: Option<&Path>) -> Result<Userspace, String> {
+        let sets = Sets::open(state)?;
         let (has_v4, has_v6) = families(protected);
         let tun = device().map_err(|error| no_device(&error))?;
         let named = |error: io::Error| format!("ipsec: TUN: {error}");
@@ -148,7 +157,7 @@ impl Userspace {
                 .map_err(|error| named(error.into()))?,
             raw_v4: raw(has_v4, Domain::IPV4)?,
             raw_v6: raw(has_v6, Domain::IPV6)?,
-            sets: RefCell::default(),
+            sets: RefCell::new(sets),
             counts: Counts::default(),
         });
         let tasks = vec![
@@ -164,27 +173,16 @@ impl Userspace {
     }
 
     pub fn install(&self, set: &SaSet) -> Result<(), String> {
-        let associations = set.associations();
         let mut sets = self.shared.sets.borrow_mut();
-        let is_taken = associations.iter().any(|association| match association.is_inbound {
-            true => sets.inbound.contains_key(&inbound_key(association)),
-            false => sets.outbound.contains_key(&outbound_key(association)),
-        });
-        if is_taken || sets.by_id.contains_key(&set.id) {
+        if !sets.has_room_for(set) {
             return Err("the SPI, or the ports, are in use".to_owned());
         }
-        let mut seed = [0; 32];
-        rand::rngs::OsRng
-            .try_fill_bytes(&mut seed)
-            .map_err(|error| format!("the system has no randomness: {error}"))?;
-        for (place, association) in associations.iter().enumerate() {
-            match association.is_inbound {
-                true => sets.inbound.insert(inbound_key(association), (set.id, place)),
-                false => sets.outbound.insert(outbound_key(association), (set.id, place)),
-            };
-        }
-        let installed = Installed { esp: EspSet::new(set, seed), last_used: [0; 4] };
-        sets.by_id.insert(set.id, installed);
+        let esp = EspSet::new(set, seed()?);
+        let slot = match &mut sets.file {
+            Some(file) => Some(file.add(set, &esp.progress())?),
+            None => None,
+        };
+        sets.insert(Installed { esp, slot, last_used: [0; 4] });
         Ok(())
     }
 
@@ -224,13 +222,7 @@ impl Userspace {
 
     pub fn remove(&self, set: SetId) {
         let mut sets = self.shared.sets.borrow_mut();
-        let Some(removed) = sets.by_id.remove(&set) else { return };
-        for association in &removed.esp.set().associations() {
-            match association.is_inbound {
-                true => sets.inbound.remove(&inbound_key(association)),
-                false => sets.outbound.remove(&outbound_key(association)),
-            };
-        }
+        sets.remove(set);
     }
 
     pub fn len(&self) -> usize {
@@ -259,28 +251,96 @@ impl Drop for Userspace {
 }
 
 impl Sets {
-    fn receiving(&mut self, destination: IpAddr, spi: u32) -> Option<(&mut Installed, usize)> {
-        let (set, place) = *self.inbound.get(&(destination, spi))?;
-        Some((self.by_id.get_mut(&set)?, place))
+    /// What an earlier run has left goes on at once; the core's first audit says what of it stays.
+    fn open(state: Option<&Path>) -> Result<Sets, String> {
+        let mut sets = Sets::default();
+        let Some(path) = state else { return Ok(sets) };
+        let (mut file, found) = StateFile::open(path)?;
+        for Found { slot, set, progress, last_used } in found {
+            if !sets.has_room_for(&set) {
+                tracing::warn!(set = set.id.0, "a stored set is in the way of another: dropped");
+                file.remove(slot);
+                continue;
+            }
+            let esp = EspSet::resume(&set, seed()?, progress);
+            sets.insert(Installed { esp, slot: Some(slot), last_used });
+        }
+        tracing::info!(sets = sets.by_id.len(), "sets of an earlier run read back");
+        sets.file = Some(file);
+        Ok(sets)
     }
 
-    fn sending(&mut self, ends: (SocketAddr, SocketAddr)) -> Option<(&mut Installed, usize)> {
+    fn has_room_for(&self, set: &SaSet) -> bool {
+        let is_taken = |association: &Association| match association.is_inbound {
+            true => self.inbound.contains_key(&inbound_key(association)),
+            false => self.outbound.contains_key(&outbound_key(association)),
+        };
+        !self.by_id.contains_key(&set.id) && !set.associations().iter().any(is_taken)
+    }
+
+    fn insert(&mut self, installed: Installed) {
+        let set = installed.esp.set();
+        let id = set.id;
+        for (place, association) in set.associations().iter().enumerate() {
+            match association.is_inbound {
+                true => self.inbound.insert(inbound_key(association), (id, place)),
+                false => self.outbound.insert(outbound_key(association), (id, place)),
+            };
+        }
+        self.by_id.insert(id, installed);
+    }
+
+    fn remove(&mut self, set: SetId) {
+        let Some(removed) = self.by_id.remove(&set) else { return };
+        for association in &removed.esp.set().associations() {
+            match association.is_inbound {
+                true => self.inbound.remove(&inbound_key(association)),
+                false => self.outbound.remove(&outbound_key(association)),
+            };
+        }
+        if let (Some(file), Some(slot)) = (&mut self.file, removed.slot) {
+            file.remove(slot);
+        }
+    }
+
+    /// What was received is noted before it goes on.
+    fn open_packet(&mut self, destination: IpAddr, spi: u32, packet: &[u8]) -> Opened {
+        let place = self.inbound.get(&(destination, spi)).copied();
+        let Some((set, place)) = place else { return Err(OpenError::UnknownSpi) };
+        let Some(installed) = self.by_id.get_mut(&set) else { return Err(OpenError::UnknownSpi) };
+        let opened = installed.esp.open(packet);
+        installed.note(&mut self.file, place, opened.is_ok());
+        opened
+    }
+
+    /// A number is noted before a packet bears it.
+    fn seal_packet(&mut self, ends: (SocketAddr, SocketAddr), packet: &[u8]) -> Option<Vec<u8>> {
         let (set, place) = *self.outbound.get(&ends)?;
-        Some((self.by_id.get_mut(&set)?, place))
+        let installed = self.by_id.get_mut(&set)?;
+        let sealed = installed.esp.seal(packet);
+        installed.note(&mut self.file, place, sealed.is_some());
+        sealed
     }
 }
 
-impl Installed {
-    fn open(&mut self, place: usize, packet: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let clear = self.esp.open(packet)?;
-        self.last_used[place] = epoch_seconds();
-        Ok(clear)
-    }
+type Opened = Result<Vec<u8>, OpenError>;
 
-    fn seal(&mut self, place: usize, packet: &[u8]) -> Option<Vec<u8>> {
-        let sealed = self.esp.seal(packet)?;
-        self.last_used[place] = epoch_seconds();
-        Some(sealed)
+fn seed() -> Result<[u8; 32], String> {
+    let mut seed = [0; 32];
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut seed)
+        .map_err(|error| format!("the system has no randomness: {error}"))?;
+    Ok(seed)
+}
+
+impl Installed {
+    fn note(&mut self, file: &mut Option<StateFile>, place: usize, is_used: bool) {
+        if is_used {
+            self.last_used[place] = epoch_seconds();
+        }
+        if let (Some(file), Some(slot)) = (file, self.slot) {
+            file.note(slot, place, &self.esp.progress()[place], self.last_used[place]);
+        }
     }
 
     fn traffic(&self) -> [Traffic; 4] {
@@ -316,13 +376,7 @@ impl Shared {
     fn open_from_wire(&self, packet: &[u8], destination: IpAddr) {
         let opened = match spi_of(packet) {
             None => Err(OpenError::TooShort),
-            Some(spi) => {
-                let mut sets = self.sets.borrow_mut();
-                match sets.receiving(destination, spi) {
-                    Some((set, place)) => set.open(place, packet),
-                    None => Err(OpenError::UnknownSpi),
-                }
-            }
+            Some(spi) => self.sets.borrow_mut().open_packet(destination, spi, packet),
         };
         match opened {
             Ok(clear) => {
@@ -348,7 +402,7 @@ impl Shared {
         let Some(ends) = ends(packet) else { return };
         let sealed = {
             let mut sets = self.sets.borrow_mut();
-            sets.sending(ends).and_then(|(set, place)| set.seal(place, packet))
+            sets.seal_packet(ends, packet)
         };
         match sealed {
             None => self.drop_packet(DROP_NO_ASSOCIATION),
