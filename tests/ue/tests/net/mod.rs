@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::aka::digest::AkaNonce;
 use common::aka::vector::{Algorithm, Sqn, Vector};
-use common::ipsec::agree::{self, AlgorithmPair, Offer};
+use common::ipsec::agree::{self, AlgorithmPair, Offer, Preference};
 use common::ipsec::esp::{EspSet, spi_of};
 use common::ipsec::sa::{Keys, Ports, SaSet, SetId, Side, Spis};
 use common::limits::Limits;
@@ -310,7 +310,7 @@ impl Net {
 
     fn agree(&mut self, got: &Got, vector: &Vector) -> Option<String> {
         let listed = mechanisms(got.request().headers(), Name::SecurityClient).unwrap();
-        let chosen = agree::choose(&self.preference, &agree::offers(&listed))?;
+        let chosen = agree::choose(&self.preference, Preference::Ours, &agree::offers(&listed))?;
         let Offer { spi_c, spi_s, port_c, port_s, pair, .. } = chosen;
         let number = self.sets.len() as u32;
         let set = SaSet {
