@@ -1,12 +1,14 @@
 //! What a phone is set up with.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
 use common::node::Transport;
 
 use crate::isim::Isim;
+use crate::profile::Profile;
 
 /// Seconds that a UE asks for (TS 24.229 §5.1.1.2.1).
 pub const EXPIRES_SECONDS: u32 = 600_000;
@@ -40,6 +42,8 @@ pub struct Config {
     /// Octets of the longest IP packet that the bearer takes.
     pub mtu: usize,
     pub faults: Faults,
+    /// How its REGISTERs look; [`Config::follow`] sets it.
+    pub profile: Option<Arc<Profile>>,
 }
 
 /// Deliberate faults, one per test.
@@ -87,7 +91,33 @@ impl Config {
             automatic: true,
             mtu: 1500,
             faults: Faults::default(),
+            profile: None,
         }
+    }
+
+    /// Takes on the ways of a make of phones; `serial` is behind the type in +sip.instance.
+    pub fn follow(&mut self, profile: Arc<Profile>, serial: u32) {
+        if let Some(transport) = profile.transport {
+            self.transport = transport;
+        }
+        if let Some(expires_seconds) = profile.expires_seconds {
+            self.expires_seconds = expires_seconds;
+        }
+        if let Some(tags) = &profile.feature_tags {
+            self.feature_tags = tags.clone();
+        }
+        // Checked when the profile was read.
+        let pairs = profile.pairs().unwrap_or_default();
+        if !pairs.is_empty() {
+            self.algorithms = pairs;
+        }
+        if let Some(network) = &profile.access_network {
+            self.access_network = Some(network.clone());
+        }
+        if let Some(imei) = &profile.imei {
+            self.instance_id = Some(format!("urn:gsma:imei:{imei}-{:06}-0", serial % 1_000_000));
+        }
+        self.profile = Some(profile);
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`isim`] | identities and keys of the card | TS 31.103, TS 23.003 §13 |
 //! | [`config`] | what a phone is set up with, and the faults a test asks for | |
+//! | [`profile`] | how phones of one make write their REGISTERs | |
 //! | [`phone`] | the phone: packets in and out, commands, times | |
 //! | [`register`] | the registration procedures | TS 24.229 §5.1.1 |
 //! | [`outcome`] | how they end | TS 24.229 §5.1.1 |
@@ -24,6 +25,7 @@ pub mod load;
 pub mod outcome;
 pub mod packets;
 pub mod phone;
+pub mod profile;
 #[cfg(feature = "program")]
 pub mod program;
 pub mod register;

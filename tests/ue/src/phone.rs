@@ -433,7 +433,9 @@ impl Phone {
                 (local, self.pcscf_address(), 0, local)
             }
         };
-        let transport = self.config.transport;
+        let profile = self.config.profile.as_deref().filter(|_| set.is_some());
+        let protected = profile.and_then(|profile| profile.protected_transport);
+        let transport = protected.unwrap_or(self.config.transport);
         // A connection in clear gets a port of its own.
         let local = match (transport, path) {
             (Transport::Tcp, None) => SocketAddr::new(ue, 0),
@@ -456,6 +458,10 @@ impl Phone {
         for output in sip {
             let node::Output::Sip { flow, bytes } = output else { continue };
             let is_protected = self.sets.is_protected(flow.local.port());
+            let bytes = match &self.config.profile {
+                Some(profile) if bytes.starts_with(b"REGISTER ") => profile.dress(&bytes),
+                _ => bytes,
+            };
             let sent = Trace::Sent { flow, is_protected, bytes: bytes.clone() };
             out.push(Output::Trace(sent));
             match flow.transport {

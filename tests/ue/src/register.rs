@@ -142,7 +142,7 @@ impl Phone {
         let known = self.registrations.get(&identity).filter(|_| kind != Kind::Initial);
         let (call_id, from_tag, cseq) = match known {
             Some(known) => (known.call_id.clone(), known.from_tag.clone(), known.cseq + 1),
-            None => (self.new_call_id(), self.random.token(), 1),
+            None => (self.new_call_id(), self.random.token(), self.first_cseq()),
         };
         let authorization = match (&self.credentials, over) {
             (Some(credentials), Some(_)) => credentials.clone(),
@@ -353,6 +353,7 @@ impl Phone {
         let call_id = self.new_call_id();
         let offered = self.new_offer();
         let authorization = request::empty_authorization(&self.config);
+        let first_cseq = self.first_cseq();
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
         let identity = attempt.identity;
         let reason = InvalidChallenge::SecurityServer;
@@ -362,7 +363,7 @@ impl Phone {
         }
         attempt.invalid_challenges += 1;
         attempt.call_id = call_id;
-        attempt.cseq = 1;
+        attempt.cseq = first_cseq;
         attempt.offered = offered;
         if attempt.over.is_none() {
             attempt.authorization = authorization;
@@ -413,6 +414,10 @@ impl Phone {
             return None;
         }
         Some(self.sets.offer(&self.config.algorithms, &mut self.random))
+    }
+
+    fn first_cseq(&self) -> u32 {
+        self.config.profile.as_ref().map_or(1, |profile| profile.first_cseq)
     }
 
     fn new_call_id(&mut self) -> String {

@@ -41,7 +41,23 @@ impl Register<'_> {
         headers.append(Name::Contact, &self.contact(config));
         headers.append(Name::CallId, self.call_id);
         headers.append(Name::CSeq, &format!("{} REGISTER", self.cseq));
-        headers.append(Name::Supported, "path, gruu");
+        let profile = config.profile.as_deref();
+        let supported = profile.and_then(|profile| profile.supported.as_deref());
+        headers.append(Name::Supported, supported.unwrap_or("path, gruu"));
+        if let Some(profile) = profile {
+            if profile.expires_header {
+                headers.append(Name::Expires, &self.expires_seconds.to_string());
+            }
+            let written = [("Allow", &profile.allow), ("User-Agent", &profile.user_agent)];
+            for (name, value) in written {
+                if let Some(value) = value {
+                    headers.append_other(name, value);
+                }
+            }
+            for (name, value) in &profile.more {
+                headers.append_other(name, value);
+            }
+        }
         if let Some(security_client) = self.security_client {
             headers.append(Name::Require, "sec-agree");
             headers.append(Name::ProxyRequire, "sec-agree");
@@ -50,7 +66,8 @@ impl Register<'_> {
         for line in self.security_verify {
             headers.append(Name::SecurityVerify, line);
         }
-        if let Some(access_network) = config.access_network.as_ref().filter(|_| self.is_protected) {
+        let is_told = self.is_protected || profile.is_some_and(|it| it.access_network_in_clear);
+        if let Some(access_network) = config.access_network.as_ref().filter(|_| is_told) {
             headers.append(Name::PAccessNetworkInfo, access_network);
         }
         headers.append(Name::Authorization, &self.authorization.to_credentials());
@@ -59,15 +76,25 @@ impl Register<'_> {
 
     fn contact(&self, config: &Config) -> String {
         let host_port = host_port(self.contact);
-        let mut contact = format!("<sip:{host_port}>");
+        let profile = config.profile.as_deref();
+        let user = config.isim.impi.split('@').next().unwrap_or_default();
+        let mut contact = match profile {
+            Some(profile) if profile.contact_user => format!("<sip:{user}@{host_port}>"),
+            _ => format!("<sip:{host_port}>"),
+        };
         if let Some(instance_id) = &config.instance_id {
             contact.push_str(&format!(";+sip.instance=\"<{instance_id}>\""));
+        }
+        if let Some(q) = profile.and_then(|profile| profile.contact_q.as_ref()) {
+            contact.push_str(&format!(";q={q}"));
         }
         for tag in &config.feature_tags {
             contact.push(';');
             contact.push_str(tag);
         }
-        contact.push_str(&format!(";expires={}", self.expires_seconds));
+        if profile.is_none_or(|profile| !profile.expires_header) {
+            contact.push_str(&format!(";expires={}", self.expires_seconds));
+        }
         contact
     }
 }
@@ -89,6 +116,9 @@ pub fn empty_authorization(config: &Config) -> DigestParameters {
     authorization.set("uri", &home_uri(config));
     authorization.set("nonce", "");
     authorization.set("response", "");
+    if config.profile.as_ref().is_some_and(|profile| profile.algorithm_in_clear) {
+        authorization.set("algorithm", "AKAv1-MD5");
+    }
     authorization
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -18,6 +19,7 @@ use crate::load::population::{self, Generated, Subscriber};
 use crate::load::require::{self, Required};
 use crate::load::scrape::Server;
 use crate::load::watch::Limits;
+use crate::profile::Profile;
 use crate::program::arguments::{TransportName, address_with_port, ip_version, pair};
 
 /// Seconds of a stage that ends with a signal.
@@ -199,6 +201,11 @@ pub struct HabitOptions {
     #[arg(long, value_name = "SECONDS", default_value_t = EXPIRES_SECONDS,
         value_parser = clap::value_parser!(u32).range(1..))]
     expires: u32,
+    /// Makes of phones and their shares: names that come with the program (samsung-tab,
+    /// samsung-two-offers, qualcomm, qualcomm-compact, huawei-six-offers, boghe) or TOML files. What a
+    /// profile says goes before other options.
+    #[arg(long, value_name = "NAME[=SHARE],...", value_delimiter = ',', value_parser = profile)]
+    profile: Vec<(Arc<Profile>, f64)>,
     /// How long packets are lost in a radio_loss.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     radio_loss: f64,
@@ -294,8 +301,8 @@ impl Population {
     }
 }
 
-/// Every UE once.
-fn registering(count: usize, rate: f64) -> Stage {
+/// So many UEs, each once.
+pub(crate) fn registering(count: usize, rate: f64) -> Stage {
     let what = What::Arrivals {
         arrivals: Arrivals::Constant,
         per_second: rate,
@@ -355,6 +362,8 @@ pub(crate) fn job(
         expires_seconds: habits.expires,
         automatic,
         radio_loss: Duration::from_secs_f64(habits.radio_loss),
+        profiles: habits.profile,
+        udp_only: matches!(access, Access::Sockets { .. }),
     };
     let limits =
         Limits { late_milliseconds: outcome.late_after.as_secs_f64() * 1e3, ..Limits::default() };
@@ -472,12 +481,12 @@ impl LoadOptions {
     }
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e7).contains(rate));
     rate.ok_or_else(|| "is no rate".to_owned())
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=1e8).contains(seconds));
     seconds.ok_or_else(|| "is no number of seconds".to_owned())
 }
@@ -490,6 +499,26 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
     let milliseconds = require::milliseconds(text).filter(|value| *value < 1e9);
     let milliseconds = milliseconds.ok_or("is no time such as 50ms or 2s")?;
     Ok(Duration::from_secs_f64(milliseconds / 1e3))
+}
+
+fn profile(text: &str) -> Result<(Arc<Profile>, f64), String> {
+    let (name, share) = match text.rsplit_once('=') {
+        Some((name, share)) => {
+            let share = share.parse::<f64>().ok().filter(|share| *share > 0.0);
+            (name, share.ok_or("the share is no number")?)
+        }
+        None => (text, 1.0),
+    };
+    if let Some(profile) = Profile::embedded(name) {
+        return Ok((Arc::new(profile), share));
+    }
+    if !name.ends_with(".toml") {
+        let names = Profile::names().join(", ");
+        return Err(format!("{name:?} is none of {names}, and no file *.toml"));
+    }
+    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    let profile = Profile::parse(&text).map_err(|why| format!("{name}: {why}"))?;
+    Ok((Arc::new(profile), share))
 }
 
 fn required(text: &str) -> Result<Objectives, String> {

@@ -100,6 +100,14 @@ pub fn heed_signals() -> Result<(), String> {
     Ok(())
 }
 
+fn seed_of_system() -> Result<[u8; 32], String> {
+    use rand::TryRngCore;
+    let mut seed = [0; 32];
+    let filled = rand::rngs::OsRng.try_fill_bytes(&mut seed);
+    filled.map_err(|error| format!("no random numbers: {error}"))?;
+    Ok(seed)
+}
+
 fn interrupts() -> u8 {
     INTERRUPTS.load(Ordering::Relaxed)
 }
@@ -117,7 +125,8 @@ impl Engine {
     ) -> Result<Engine, String> {
         let link = Link::open(&run.access, subscribers.len())?;
         let tally = Tally::new(0, run.slow_after, metrics);
-        let fleet = Fleet::new(subscribers, run.habits.clone(), run.seed, tally);
+        let phones = Random::from_seed(seed_of_system()?);
+        let fleet = Fleet::new(subscribers, run.habits.clone(), run.seed, phones, tally);
         let version = match run.access {
             Access::Radio { version, .. } => Some(version),
             _ => None,

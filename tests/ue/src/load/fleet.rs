@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::aka::vector::Sqn;
@@ -15,9 +16,10 @@ use crate::config::{Config, Faults};
 use crate::event::{Cause, Event, InvalidChallenge};
 use crate::load::link::Link;
 use crate::load::measure::{Ended, Tally};
-use crate::load::model::Operation;
+use crate::load::model::{Operation, fraction};
 use crate::load::population::Subscriber;
 use crate::phone::{Command, Input, Output, Phone, Trace, spoil_key};
+use crate::profile::Profile;
 
 /// The phones have one public identity.
 const IDENTITY: usize = 0;
@@ -40,6 +42,10 @@ pub struct Habits {
     pub automatic: bool,
     /// How long packets are lost in a radio loss.
     pub radio_loss: Duration,
+    /// Makes of phones, with their shares; nobody is of one when there are none.
+    pub profiles: Vec<(Arc<Profile>, f64)>,
+    /// The link carries nothing but UDP.
+    pub udp_only: bool,
 }
 
 /// An attempt under way.
@@ -83,6 +89,8 @@ pub struct Fleet {
     registered: Pool,
     registered_count: u64,
     random: Random,
+    /// Of the phones: Call-IDs, SPIs and the like must be others in each run.
+    phone_random: Random,
     habits: Habits,
     /// Nothing passes.
     pub is_outage: bool,
@@ -123,7 +131,14 @@ impl Pool {
 }
 
 impl Fleet {
-    pub fn new(subscribers: Vec<Subscriber>, habits: Habits, seed: u64, tally: Tally) -> Fleet {
+    /// `seed` is of choices; the phones' own randomness is `random`.
+    pub fn new(
+        subscribers: Vec<Subscriber>,
+        habits: Habits,
+        seed: u64,
+        random: Random,
+        tally: Tally,
+    ) -> Fleet {
         let count = subscribers.len();
         let mut bytes = [0x46; 32];
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
@@ -143,6 +158,7 @@ impl Fleet {
             registered: Pool::with_room(count),
             registered_count: 0,
             random: Random::from_seed(bytes),
+            phone_random: random,
             habits,
             is_outage: false,
             stage: 0,
@@ -231,9 +247,15 @@ impl Fleet {
         config.instance_id =
             Some(format!("urn:gsma:imei:35209900-{:06}-0", u64::from(number) % 1_000_000));
         config.expires_seconds = habits.expires_seconds;
+        if let Some(profile) = draw_profile(&habits.profiles, fraction(&mut self.random)) {
+            config.follow(profile, number);
+        }
+        if habits.udp_only {
+            config.transport = Transport::Udp;
+        }
         config.automatic = habits.automatic;
         config.mtu = mtu;
-        ue.phone = Some(Box::new(Phone::new(config, self.random.fork())));
+        ue.phone = Some(Box::new(Phone::new(config, self.phone_random.fork())));
         self.idle.insert(number);
     }
 
@@ -477,6 +499,17 @@ impl Fleet {
             false => self.idle.insert(number),
         }
     }
+}
+
+/// By the shares.
+fn draw_profile(profiles: &[(Arc<Profile>, f64)], fraction: f64) -> Option<Arc<Profile>> {
+    let all: f64 = profiles.iter().map(|(_, share)| share).sum();
+    let mut rest = fraction * all;
+    let drawn = profiles.iter().find(|(_, share)| {
+        rest -= share;
+        rest < 0.0
+    });
+    drawn.or(profiles.last()).map(|(profile, _)| profile.clone())
 }
 
 /// The name of a failure, for counters.

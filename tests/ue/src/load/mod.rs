@@ -13,6 +13,7 @@
 //! | [`scrape`] | the servers' numbers |
 //! | [`metrics`] | the generator's own `/metrics` |
 //! | [`report`], [`html`], [`require`] | what came of it, and whether that is enough |
+//! | [`capacity`] | the search for the highest load that is handled adequately |
 //! | [`live`] | what is seen meanwhile |
 //!
 //! | exit status | meaning |
@@ -23,6 +24,7 @@
 //! | 3 | invalid: the generator was the bottleneck |
 
 pub mod arguments;
+pub mod capacity;
 pub mod engine;
 pub mod fleet;
 pub mod html;
@@ -85,19 +87,20 @@ fn status(report: &Report) -> ExitCode {
     }
 }
 
+pub(crate) fn write_file(path: &Path, text: String) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
 fn write(report: &Report, output: &Output) -> Result<(), String> {
-    let save = |path: &Path, text: String| {
-        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
-    };
     if let Some(path) = &output.json {
         let text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
-        save(path, text)?;
+        write_file(path, text)?;
     }
     if let Some(path) = &output.csv {
-        save(path, report.csv())?;
+        write_file(path, report.csv())?;
     }
     if let Some(path) = &output.html {
-        save(path, html::page(report))?;
+        write_file(path, html::page(report))?;
     }
     Ok(())
 }

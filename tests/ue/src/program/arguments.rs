@@ -15,6 +15,7 @@ use lte::attach::IpVersion;
 use crate::config::{EXPIRES_SECONDS, Faults, default_algorithms};
 use crate::isim::Isim;
 use crate::load::arguments as load;
+use crate::load::capacity::{Capacity, Search};
 use crate::program::card::{Known, OperatorKeys};
 
 /// Where SIP is spoken when no port is given (RFC 3261 §19.1.2).
@@ -25,6 +26,7 @@ const SIP_PORT: u16 = 5060;
 pub enum Task {
     Register(Box<Plan>),
     Load(Box<load::Job>),
+    Capacity(Box<Search>),
     Population(load::Population),
 }
 
@@ -83,6 +85,9 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Task, Wrong> {
     let task = match line.command {
         Command::Register(register) => register.plan().map(|plan| Task::Register(Box::new(plan))),
         Command::Load(load) => load.job().map(|job| Task::Load(Box::new(job))),
+        Command::Capacity(capacity) => {
+            capacity.search().map(|search| Task::Capacity(Box::new(search)))
+        }
         Command::Run(standing) => standing.job().map(|job| Task::Load(Box::new(job))),
         Command::Population(population) => Ok(Task::Population(population)),
     };
@@ -109,6 +114,11 @@ enum Command {
     /// Thousands of UEs: a load, measured from outside, with a report.
     #[command(after_help = LOAD_STATUS)]
     Load(Box<load::Load>),
+    /// The highest load that is handled adequately, after ETSI TS 186 008.
+    #[command(after_help = "Exit status: 0 a figure was found; 1 not even the first step was \
+        adequate; 2 wrong arguments, or something is missing on this host; 3 the generator was the \
+        bottleneck, and the figure is the least that the servers can.")]
+    Capacity(Box<Capacity>),
     /// Thousands of UEs that register and stay so, with their refreshes, until a signal.
     #[command(after_help = LOAD_STATUS)]
     Run(Box<load::Standing>),

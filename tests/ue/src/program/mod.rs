@@ -56,6 +56,7 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
     let plan = match task {
         Task::Register(plan) => *plan,
         Task::Load(job) => return told(load::run(*job)),
+        Task::Capacity(search) => return told(load::capacity::run(*search)),
         Task::Population(population) => return told(write_population(&population)),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
