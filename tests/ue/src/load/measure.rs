@@ -129,6 +129,9 @@ pub struct Second {
     pub causes: BTreeMap<String, u64>,
 }
 
+/// Seconds that are kept one by one: more than a day. A standing run has no end.
+const SECONDS: usize = 100_000;
+
 /// All of it.
 #[derive(Debug)]
 pub struct Tally {
@@ -239,6 +242,10 @@ impl Tally {
             self.second_latency.reset();
         }
         self.metrics.registered.set(registered as f64);
+        if self.seconds.len() >= SECONDS {
+            // The last half is what a plot of such a run is about.
+            self.seconds.drain(..SECONDS / 2);
+        }
         self.seconds.push(second);
     }
 
