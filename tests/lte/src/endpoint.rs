@@ -85,6 +85,7 @@ pub struct Endpoint<T> {
     tunnels: BTreeMap<Teid, T>,
     tunnels_limit: usize,
     paths: BTreeMap<IpAddr, Path>,
+    has_new_path: bool,
     random: Random,
     pub counters: Counters,
 }
@@ -107,6 +108,7 @@ impl<T> Endpoint<T> {
             tunnels: BTreeMap::new(),
             tunnels_limit,
             paths: BTreeMap::new(),
+            has_new_path: false,
             random,
             counters: Counters::default(),
         }
@@ -288,13 +290,21 @@ impl<T> Endpoint<T> {
 
     /// TS 29.281 §7.2.1: from now on the path to this peer is supervised.
     pub fn supervise(&mut self, now: Duration, peer: IpAddr) {
-        self.paths.entry(peer).or_insert(Path {
-            next_at: now,
-            asked_at: now,
-            sequence_number: 0,
-            unanswered: 0,
-            is_failed: false,
+        self.paths.entry(peer).or_insert_with(|| {
+            self.has_new_path = true;
+            Path {
+                next_at: now,
+                asked_at: now,
+                sequence_number: 0,
+                unanswered: 0,
+                is_failed: false,
+            }
         });
+    }
+
+    /// A path was added since the last [`Endpoint::tick`].
+    pub fn has_new_path(&self) -> bool {
+        self.has_new_path
     }
 
     /// When [`Endpoint::tick`] has something to do.
@@ -305,6 +315,7 @@ impl<T> Endpoint<T> {
     /// TS 29.281 §7.2.1, §12: sends the Echo Requests that are due, and notices paths that failed.
     pub fn tick(&mut self, now: Duration) -> Vec<Datagram> {
         let mut out = Vec::new();
+        self.has_new_path = false;
         let address = self.address;
         for (peer, path) in &mut self.paths {
             if path.next_at > now {

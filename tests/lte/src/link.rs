@@ -3,9 +3,9 @@
 //!
 //! Packets stay in order, as RLC delivers them (TS 36.322 §4.2.1).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::random::Random;
 use serde::{Deserialize, Serialize};
 
 /// How a link behaves. All zero is a perfect link.
@@ -85,18 +85,11 @@ pub enum Fate {
     QueueFull,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub arrived: u64,
-    pub lost: u64,
-    pub too_long: u64,
-    pub queue_full: u64,
-}
-
+/// A hundred thousand UEs have two of these each: the profile is shared by all that behave alike.
 #[derive(Debug)]
 pub struct Link {
-    profile: Profile,
-    random: Random,
+    profile: Arc<Profile>,
+    luck: Luck,
     /// The transmitter is busy until then.
     busy_until: Duration,
     /// No packet arrives before the one in front of it.
@@ -105,27 +98,31 @@ pub struct Link {
     handover_phase: Duration,
     /// End of a handover that was asked for.
     gap_until: Duration,
-    pub counters: Counters,
 }
 
+/// SplitMix64: eight octets of state, and good enough for who is lost on the air. Nothing that must
+/// not be guessed hangs on it.
+#[derive(Debug)]
+struct Luck(u64);
+
 impl Link {
-    pub fn new(profile: Profile, mut random: Random) -> Link {
+    pub fn new(profile: Arc<Profile>, seed: u64) -> Link {
+        let mut luck = Luck(seed);
         let every = milliseconds(profile.handover_every_milliseconds);
         // Spread, so that not all UEs of a cell move at once.
-        let handover_phase = Duration::from_nanos(random.below(every.as_nanos() as u64));
+        let handover_phase = every.mul_f64(luck.share());
         Link {
             profile,
-            random,
+            luck,
             busy_until: Duration::ZERO,
             last_arrival: Duration::ZERO,
             handover_phase,
             gap_until: Duration::ZERO,
-            counters: Counters::default(),
         }
     }
 
     /// From now on the link behaves so.
-    pub fn set_profile(&mut self, profile: Profile) {
+    pub fn set_profile(&mut self, profile: Arc<Profile>) {
         self.profile = profile;
     }
 
@@ -136,17 +133,6 @@ impl Link {
 
     /// A packet of so many octets is handed to the link.
     pub fn offer(&mut self, now: Duration, octets: usize) -> Fate {
-        let fate = self.decide(now, octets);
-        match fate {
-            Fate::Arrives(_) => self.counters.arrived += 1,
-            Fate::Lost => self.counters.lost += 1,
-            Fate::TooLong => self.counters.too_long += 1,
-            Fate::QueueFull => self.counters.queue_full += 1,
-        }
-        fate
-    }
-
-    fn decide(&mut self, now: Duration, octets: usize) -> Fate {
         if self.profile.mtu > 0 && octets > usize::from(self.profile.mtu) {
             return Fate::TooLong;
         }
@@ -165,8 +151,8 @@ impl Link {
         self.busy_until = begins + on_air;
         // A lost packet has used its time on the air. Both draws are always made, so that one
         // setting does not change the luck of another.
-        let is_lost = self.random_share() < self.profile.loss;
-        let jitter = milliseconds(self.profile.jitter_milliseconds).mul_f64(self.random_share());
+        let is_lost = self.luck.share() < self.profile.loss;
+        let jitter = milliseconds(self.profile.jitter_milliseconds).mul_f64(self.luck.share());
         if is_lost {
             return Fate::Lost;
         }
@@ -191,10 +177,16 @@ impl Link {
         }
         at + Duration::from_nanos((every.as_nanos() - in_cycle) as u64)
     }
+}
 
+impl Luck {
     /// Uniform from 0 to 1, without 1.
-    fn random_share(&mut self) -> f64 {
-        self.random.below(1 << 53) as f64 / (1u64 << 53) as f64
+    fn share(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 }
 
@@ -206,12 +198,12 @@ fn milliseconds(value: f64) -> Duration {
 mod tests {
     use super::*;
 
-    fn link(profile: Profile, seed: u8) -> Link {
+    fn link(profile: Profile, seed: u64) -> Link {
         profile.check().unwrap();
-        Link::new(profile, Random::from_seed([seed; 32]))
+        Link::new(Arc::new(profile), seed)
     }
 
-    fn run(profile: &Profile, seed: u8) -> Vec<Fate> {
+    fn run(profile: &Profile, seed: u64) -> Vec<Fate> {
         let mut link = link(profile.clone(), seed);
         (0..10_000).map(|n| link.offer(Duration::from_millis(n), 500)).collect()
     }
@@ -282,7 +274,6 @@ mod tests {
             assert_eq!(*fate, Fate::Arrives(Duration::from_millis(n as u64 + 1)));
         }
         assert_eq!(fates[10..], [Fate::QueueFull, Fate::QueueFull]);
-        assert_eq!(link.counters.queue_full, 2);
         let later = Duration::from_millis(5);
         assert_eq!(link.offer(later, 125), Fate::Arrives(Duration::from_millis(11)));
     }

@@ -29,7 +29,20 @@ pub struct Pgw {
 struct Session {
     uplink: Teid,
     sgw: Remote,
-    address: IpAddr,
+    addresses: Addresses,
+}
+
+/// Of a UE: of one IP version, or of both (TS 23.401 §5.3.1.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub v4: Option<Ipv4Addr>,
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    fn iter(self) -> impl Iterator<Item = IpAddr> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
 }
 
 /// From where UEs get their addresses.
@@ -92,30 +105,53 @@ impl Pgw {
         }
     }
 
-    /// TS 23.401 §5.3.2.1 steps 13 to 15: the address is allocated, and our end of S5-U.
+    /// TS 23.401 §5.3.2.1 steps 13 to 15: the addresses are allocated, and our end of S5-U.
     pub fn create_session(
         &mut self,
         now: Duration,
         bearer: BearerId,
         version: IpVersion,
         sgw: Remote,
-    ) -> Result<(IpAddr, Remote), Refusal> {
-        let address = self.pool.allocate(version, &self.by_address)?;
+    ) -> Result<(Addresses, Remote), Refusal> {
+        let mut addresses = Addresses::default();
+        if version != IpVersion::V6 {
+            addresses.v4 = Some(self.pool.allocate_v4(&self.by_address)?);
+        }
+        if version != IpVersion::V4 {
+            addresses.v6 = Some(self.pool.allocate_v6(&self.by_address)?);
+        }
         let uplink = self.s5u.open(bearer).ok_or(Refusal::NoResources)?;
         self.s5u.supervise(now, sgw.address);
-        self.by_address.insert(key_of(address), bearer);
-        self.used_v4 += u64::from(address.is_ipv4());
-        self.sessions.insert(bearer, Session { uplink, sgw, address });
-        Ok((address, Remote { address: self.s5u.address(), teid: uplink }))
+        for address in addresses.iter() {
+            self.by_address.insert(key_of(address), bearer);
+            self.used_v4 += u64::from(address.is_ipv4());
+        }
+        self.sessions.insert(bearer, Session { uplink, sgw, addresses });
+        Ok((addresses, Remote { address: self.s5u.address(), teid: uplink }))
     }
 
-    /// TS 23.401 §5.3.8.2: the session is deleted; its address may be given to another UE.
+    /// TS 23.401 §5.5.1.1.3 step 3: Modify Bearer from another S-GW. The answer is an End Marker for
+    /// the one that it replaces, which passes it on to the eNodeB.
+    pub fn modify(&mut self, now: Duration, bearer: BearerId, sgw: Remote) -> Option<Datagram> {
+        let session = self.sessions.get_mut(&bearer)?;
+        let replaced = std::mem::replace(&mut session.sgw, sgw);
+        self.s5u.supervise(now, sgw.address);
+        (replaced != sgw).then(|| self.s5u.end_marker(replaced))
+    }
+
+    /// TS 23.401 §5.3.8.2: the session is deleted; its addresses may be given to another UE.
     pub fn delete_session(&mut self, bearer: BearerId) {
         if let Some(session) = self.sessions.remove(&bearer) {
-            self.by_address.remove(&key_of(session.address));
-            self.used_v4 -= u64::from(session.address.is_ipv4());
+            for address in session.addresses.iter() {
+                self.by_address.remove(&key_of(address));
+                self.used_v4 -= u64::from(address.is_ipv4());
+            }
             self.s5u.close(session.uplink);
         }
+    }
+
+    pub fn addresses_of(&self, bearer: BearerId) -> Option<Addresses> {
+        self.sessions.get(&bearer).map(|session| session.addresses)
     }
 
     /// TS 23.401 §4.4.3.3: a datagram on S5-U. A packet goes on to SGi only with the UE's own
@@ -139,10 +175,10 @@ impl Pgw {
             self.counters.not_ip += 1;
             return Output::Nothing;
         };
-        if !is_of_ue(session.address, inner.source) {
+        if !is_of_ue(session.addresses, inner.source) {
             self.counters.uplink_foreign_source += 1;
             tracing::debug!(
-                source = %inner.source, ue = %session.address,
+                source = %inner.source, ue = ?session.addresses,
                 "uplink packet with a foreign source dropped"
             );
             return Output::Nothing;
@@ -177,6 +213,11 @@ impl Pgw {
         }
     }
 
+    /// Whether there are IPv4 and IPv6 addresses for UEs.
+    pub fn has_versions(&self) -> (bool, bool) {
+        (self.pool.v4.is_some(), self.pool.v6.is_some())
+    }
+
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
@@ -201,8 +242,8 @@ fn key_of(address: IpAddr) -> IpAddr {
     }
 }
 
-fn is_of_ue(ue: IpAddr, source: IpAddr) -> bool {
-    key_of(ue) == key_of(source)
+fn is_of_ue(ue: Addresses, source: IpAddr) -> bool {
+    ue.iter().any(|address| key_of(address) == key_of(source))
 }
 
 impl Pool {
@@ -213,40 +254,33 @@ impl Pool {
 
     /// TS 23.401 §5.3.1.2: an address that nobody has; one that was given back is not given out
     /// again before the others, so that late packets of its last owner find nobody.
-    fn allocate(
-        &mut self,
-        version: IpVersion,
-        taken: &BTreeMap<IpAddr, BearerId>,
-    ) -> Result<IpAddr, Refusal> {
-        match version {
-            IpVersion::V4 => {
-                let pool = self.v4.ok_or(Refusal::VersionNotSupported)?;
-                let count = pool.ues();
-                // One look more than there are UEs finds a free one if there is any.
-                for _ in 0..=(taken.len() as u64).min(u64::from(count)) {
-                    let index = self.next_v4 % count.max(1);
-                    self.next_v4 = self.next_v4.wrapping_add(1) % count.max(1);
-                    let address = pool.ue(index);
-                    if count > 0 && !taken.contains_key(&address) {
-                        return Ok(address);
-                    }
-                }
-                Err(Refusal::NoResources)
-            }
-            IpVersion::V6 => {
-                let pool = self.v6.ok_or(Refusal::VersionNotSupported)?;
-                let count = pool.ues();
-                for _ in 0..=(taken.len() as u64).min(count) {
-                    let index = self.next_v6 % count.max(1);
-                    self.next_v6 = self.next_v6.wrapping_add(1) % count.max(1);
-                    let address = pool.ue(index);
-                    if count > 0 && !taken.contains_key(&key_of(address)) {
-                        return Ok(address);
-                    }
-                }
-                Err(Refusal::NoResources)
+    fn allocate_v4(&mut self, taken: &BTreeMap<IpAddr, BearerId>) -> Result<Ipv4Addr, Refusal> {
+        let pool = self.v4.ok_or(Refusal::VersionNotSupported)?;
+        let count = pool.ues();
+        // One look more than there are UEs finds a free one if there is any.
+        for _ in 0..=(taken.len() as u64).min(u64::from(count)) {
+            let index = self.next_v4 % count.max(1);
+            self.next_v4 = self.next_v4.wrapping_add(1) % count.max(1);
+            let address = pool.ue(index);
+            if count > 0 && !taken.contains_key(&IpAddr::V4(address)) {
+                return Ok(address);
             }
         }
+        Err(Refusal::NoResources)
+    }
+
+    fn allocate_v6(&mut self, taken: &BTreeMap<IpAddr, BearerId>) -> Result<Ipv6Addr, Refusal> {
+        let pool = self.v6.ok_or(Refusal::VersionNotSupported)?;
+        let count = pool.ues();
+        for _ in 0..=(taken.len() as u64).min(count) {
+            let index = self.next_v6 % count.max(1);
+            self.next_v6 = self.next_v6.wrapping_add(1) % count.max(1);
+            let address = pool.ue(index);
+            if count > 0 && !taken.contains_key(&key_of(IpAddr::V6(address))) {
+                return Ok(address);
+            }
+        }
+        Err(Refusal::NoResources)
     }
 }
 
@@ -262,8 +296,8 @@ impl Prefix4 {
         size.saturating_sub(3).min(u64::from(u32::MAX)) as u32
     }
 
-    fn ue(&self, index: u32) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::from(u32::from(self.network).wrapping_add(2).wrapping_add(index)))
+    fn ue(&self, index: u32) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.network).wrapping_add(2).wrapping_add(index))
     }
 }
 
@@ -279,9 +313,9 @@ impl Prefix6 {
 
     /// Interface identifier 1 in the prefix of the UE: what the P-GW gives it in PCO and ESM
     /// (TS 23.401 §5.3.1.2.2).
-    fn ue(&self, index: u64) -> IpAddr {
+    fn ue(&self, index: u64) -> Ipv6Addr {
         let prefix = (u128::from(index) + 1) << 64;
-        IpAddr::V6(Ipv6Addr::from(u128::from(self.network) + prefix + 1))
+        Ipv6Addr::from(u128::from(self.network) + prefix + 1)
     }
 }
 

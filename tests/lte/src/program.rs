@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::Parser;
 use common::net::http::{self, Ask};
 use common::random::Random;
-use common::stats::Samples;
+use common::stats::{Samples, Value};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -26,18 +26,23 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use crate::admin;
 use crate::config::Config;
 use crate::gtpu;
 use crate::metrics;
 use crate::namespace;
 use crate::pcapng::{self, LinkType};
 use crate::radio::{self, Direction};
+use crate::script::Script;
 use crate::transport::{Connection, Output, Transport};
 
 /// Datagrams taken from one socket before the others get their turn.
 const BATCH: usize = 64;
 /// Records that wait for one program.
 const BACKLOG_LIMIT: usize = 65_536;
+/// With so many waiting, nothing is read from the program until it has read: an answer to what it
+/// asks is never lost.
+const BACKLOG_PAUSE: usize = BACKLOG_LIMIT / 2;
 const UPTIME: &str = "Since the daemon started.";
 
 #[derive(Parser)]
@@ -49,6 +54,13 @@ struct Arguments {
     /// Check the configuration and the host, and change nothing.
     #[arg(long)]
     check: bool,
+    /// Script of radio events, instead of `events` of the configuration.
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// A command for the transport that runs with this configuration, such as
+    /// `handover IMSI CELL`; it listens at `http.listen`. `help` lists all of them.
+    #[arg(trailing_var_arg = true)]
+    command: Vec<String>,
 }
 
 /// `main` with arguments given; the first is the program's name.
@@ -66,13 +78,14 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .try_init();
-    let config = std::fs::read_to_string(&arguments.config)
-        .map_err(|error| error.to_string())
-        .and_then(|text| Config::parse(&text))
-        .map_err(|error| format!("{}: {error}", arguments.config.display()));
-    let done = config.and_then(|config| match arguments.check {
-        true => check(&config),
-        false => run(config).map_err(|error| error.to_string()),
+    let config = read(&arguments.config, Config::parse);
+    let done = config.and_then(|mut config| {
+        config.events = arguments.events.or(config.events);
+        match (arguments.check, arguments.command.is_empty()) {
+            (true, _) => check(&config),
+            (false, true) => run(config).map_err(|error| error.to_string()),
+            (false, false) => command(&config, arguments.command),
+        }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,10 +96,33 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// A file that `parse` understands; the error names it.
+fn read<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())
+        .and_then(|text| parse(&text))
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn command(config: &Config, words: Vec<String>) -> Result<(), String> {
+    let at = config.http.listen.ok_or("http.listen is needed for commands")?;
+    admin::ask(at, words).map(|answer| print!("{answer}"))
+}
+
+/// The script of the configuration as far as it can be checked without the transport.
+fn script(config: &Config) -> Result<Option<Script>, String> {
+    config.events.as_deref().map(|path| read(path, Script::parse)).transpose()
+}
+
 /// What the host lacks for this configuration.
 fn check(config: &Config) -> Result<(), String> {
     let mut missing = Vec::new();
-    for (name, netns, address) in nodes(config) {
+    let begun = script(config).and_then(|script| {
+        let mut transport = Transport::new(config, Random::from_seed([0; 32]));
+        script.map_or(Ok(0), |script| transport.start_script(Duration::ZERO, script))
+    });
+    missing.extend(begun.err().map(|error| format!("events: {error}")));
+    for (name, netns, address) in config.addresses() {
         if let Err(error) = open_gtpu(netns, address) {
             missing.push(format!("{name}: {error}"));
         }
@@ -103,19 +139,8 @@ pub fn run(config: Config) -> io::Result<()> {
     LocalSet::new().block_on(&runtime, serve(config))
 }
 
-type Netns<'a> = Option<&'a std::path::Path>;
-
-fn nodes(config: &Config) -> [(&'static str, Netns<'_>, IpAddr); 4] {
-    [
-        ("enodeb.address", config.enodeb.netns.as_deref(), config.enodeb.address),
-        ("sgw.s1u_address", config.sgw.netns.as_deref(), config.sgw.s1u_address),
-        ("sgw.s5u_address", config.sgw.netns.as_deref(), config.sgw.s5u_address),
-        ("pgw.address", config.pgw.netns.as_deref(), config.pgw.address),
-    ]
-}
-
 /// TS 29.281 §4.4.2: UDP port 2152 at the address of a node.
-fn open_gtpu(netns: Netns<'_>, address: IpAddr) -> io::Result<std::net::UdpSocket> {
+fn open_gtpu(netns: Option<&Path>, address: IpAddr) -> io::Result<std::net::UdpSocket> {
     let at = SocketAddr::new(address, gtpu::PORT);
     namespace::within(netns, || {
         let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(Protocol::UDP))?;
@@ -168,6 +193,8 @@ fn forward(is_wanted: bool, path: &str) {
 struct Program {
     transport: RefCell<Transport>,
     gtpu: Vec<(IpAddr, UdpSocket)>,
+    /// Number in `gtpu` of each address.
+    sockets: BTreeMap<IpAddr, usize>,
     sgi: AsyncFd<SyncDevice>,
     connections: RefCell<BTreeMap<Connection, Rc<Peer>>>,
     capture: RefCell<Option<(pcapng::Writer<File>, u32)>>,
@@ -184,6 +211,8 @@ struct Peer {
     backlog: RefCell<VecDeque<Vec<u8>>>,
     /// The backlog has begun, or the connection has ended.
     woken: Notify,
+    /// The backlog is gone, or the connection has ended.
+    drained: Notify,
     is_closed: Cell<bool>,
 }
 
@@ -196,8 +225,12 @@ async fn serve(config: Config) -> io::Result<()> {
         }
         None => seed_of_system()?,
     };
+    let mut transport = Transport::new(&config, Random::from_seed(seed));
+    if let Some(script) = script(&config).map_err(io::Error::other)? {
+        transport.start_script(Duration::ZERO, script).map_err(io::Error::other)?;
+    }
     let mut gtpu = Vec::new();
-    for (name, netns, address) in nodes(&config) {
+    for (name, netns, address) in config.addresses() {
         let socket = open_gtpu(netns, address)
             .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))?;
         gtpu.push((address, UdpSocket::from_std(socket)?));
@@ -208,7 +241,8 @@ async fn serve(config: Config) -> io::Result<()> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
     radio.set_nonblocking(true)?;
     let program = Rc::new(Program {
-        transport: RefCell::new(Transport::new(&config, Random::from_seed(seed))),
+        transport: RefCell::new(transport),
+        sockets: gtpu.iter().map(|(address, _)| *address).zip(0..).collect(),
         gtpu,
         sgi,
         connections: RefCell::new(BTreeMap::new()),
@@ -324,6 +358,7 @@ async fn accept(program: Rc<Program>, listener: AsyncFd<Socket>, limit: usize) {
             socket,
             backlog: RefCell::default(),
             woken: Notify::new(),
+            drained: Notify::new(),
             is_closed: Cell::new(false),
         });
         let connection = Connection(next);
@@ -338,6 +373,9 @@ async fn accept(program: Rc<Program>, listener: AsyncFd<Socket>, limit: usize) {
 async fn receive_radio(program: Rc<Program>, connection: Connection, peer: Rc<Peer>) {
     let mut buffer = vec![0; radio::RECORD_LIMIT];
     'open: while let Ok(mut ready) = peer.socket.readable().await {
+        while peer.backlog.borrow().len() >= BACKLOG_PAUSE {
+            peer.drained.notified().await;
+        }
         for _ in 0..BATCH {
             match ready.try_io(|socket| receive_record(socket.get_ref(), &mut buffer)) {
                 Ok(Ok(length @ 1..)) => program.turn(|now, transport, out| {
@@ -361,17 +399,29 @@ async fn send_backlog(peer: Rc<Peer>) {
     while !peer.is_closed.get() {
         peer.woken.notified().await;
         while !peer.is_closed.get() && !peer.backlog.borrow().is_empty() {
-            let Ok(mut ready) = peer.socket.writable().await else { return };
+            let Ok(mut ready) = peer.socket.writable().await else { return peer.give_up() };
             let mut backlog = peer.backlog.borrow_mut();
             while let Some(record) = backlog.front() {
                 match ready.try_io(|socket| socket.get_ref().send(record)) {
                     Ok(Ok(_)) => drop(backlog.pop_front()),
                     // The reader notices the end of the connection, too.
-                    Ok(Err(_)) => return,
+                    Ok(Err(_)) => {
+                        drop(backlog);
+                        return peer.give_up();
+                    }
                     Err(_) => break,
                 }
             }
         }
+        peer.drained.notify_one();
+    }
+}
+
+impl Peer {
+    /// Nobody will read what waits.
+    fn give_up(&self) {
+        self.backlog.borrow_mut().clear();
+        self.drained.notify_one();
     }
 }
 
@@ -380,7 +430,7 @@ fn receive_record(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     (&mut &*socket).read(buffer)
 }
 
-/// `/metrics`, `/healthz` and `/readyz`. The transport is ready from the start: it opens everything
+/// `/metrics`, `/healthz`, `/readyz` and `/admin`. The transport is ready from the start: it opens everything
 /// before it listens.
 async fn answer(program: Rc<Program>, mut asks: mpsc::Receiver<Ask>) {
     while let Some(ask) = asks.recv().await {
@@ -389,7 +439,11 @@ async fn answer(program: Rc<Program>, mut asks: mpsc::Receiver<Ask>) {
             Ask::Samples(reply) => drop(reply.send(program.samples())),
             Ask::Ready(reply) => drop(reply.send(Ok(()))),
             Ask::Admin { command, reply } => {
-                drop(reply.send(format!("unknown command: {}\n", command.join(" "))));
+                let mut text = String::new();
+                program.turn(|now, transport, out| {
+                    text = admin::answer(transport, now, &command, out);
+                });
+                drop(reply.send(text));
             }
         }
     }
@@ -438,8 +492,8 @@ impl Program {
     }
 
     fn send_gtpu(&self, from: IpAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()> {
-        let socket = self.gtpu.iter().find(|(address, _)| *address == from);
-        let (_, socket) = socket.ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let index = self.sockets.get(&from).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let (_, socket) = &self.gtpu[*index];
         socket.try_send_to(bytes, to).map(|_| ())
     }
 
@@ -492,16 +546,20 @@ impl Program {
         samples
     }
 
+    /// The last word: everything that is not zero, as `/metrics` would say it.
     fn report(&self) {
-        let transport = self.transport.borrow();
-        let network = &transport.network;
-        tracing::info!(counters = ?transport.counters, unsent = *self.unsent.borrow(), "radio");
-        tracing::info!(s1u = ?network.enodeb.s1u.counters, counters = ?network.enodeb.counters, "eNodeB");
-        tracing::info!(
-            s1u = ?network.sgw.s1u.counters, s5u = ?network.sgw.s5u.counters,
-            counters = ?network.sgw.counters, "S-GW"
-        );
-        tracing::info!(s5u = ?network.pgw.s5u.counters, counters = ?network.pgw.counters, "P-GW");
+        for sample in self.samples().0 {
+            let value = match sample.value {
+                Value::Counter(count) => count as f64,
+                Value::Gauge(value) => value,
+                Value::Histogram(_) => continue,
+            };
+            if value != 0.0 {
+                let labels: Vec<_> =
+                    sample.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                tracing::info!("{} {} {value}", sample.name, labels.join(","));
+            }
+        }
     }
 }
 

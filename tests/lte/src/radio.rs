@@ -2,14 +2,19 @@
 //! and exchange IP packets with the eNodeB. It stands for RRC, NAS and PDCP, of which IMS needs no
 //! more than this.
 //!
+//! A program that brings many UEs writes Attach records one after the other without waiting for
+//! answers: the eNodeB stops reading while the program does not read, and loses no answer. A write that
+//! would block is to be tried again.
+//!
 //! One record is one message: an octet for its kind, four octets (big endian) for the reference by
 //! which the program knows the UE, and a body. One connection carries any number of UEs. When the
 //! connection ends, its UEs are detached.
 //!
 //! | kind | message  | from    | body                                                       |
 //! |------|----------|---------|------------------------------------------------------------|
-//! | 1    | Attach   | UE      | octet 4 or 6, then the IMSI in ASCII digits                  |
-//! | 2    | Attached | eNodeB  | octet 4 or 6, address, P-CSCF address, MTU in two octets     |
+//! | 1    | Attach   | UE      | octet 4, 6 or 46 (both), then the IMSI in ASCII digits       |
+//! | 2    | Attached | eNodeB  | octet 4 or 6, address, P-CSCF address, MTU in two octets;     |
+//! |      |          |         | 46: the same of IPv4, then address and P-CSCF of IPv6         |
 //! | 3    | Refused  | eNodeB  | reason in UTF-8                                             |
 //! | 4    | Data     | both    | one IP packet                                              |
 //! | 5    | Detach   | UE      |                                                            |
@@ -27,6 +32,9 @@ use crate::attach::{Attached, IpVersion};
 
 /// Longest record: an IP packet with its five octets in front.
 pub const RECORD_LIMIT: usize = 65_535 + 5;
+
+/// PDN type IPv4v6 on the socket.
+const BOTH: u8 = 46;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,8 +59,8 @@ pub enum Message<'a> {
 /// Of a link, seen from the UE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    Uplink,
-    Downlink,
+    Uplink = 0,
+    Downlink = 1,
 }
 
 /// The record is not one of the table above.
@@ -64,7 +72,7 @@ impl Record<'_> {
     pub fn encode(&self) -> Vec<u8> {
         let (kind, capacity) = match &self.message {
             Message::Attach { .. } => (1, 16),
-            Message::Attached(_) => (2, 35),
+            Message::Attached(_) => (2, 43),
             Message::Refused { .. } => (3, 64),
             Message::Data(packet) => (4, packet.len()),
             Message::Detach => (5, 0),
@@ -80,6 +88,7 @@ impl Record<'_> {
                 out.push(match version {
                     IpVersion::V4 => 4,
                     IpVersion::V6 => 6,
+                    IpVersion::V4V6 => BOTH,
                 });
                 out.extend_from_slice(imsi.as_bytes());
             }
@@ -105,14 +114,22 @@ impl Record<'_> {
 }
 
 fn encode_attached(attached: &Attached, out: &mut Vec<u8>) {
-    out.push(if attached.address.is_ipv4() { 4 } else { 6 });
-    for address in [attached.address, attached.pcscf] {
-        match address {
-            IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
-            IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+    let version = if attached.address.is_ipv4() { 4 } else { 6 };
+    out.push(if attached.second.is_some() { BOTH } else { version });
+    let mut push = |address| match address {
+        IpAddr::V4(address) => out.extend_from_slice(&address.octets()),
+        IpAddr::V6(address) => out.extend_from_slice(&address.octets()),
+    };
+    push(attached.address);
+    push(attached.pcscf);
+    out.extend_from_slice(&attached.mtu.to_be_bytes());
+    if let Some((address, pcscf)) = attached.second {
+        for address in [address, pcscf] {
+            if let IpAddr::V6(address) = address {
+                out.extend_from_slice(&address.octets());
+            }
         }
     }
-    out.extend_from_slice(&attached.mtu.to_be_bytes());
 }
 
 /// Reads one record.
@@ -121,9 +138,10 @@ pub fn decode(record: &[u8]) -> Result<Record<'_>, Malformed> {
     let text = |bytes| std::str::from_utf8(bytes).map_err(|_| Malformed);
     let message = match (*kind, body) {
         (1, [version, imsi @ ..]) => {
-            let version = match version {
+            let version = match *version {
                 4 => IpVersion::V4,
                 6 => IpVersion::V6,
+                BOTH => IpVersion::V4V6,
                 _ => return Err(Malformed),
             };
             let imsi = text(imsi)?;
@@ -154,22 +172,20 @@ pub fn decode(record: &[u8]) -> Result<Record<'_>, Malformed> {
 
 fn decode_attached(body: &[u8]) -> Option<Attached> {
     let (version, body) = body.split_first()?;
-    let (address, pcscf, mtu) = match (version, body.len()) {
-        (4, 10) => {
-            let address = |at| -> Option<IpAddr> {
-                Some(IpAddr::from(<[u8; 4]>::try_from(body.get(at..at + 4)?).ok()?))
-            };
-            (address(0)?, address(4)?, &body[8..])
-        }
-        (6, 34) => {
-            let address = |at| -> Option<IpAddr> {
-                Some(IpAddr::from(<[u8; 16]>::try_from(body.get(at..at + 16)?).ok()?))
-            };
-            (address(0)?, address(16)?, &body[32..])
-        }
+    let v4 = |at: usize| -> Option<IpAddr> {
+        Some(IpAddr::from(<[u8; 4]>::try_from(body.get(at..at + 4)?).ok()?))
+    };
+    let v6 = |at: usize| -> Option<IpAddr> {
+        Some(IpAddr::from(<[u8; 16]>::try_from(body.get(at..at + 16)?).ok()?))
+    };
+    let mtu = |at: usize| Some(u16::from_be_bytes([*body.get(at)?, *body.get(at + 1)?]));
+    let (address, pcscf, mtu, second) = match (*version, body.len()) {
+        (4, 10) => (v4(0)?, v4(4)?, mtu(8)?, None),
+        (6, 34) => (v6(0)?, v6(16)?, mtu(32)?, None),
+        (BOTH, 42) => (v4(0)?, v4(4)?, mtu(8)?, Some((v6(10)?, v6(26)?))),
         _ => return None,
     };
-    Some(Attached { address, pcscf, mtu: u16::from_be_bytes([mtu[0], mtu[1]]) })
+    Some(Attached { address, pcscf, mtu, second })
 }
 
 /// Connects a program to the eNodeB's socket. The socket is blocking; each `send` is one record and
@@ -202,17 +218,25 @@ mod tests {
             address: "10.45.0.2".parse().unwrap(),
             pcscf: "10.1.0.10".parse().unwrap(),
             mtu: 1_358,
+            second: None,
         };
         let attached_v6 = Attached {
             address: "fd00:45:0:1::1".parse().unwrap(),
             pcscf: "fd00:1::10".parse().unwrap(),
             mtu: 1_358,
+            second: None,
+        };
+        let attached_both = Attached {
+            second: Some((attached_v6.address, attached_v6.pcscf)),
+            ..attached_v4.clone()
         };
         let messages = [
             Message::Attach { version: IpVersion::V4, imsi: "001010000000001" },
             Message::Attach { version: IpVersion::V6, imsi: "001010000000001" },
             Message::Attached(attached_v4),
             Message::Attached(attached_v6),
+            Message::Attach { version: IpVersion::V4V6, imsi: "001010000000001" },
+            Message::Attached(attached_both),
             Message::Refused { reason: "no" },
             Message::Data(&[0x45, 0, 0, 1]),
             Message::Detach,

@@ -1,142 +1,17 @@
 //! UE to SGi and back through eNodeB, S-GW and P-GW as values: what goes in comes out, and what must
 //! not pass does not.
 
+mod wired;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use common::random::Random;
-use etherparse::PacketBuilder;
-use lte::attach::{Attached, IpVersion};
-use lte::config::Config;
+use lte::attach::IpVersion;
 use lte::endpoint::Datagram;
 use lte::gtpu::{self, MessageType, Teid};
-use lte::radio::{self, Direction, Message, Record};
-use lte::transport::{Connection, Output, Transport};
-
-const CONFIG: &str = r#"
-    [radio]
-    socket = "unused"
-    capture = "unused"
-    [enodeb]
-    address = "10.11.0.1"
-    [sgw]
-    s1u_address = "10.11.0.2"
-    s5u_address = "10.12.0.1"
-    [pgw]
-    address = "10.12.0.2"
-    pool_v4 = "10.45.0.0/29"
-    pool_v6 = "fd00:45::/62"
-    pcscf_v4 = "10.20.0.10"
-    pcscf_v6 = "fd00:20::10"
-"#;
-
-const NOW: Duration = Duration::from_secs(1);
-const CONNECTION: Connection = Connection(1);
-
-/// The transport with the wires between its nodes: every GTP-U datagram is delivered at once.
-struct Wired {
-    transport: Transport,
-    /// Each datagram that crossed a wire, in order.
-    hops: Vec<Datagram>,
-    to_ue: Vec<(u32, Vec<u8>)>,
-    to_sgi: Vec<Vec<u8>>,
-    detached: Vec<u32>,
-    captured: Vec<(Direction, Vec<u8>)>,
-}
-
-impl Wired {
-    fn new(config: &str) -> Wired {
-        let config = Config::parse(config).unwrap();
-        Wired {
-            transport: Transport::new(&config, Random::from_seed([1; 32])),
-            hops: Vec::new(),
-            to_ue: Vec::new(),
-            to_sgi: Vec::new(),
-            detached: Vec::new(),
-            captured: Vec::new(),
-        }
-    }
-
-    fn attach(&mut self, reference: u32, version: IpVersion) -> Result<Attached, String> {
-        let imsi = "001010000000001";
-        let mut out = Vec::new();
-        let record = Record { reference, message: Message::Attach { version, imsi } }.encode();
-        self.transport.on_radio(NOW, CONNECTION, &record, &mut out);
-        let [Output::Radio(CONNECTION, answer)] = &out[..] else { panic!("{out:?}") };
-        match radio::decode(answer).unwrap() {
-            Record { message: Message::Attached(attached), .. } => Ok(attached),
-            Record { message: Message::Refused { reason }, .. } => Err(reason.to_owned()),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn send(&mut self, reference: u32, message: Message<'_>) {
-        let mut out = Vec::new();
-        let record = Record { reference, message }.encode();
-        self.transport.on_radio(NOW, CONNECTION, &record, &mut out);
-        self.carry_out(out);
-    }
-
-    fn sgi(&mut self, packet: &[u8]) {
-        let mut out = Vec::new();
-        self.transport.on_sgi(packet, &mut out);
-        self.carry_out(out);
-    }
-
-    fn gtpu(&mut self, datagram: Datagram) {
-        let from = SocketAddr::new(datagram.from, gtpu::PORT);
-        let mut out = Vec::new();
-        self.transport.on_gtpu(NOW, datagram.to.ip(), from, &datagram.bytes, &mut out);
-        self.carry_out(out);
-    }
-
-    fn carry_out(&mut self, out: Vec<Output>) {
-        for output in out {
-            match output {
-                Output::Gtpu(datagram) => {
-                    assert_eq!(datagram.to.port(), gtpu::PORT);
-                    self.hops.push(datagram.clone());
-                    self.gtpu(datagram);
-                }
-                Output::Sgi(packet) => self.to_sgi.push(packet),
-                Output::Radio(_, record) => match radio::decode(&record).unwrap() {
-                    Record { reference, message: Message::Data(packet) } => {
-                        self.to_ue.push((reference, packet.to_vec()));
-                    }
-                    Record { reference, message: Message::Detached { .. } } => {
-                        self.detached.push(reference);
-                    }
-                    other => panic!("{other:?}"),
-                },
-                Output::Captured(direction, packet) => self.captured.push((direction, packet)),
-            }
-        }
-    }
-}
-
-fn address(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-fn packet(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
-    let mut packet = Vec::new();
-    let builder = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
-        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
-        _ => panic!("one version"),
-    };
-    builder.udp(5060, 5060).write(&mut packet, payload).unwrap();
-    packet
-}
-
-fn route(hops: &[Datagram]) -> Vec<(String, String)> {
-    hops.iter().map(|hop| (hop.from.to_string(), hop.to.ip().to_string())).collect()
-}
-
-fn teid(hop: &Datagram) -> Teid {
-    gtpu::decode(&hop.bytes).unwrap().teid
-}
+use lte::radio::{Direction, Message};
+use wired::{CONFIG, CONNECTION, NOW, Wired, address, packet, route, teid};
 
 /// TS 29.281 §4.3, TS 23.401 §4.4.3: S-02, S-03, S-04, S-13: the same octets at the UE and on SGi,
 /// over each hop with its own TEID, in both directions and both IP versions.
@@ -235,11 +110,11 @@ fn pool_is_finite_and_reused() {
     }
     assert!(path.attach(13, IpVersion::V6).is_err());
     let network = &path.transport.network;
-    let sizes = (network.enodeb.bearers(), network.sgw.bearers(), network.pgw.sessions());
+    let sizes = (network.enodebs[0].bearers(), network.sgws[0].bearers(), network.pgw.sessions());
     assert_eq!(sizes, (8, 8, 8), "a refused attach leaves nothing behind");
     path.transport.on_closed(CONNECTION);
     let network = &path.transport.network;
-    let sizes = (network.enodeb.bearers(), network.sgw.bearers(), network.pgw.sessions());
+    let sizes = (network.enodebs[0].bearers(), network.sgws[0].bearers(), network.pgw.sessions());
     assert_eq!(sizes, (0, 0, 0));
 }
 
@@ -249,7 +124,7 @@ fn pool_is_finite_and_reused() {
 fn lost_session_reaches_the_ue_by_error_indications() {
     let mut path = Wired::new(CONFIG);
     let attached = path.attach(1, IpVersion::V4).unwrap();
-    let bearer = path.transport.network.sgw.s1u.tunnels().next().map(|(_, bearer)| *bearer);
+    let bearer = path.transport.network.sgws[0].s1u.tunnels().next().map(|(_, bearer)| *bearer);
     path.transport.network.pgw.delete_session(bearer.unwrap());
     let up = packet(attached.address, attached.pcscf, b"hello?");
     path.send(1, Message::Data(&up));
@@ -273,14 +148,15 @@ fn path_switch_ends_the_old_tunnel() {
     use lte::endpoint::Remote;
     let mut path = Wired::new(CONFIG);
     let attached = path.attach(1, IpVersion::V4).unwrap();
-    let sgw = &mut path.transport.network.sgw;
+    let sgw = &mut path.transport.network.sgws[0];
     let bearer = sgw.s1u.tunnels().next().map(|(_, bearer)| *bearer).unwrap();
     let target = Remote { address: address("10.11.0.3"), teid: Teid(0x77) };
-    let marker = sgw.modify(NOW, bearer, target).expect("an End Marker for the old eNodeB");
+    let [marker] = &sgw.modify(NOW, bearer, target)[..] else { panic!("one End Marker") };
+    let marker = marker.clone();
     assert_eq!(marker.to.ip(), address("10.11.0.1"));
     assert_eq!(gtpu::decode(&marker.bytes).unwrap().message_type, MessageType::EndMarker);
     path.gtpu(marker);
-    assert_eq!(path.transport.network.enodeb.s1u.counters.end_markers_received, 1);
+    assert_eq!(path.transport.network.enodebs[0].s1u.counters.end_markers_received, 1);
     path.sgi(&packet(attached.pcscf, attached.address, b"moved"));
     let last = path.hops.last().unwrap();
     assert_eq!((last.to.ip(), teid(last)), (address("10.11.0.3"), Teid(0x77)));
@@ -292,7 +168,7 @@ fn path_switch_ends_the_old_tunnel() {
 fn extension_headers_are_for_the_end() {
     let mut path = Wired::new(CONFIG);
     path.attach(1, IpVersion::V4).unwrap();
-    let (teid, _) = path.transport.network.sgw.s1u.tunnels().next().unwrap();
+    let (teid, _) = path.transport.network.sgws[0].s1u.tunnels().next().unwrap();
     let bytes = gtpu::Packet {
         message_type: MessageType::GPdu,
         teid,
@@ -356,11 +232,19 @@ fn all_paths_are_supervised() {
     path.transport.on_timeout(NOW, &mut out);
     path.carry_out(out);
     let network = &path.transport.network;
-    for endpoint in [&network.enodeb.s1u, &network.sgw.s1u, &network.sgw.s5u, &network.pgw.s5u] {
-        assert_eq!(endpoint.counters.echo_requests_sent, 1);
-        assert_eq!(endpoint.counters.echo_requests_received, 1);
-        assert_eq!(endpoint.counters.echo_responses_received, 1);
+    for counters in [
+        &network.enodebs[0].s1u.counters,
+        &network.sgws[0].s1u.counters,
+        &network.sgws[0].s5u.counters,
+        &network.pgw.s5u.counters,
+    ] {
+        assert_eq!(counters.echo_requests_sent, 1);
+        assert_eq!(counters.echo_requests_received, 1);
+        assert_eq!(counters.echo_responses_received, 1);
     }
+    // Every request was answered, so that none is repeated.
+    path.run_for(59_000);
+    assert_eq!(path.transport.network.pgw.s5u.counters.echo_requests_sent, 1);
     assert_eq!(path.transport.next_timeout(), Some(NOW + Duration::from_secs(60)));
 }
 

@@ -87,7 +87,7 @@ fn serve_radio(path: &Path, mut script: Script) -> std::thread::JoinHandle<()> {
                     assert_eq!(imsi, "001010123456789");
                     let pcscf: SocketAddr = PCSCF.parse().unwrap();
                     let address = UE.parse().unwrap();
-                    let attached = Attached { address, pcscf: pcscf.ip(), mtu: 1358 };
+                    let attached = Attached { address, pcscf: pcscf.ip(), mtu: 1358, second: None };
                     Record { reference, message: Radio::Attached(attached) }.encode()
                 }
                 Radio::Data(packet) => {

@@ -138,7 +138,7 @@ async fn attach(path: &Path, imsi: &str, version: IpVersion) -> Result<Bearer, E
     };
     match radio::decode(&buffer[..length]) {
         Ok(Record { message: Message::Attached(attached), .. }) => {
-            let Attached { address, pcscf, mtu } = attached;
+            let Attached { address, pcscf, mtu, .. } = attached;
             let link = Link::Radio(socket);
             let mtu = usize::from(mtu);
             Ok(Bearer { link, address, pcscf: Some(pcscf), mtu, advice: Vec::new() })
