@@ -11,7 +11,15 @@ use serde::de::DeserializeOwned;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Arguments {
     pub config: PathBuf,
-    pub is_check: bool,
+    pub task: Task,
+}
+
+/// What is to be done with the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    Run,
+    Check,
+    Ready,
 }
 
 /// Why the command line starts nothing; the text has been printed.
@@ -26,12 +34,26 @@ pub(super) enum Stop {
 #[command(disable_help_subcommand = true)]
 struct CommandLine {
     /// Configuration file (TOML). Any key can be overridden by the environment:
-    /// NAME__SECTION__KEY=value.
+    /// NAME__SECTION__KEY=value, a list as in TOML.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
     /// Validate configuration and host, name each missing thing, change nothing.
     #[arg(long)]
     check: bool,
+    /// Ask the daemon that runs with this configuration whether it is ready: status 0, or 1 and why
+    /// not.
+    #[arg(long, conflicts_with = "check")]
+    ready: bool,
+}
+
+impl CommandLine {
+    fn task(&self) -> Task {
+        match (self.check, self.ready) {
+            (true, _) => Task::Check,
+            (_, true) => Task::Ready,
+            _ => Task::Run,
+        }
+    }
 }
 
 /// Reads the command line of the daemon `name`; prints help, version or what is wrong with it.
@@ -46,7 +68,7 @@ pub(super) fn arguments(name: &'static str, words: Vec<OsString>) -> Result<Argu
         .try_get_matches_from(words)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
     match parsed {
-        Ok(line) => Ok(Arguments { config: line.config, is_check: line.check }),
+        Ok(line) => Ok(Arguments { task: line.task(), config: line.config }),
         Err(error) => {
             // When the terminal is gone there is nobody to tell.
             let _ = error.print();
@@ -57,6 +79,7 @@ pub(super) fn arguments(name: &'static str, words: Vec<OsString>) -> Result<Argu
 
 /// The configuration of the daemon `name` from `file`, overridden by `NAME__SECTION__KEY`.
 ///
+/// A list or a table in the environment is written as in TOML: `PCSCF__GM__ADDRESSES=["192.0.2.1"]`.
 /// Errors name the full key (`sip.listen`), and the file or the environment variable it came from.
 pub fn load<C: DeserializeOwned>(name: &str, file: &Path) -> Result<C, String> {
     let text = std::fs::read_to_string(file)
@@ -64,14 +87,35 @@ pub fn load<C: DeserializeOwned>(name: &str, file: &Path) -> Result<C, String> {
     // Syntax errors are told by the TOML reader, which shows the line.
     toml::from_str::<toml::Table>(&text)
         .map_err(|error| format!("{}: {}", file.display(), error.to_string().trim_end()))?;
-    let environment =
-        Environment::with_prefix(&name.to_uppercase()).prefix_separator("__").separator("__");
-    Config::builder()
-        .add_source(File::from_str(&text, FileFormat::Toml))
+    let prefix = name.to_uppercase() + "__";
+    let mut builder = Config::builder().add_source(File::from_str(&text, FileFormat::Toml));
+    let mut plain = config::Map::new();
+    for (key, value) in std::env::vars_os() {
+        let (Ok(key), Ok(value)) = (key.into_string(), value.into_string()) else { continue };
+        let Some(rest) = key.strip_prefix(&prefix) else { continue };
+        match nested(rest, &value) {
+            Some(source) => builder = builder.add_source(File::from_str(&source, FileFormat::Toml)),
+            None => drop(plain.insert(key, value)),
+        }
+    }
+    let environment = Environment::with_prefix(&name.to_uppercase())
+        .prefix_separator("__")
+        .separator("__")
+        .source(Some(plain));
+    builder
         .add_source(environment)
         .build()
         .and_then(Config::try_deserialize)
         .map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// A list or a table as TOML under its key; `None` for everything else, `[::1]:5060` among it.
+fn nested(key: &str, value: &str) -> Option<String> {
+    if !value.trim_start().starts_with(['[', '{']) {
+        return None;
+    }
+    let source = format!("{} = {value}", key.to_lowercase().replace("__", "."));
+    toml::from_str::<toml::Table>(&source).is_ok().then_some(source)
 }
 
 #[cfg(test)]
@@ -129,6 +173,32 @@ mod tests {
     }
 
     #[test]
+    fn lists_in_the_environment_are_written_as_in_toml() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Listening {
+            gm: Gm,
+        }
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Gm {
+            addresses: Vec<std::net::IpAddr>,
+            port: u16,
+        }
+        let path = write("[gm]\naddresses = ['192.0.2.1']\nport = 5060\n");
+        // SAFETY: no other thread of the tests reads or writes this variable.
+        unsafe { std::env::set_var("LISTS__GM__ADDRESSES", "[\"::1\", '192.0.2.9']") };
+        let read: Listening = load("lists", &path).unwrap();
+        assert_eq!(read.gm.addresses.len(), 2);
+        assert_eq!((read.gm.addresses[0].is_ipv6(), read.gm.port), (true, 5060));
+        // SAFETY: as above.
+        unsafe { std::env::set_var("LISTS__GM__ADDRESSES", "['192.0.2.9'") };
+        let error = load::<Listening>("lists", &path).unwrap_err();
+        assert!(error.contains("gm.addresses"), "{error}");
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
     fn names_the_full_key_of_what_is_wrong() {
         let error = read("wrong", "[sip]\nlisten = '127.0.0.1'\n").unwrap_err();
         assert!(error.contains("sip.listen"), "{error}");
@@ -148,7 +218,11 @@ mod tests {
     fn reads_the_command_line() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         let read = arguments("pcscf", words("pcscf --config /etc/a.toml --check")).unwrap();
-        assert_eq!(read, Arguments { config: "/etc/a.toml".into(), is_check: true });
+        assert_eq!(read, Arguments { config: "/etc/a.toml".into(), task: Task::Check });
+        let read = arguments("pcscf", words("pcscf --config /etc/a.toml --ready")).unwrap();
+        assert_eq!(read.task, Task::Ready);
+        let both = words("pcscf --config /etc/a.toml --ready --check");
+        assert_eq!(arguments("pcscf", both), Err(Stop::Refused));
         assert_eq!(arguments("pcscf", words("pcscf --version")), Err(Stop::Answered));
         assert_eq!(arguments("pcscf", words("pcscf")), Err(Stop::Refused));
         assert_eq!(arguments("pcscf", words("pcscf --config a --nonsense")), Err(Stop::Refused));

@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::dns::Answer;
 use crate::node::Input;
 use crate::stats::Histogram;
 
@@ -31,7 +33,13 @@ pub(super) struct Counts {
     /// Streams that could not be cut into messages.
     pub broken_streams: Cell<u64>,
     pub commit: RefCell<Histogram>,
+    /// Answers of the DNS, by [`DNS_OUTCOMES`].
+    pub dns: [Cell<u64>; DNS_OUTCOMES.len()],
+    pub dns_took: RefCell<Histogram>,
 }
+
+/// What a question to the DNS ended in, as `tessera_dns_queries_total` labels it.
+pub(super) const DNS_OUTCOMES: [&str; 3] = ["found", "nothing", "failed"];
 
 /// Kinds of inputs as `tessera_shell_inputs_total` labels them.
 pub(super) const KINDS: [&str; 14] = [
@@ -74,6 +82,16 @@ impl Counts {
             Input::SasExpired { .. } => 13,
         };
         count(&self.inputs[kind]);
+    }
+
+    pub fn dns(&self, answer: &Answer, took: Duration) {
+        let outcome = match answer {
+            Answer::Found { .. } => 0,
+            Answer::Nothing { .. } => 1,
+            Answer::Failed { .. } => 2,
+        };
+        count(&self.dns[outcome]);
+        self.dns_took.borrow_mut().observe(took);
     }
 }
 

@@ -7,7 +7,8 @@ use prometheus::TextEncoder;
 use prometheus::proto::MetricType;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily};
 
-use super::inbox::{Counts, KINDS};
+use super::inbox::{Counts, DNS_OUTCOMES, KINDS};
+use crate::limits::Limits;
 use crate::stats::{DURATION_BUCKETS, Sample, Samples, Value};
 
 /// The exposition of all samples; those of one name stand together.
@@ -126,12 +127,47 @@ pub(super) fn shell(counts: &Counts, samples: &mut Samples) {
         &[],
         &counts.commit.borrow(),
     );
+    for (outcome, cell) in DNS_OUTCOMES.iter().zip(&counts.dns) {
+        samples.counter(
+            "tessera_dns_queries_total",
+            "Questions to the DNS, by what came of them.",
+            &[("outcome", outcome)],
+            cell.get(),
+        );
+    }
+    samples.histogram(
+        "tessera_dns_query_seconds",
+        "From a question to the DNS to its answer; cached answers are fast.",
+        &[],
+        &counts.dns_took.borrow(),
+    );
     samples.counter(
         "tessera_shell_lost_log_lines_total",
         "Log lines dropped because standard error did not take them.",
         &[],
         super::telemetry::lost_lines(),
     );
+}
+
+/// What is allowed, beside what is: a panel shows how near the two are.
+pub(super) fn limits(limits: &Limits, samples: &mut Samples) {
+    for (what, value) in [
+        ("sip_transactions", limits.sip_transactions),
+        ("sip_connections", limits.sip_connections),
+        ("diameter_pending", limits.diameter_pending),
+        ("diameter_connections", limits.diameter_connections),
+        ("registrations", limits.registrations),
+        ("queue", limits.queue),
+    ] {
+        let help = "What the section [limits] of the configuration allows.";
+        samples.gauge("tessera_limit", help, &[("what", what)], value as f64);
+    }
+}
+
+/// Which program this is.
+pub(super) fn build(name: &str, samples: &mut Samples) {
+    let labels = [("program", name), ("version", env!("CARGO_PKG_VERSION"))];
+    samples.gauge("tessera_build_info", "Always 1; the labels say which build runs.", &labels, 1.0);
 }
 
 /// CPU, memory and descriptors of this process, from /proc.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`config`] | command line, TOML and environment |
 //! | `check` | `--check` |
+//! | [`probe`] | `--ready` |
 //! | `run` | the loop: take inputs, handle, commit, release |
 //! | `inbox` | inputs waiting for the loop, and counts |
 //! | `udp` | UDP sockets for SIP |
@@ -18,6 +19,7 @@
 
 pub mod config;
 pub mod http;
+pub mod probe;
 
 mod check;
 mod diameter;
@@ -165,7 +167,7 @@ pub trait Daemon: Node + Sized {
     fn check(config: &Self::Config) -> Vec<String>;
 }
 
-/// `main` of a daemon: `NAME --config FILE [--check]`, `--version`.
+/// `main` of a daemon: `NAME --config FILE [--check|--ready]`, `--version`.
 pub fn main<D: Daemon>() -> ExitCode {
     run_from::<D>(std::env::args_os().collect())
 }
@@ -182,8 +184,15 @@ pub fn run_from<D: Daemon>(arguments: Vec<OsString>) -> ExitCode {
         Err(error) => return refuse::<D>(&error),
     };
     let shell = D::shell(&configuration);
-    if arguments.is_check {
-        return check::<D>(&configuration, &shell);
+    match arguments.task {
+        config::Task::Check => return check::<D>(&configuration, &shell),
+        config::Task::Ready => {
+            return match probe::ready(shell.http.listen) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => refuse::<D>(&error),
+            };
+        }
+        config::Task::Run => {}
     }
     if let Err(error) = telemetry::start(&shell.log) {
         return refuse::<D>(&error);
@@ -233,7 +242,7 @@ fn start<D: Daemon>(configuration: D::Config, shell: &Shell) -> Result<(), Strin
     local.block_on(&runtime, async {
         let stops = stops().map_err(|error| format!("signals cannot be handled: {error}"))?;
         tracing::info!(daemon = D::NAME, version = env!("CARGO_PKG_VERSION"), "started");
-        run::run(node, shell, stops).await?;
+        run::run(D::NAME, node, shell, stops).await?;
         tracing::info!(daemon = D::NAME, "ended");
         Ok(())
     })

@@ -18,6 +18,7 @@ use super::store::Store;
 use super::udp::UdpSockets;
 use super::{Shell, metrics};
 use crate::ipsec::audit::Audit;
+use crate::limits::Limits;
 use crate::node::{Input, Node, Now, Output, Record, Transport};
 use crate::questions::QuestionId;
 use crate::stats::Samples;
@@ -35,6 +36,8 @@ struct Loop<N> {
     node: N,
     clock: Clock,
     started: Instant,
+    name: &'static str,
+    limits: Limits,
     inbox: Rc<Inbox>,
     store: Option<Store>,
     udp: UdpSockets,
@@ -52,13 +55,14 @@ struct Loop<N> {
 /// Runs the core until `stops` says so once and the core owes nothing any more, or twice. An error
 /// is something without which the daemon cannot start or go on.
 pub(super) async fn run<N: Node>(
+    name: &'static str,
     node: N,
     shell: &Shell,
     mut stops: mpsc::Receiver<()>,
 ) -> Result<(), String> {
     let (ask, mut asks) = mpsc::channel(ASKS);
     let listener = http::listener(&shell.http)?;
-    let mut state = Loop::open(node, shell)?;
+    let mut state = Loop::open(name, node, shell)?;
     let more = state.plane.as_ref().and_then(Plane::more_samples);
     let more = more.unwrap_or_else(|| Box::new(|_: &mut Samples| {}));
     let _http = listener.map(|listener| http::start(listener, ask, more)).transpose()?;
@@ -102,7 +106,7 @@ async fn sleep_until(wanted: Option<Instant>) {
 }
 
 impl<N: Node> Loop<N> {
-    fn open(node: N, shell: &Shell) -> Result<Loop<N>, String> {
+    fn open(name: &'static str, node: N, shell: &Shell) -> Result<Loop<N>, String> {
         let inbox = Rc::new(Inbox::new(shell.limits.queue));
         let store = shell.store.as_deref().map(Store::open).transpose()?;
         let records = store.as_ref().map_or(Ok(Vec::new()), Store::read)?;
@@ -139,6 +143,8 @@ impl<N: Node> Loop<N> {
             node,
             clock: Clock::start(),
             started: Instant::now(),
+            name,
+            limits: shell.limits.clone(),
             inbox,
             store,
             udp,
@@ -210,7 +216,9 @@ impl<N: Node> Loop<N> {
                 Output::Resolve { id, question } => {
                     let (resolver, inbox) = (self.resolver.clone(), self.inbox.clone());
                     tokio::task::spawn_local(async move {
+                        let began = Instant::now();
                         let answer = resolver.ask(&question).await;
+                        inbox.counts.dns(&answer, began.elapsed());
                         inbox.push(Input::Resolved { id, answer });
                     });
                 }
@@ -290,6 +298,8 @@ impl<N: Node> Loop<N> {
         let mut samples = Samples::default();
         self.node.samples(&mut samples);
         metrics::shell(&self.inbox.counts, &mut samples);
+        metrics::limits(&self.limits, &mut samples);
+        metrics::build(self.name, &mut samples);
         for (name, help, value) in [
             ("tessera_shell_queue_length", "Inputs waiting for a turn.", self.inbox.len()),
             ("tessera_shell_sip_connections", "Open TCP connections for SIP.", self.tcp.len()),

@@ -285,6 +285,23 @@ fn http_tells_health_readiness_and_numbers() {
 }
 
 #[test]
+fn ready_is_asked_by_the_program_itself() {
+    let toy = Running::start("");
+    let file = toy.folder.join("toy.toml");
+    let ask = || {
+        let output = command(&["--config", file.to_str().unwrap(), "--ready"]).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(ask(), (Some(0), String::new()));
+    assert_eq!(toy.request("POST /admin", "persist broken yes").unwrap().1, "ok");
+    assert_eq!(ask(), (Some(1), "toy: broken by a row\n".to_owned()));
+    std::fs::write(&file, "[http]\nlisten = '127.0.0.1:9'\n").unwrap();
+    assert!(ask().1.contains("127.0.0.1:9"));
+    std::fs::write(&file, "[http]\n").unwrap();
+    assert!(ask().1.contains("http.listen is not set"));
+}
+
+#[test]
 fn http_takes_a_socket_from_the_starter() {
     use std::os::fd::AsRawFd;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -206,6 +206,14 @@ fn default_mtu() -> u16 {
 }
 
 impl Config {
+    /// Reads and checks a file, overridden by `LTE__SECTION__KEY` in the environment; the error names
+    /// file and key.
+    pub fn load(path: &Path) -> Result<Config, String> {
+        let config: Config = common::net::config::load("lte", path)?;
+        config.check().map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(config)
+    }
+
     /// Reads and checks a configuration; the error names the key.
     pub fn parse(text: &str) -> Result<Config, String> {
         let config: Config = toml::from_str(text).map_err(|error| error.to_string())?;
@@ -404,6 +412,13 @@ mod tests {
         assert_eq!(cells, ["enb1", "north", "south"]);
         let twice = many.replacen("[[enodeb]]", "[[enodeb]]\nname = \"enb2\"", 1);
         assert!(Config::parse(&twice).unwrap_err().contains("two of enodeb are called enb2"));
+    }
+
+    #[test]
+    fn the_example_is_complete() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/lte.toml");
+        let config = Config::load(Path::new(path)).unwrap();
+        assert!(config.http.listen.is_some());
     }
 
     #[test]

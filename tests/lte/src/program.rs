@@ -48,7 +48,7 @@ const UPTIME: &str = "Since the daemon started.";
 #[derive(Parser)]
 #[command(name = "lte", version, about = "eNodeB, S-GW and P-GW joined by GTP-U")]
 struct Arguments {
-    /// Settings in TOML.
+    /// Settings in TOML. Any key can be overridden by the environment: LTE__SECTION__KEY=value.
     #[arg(long)]
     config: PathBuf,
     /// Check the configuration and the host, and change nothing.
@@ -61,6 +61,10 @@ struct Arguments {
     /// `handover IMSI CELL`; it listens at `http.listen`. `help` lists all of them.
     #[arg(trailing_var_arg = true)]
     command: Vec<String>,
+    /// Ask the transport that runs with this configuration whether it is ready: status 0, or 1 and
+    /// why not.
+    #[arg(long, conflicts_with = "check")]
+    ready: bool,
 }
 
 /// `main` with arguments given; the first is the program's name.
@@ -78,13 +82,13 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .try_init();
-    let config = read(&arguments.config, Config::parse);
-    let done = config.and_then(|mut config| {
+    let done = Config::load(&arguments.config).and_then(|mut config| {
         config.events = arguments.events.or(config.events);
-        match (arguments.check, arguments.command.is_empty()) {
-            (true, _) => check(&config),
-            (false, true) => run(config).map_err(|error| error.to_string()),
-            (false, false) => command(&config, arguments.command),
+        match (arguments.check, arguments.ready, arguments.command.is_empty()) {
+            (true, ..) => check(&config),
+            (_, true, _) => common::net::probe::ready(config.http.listen),
+            (_, _, true) => run(config).map_err(|error| error.to_string()),
+            _ => command(&config, arguments.command),
         }
     });
     match done {
