@@ -91,6 +91,38 @@ fn layers_keep_to_themselves() {
     assert!(crossed.is_empty(), "{crossed:#?}");
 }
 
+/// Every metric has its line in a document: no number without a meaning.
+#[test]
+fn metrics_are_documented() {
+    let documents = ["docs/metrics.md", "docs/load.md", "tests/lte/README.md"];
+    let reference = documents.map(|path| std::fs::read_to_string(root().join(path)).expect(path));
+    let is_named = |name: &str| {
+        let quoted = format!("`{name}`");
+        reference.iter().any(|text| text.contains(&quoted))
+    };
+    let mut missing = BTreeSet::new();
+    for source in sources() {
+        let path = source.path.to_string_lossy();
+        if path.starts_with("tests/")
+            && !path.starts_with("tests/lte")
+            && !path.starts_with("tests/ue")
+        {
+            continue;
+        }
+        for literal in source.product_text().split('"').skip(1).step_by(2) {
+            let is_metric =
+                ["tessera_", "process_"].iter().any(|prefix| literal.starts_with(prefix))
+                    && literal
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if is_metric && !is_named(literal) {
+                missing.insert(format!("{literal} ({path})"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "without a line in {documents:?}: {missing:#?}");
+}
+
 /// The cores read no clock and start nothing.
 #[test]
 fn cores_are_pure() {
