@@ -6,8 +6,7 @@ use common::identity::Impi;
 use common::node::{Now, Output};
 
 use crate::Scscf;
-use crate::state::{Charging, Registration, implicit_set};
-use crate::watch::Cause;
+use crate::state::{Change, Charging, Registration, implicit_set};
 
 impl Scscf {
     /// TS 29.228 §6.2.2.1: the profile of a set is replaced at once, for every private identity
@@ -51,7 +50,7 @@ impl Scscf {
             if let Some(charging) = &charging {
                 registration.charging = charging.clone();
             }
-            self.store(registration, Cause::Unregistered, out);
+            self.registrations.commit(Change::Stored(Box::new(registration)), out);
         }
         Outcome::SUCCESS
     }
