@@ -9,6 +9,7 @@
 //! | [`diameter`] | messages, peers, the endpoint | RFC 6733 |
 //! | [`cx`] | the Cx application, typed | TS 29.228, TS 29.229 |
 //! | [`aka`] | MILENAGE, TUAK, vectors, the AKA digest | TS 33.102, RFC 3310 |
+//! | [`reginfo`] | the registration state document | RFC 3680, RFC 5628 |
 //! | [`ipsec`] | sec-agree, sets of security associations, ESP | TS 33.203, RFC 3329 |
 //! | [`dns`] | the questions and answers of RFC 3263 | RFC 3263 |
 //! | [`stats`] | counters as plain integers | |
@@ -30,6 +31,7 @@ pub mod net;
 pub mod node;
 pub mod questions;
 pub mod random;
+pub mod reginfo;
 pub mod secret;
 pub mod sip;
 pub mod stats;

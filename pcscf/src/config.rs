@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
@@ -60,6 +61,10 @@ pub struct Gm {
     /// Unprotected port.
     #[serde(default = "default_gm_port")]
     pub port: u16,
+    /// T1 towards phones (TS 24.229 table 7.7.1); a set that was replaced lives 64 of it. A laboratory
+    /// may want less than the 2000 that phones expect.
+    #[serde(default = "default_gm_t1_milliseconds")]
+    pub t1_milliseconds: u64,
     /// Protected server port (port-s), the same for all phones.
     #[serde(default = "default_protected_server_port")]
     pub protected_server_port: u16,
@@ -192,6 +197,10 @@ impl Default for Ipsec {
     }
 }
 
+fn default_gm_t1_milliseconds() -> u64 {
+    2_000
+}
+
 fn default_gm_port() -> u16 {
     5060
 }
@@ -249,6 +258,17 @@ fn default_attempt_seconds() -> u64 {
 
 fn default_register_seconds() -> u64 {
     100
+}
+
+impl Gm {
+    pub fn t1(&self) -> Duration {
+        Duration::from_millis(self.t1_milliseconds)
+    }
+
+    /// 64 × T1: what an old set has left once the new one is in use (TS 24.229 §5.2.2.1).
+    pub fn old_set_life(&self) -> Duration {
+        self.t1() * 64
+    }
 }
 
 impl Config {
@@ -319,6 +339,9 @@ impl Config {
                     pair.ealg.name()
                 ));
             }
+        }
+        if !(5..=10_000).contains(&self.gm.t1_milliseconds) {
+            say("gm.t1_milliseconds: 5 to 10000".into());
         }
         if self.mw.register_seconds >= 128 {
             say("mw.register_seconds: must stay below the phone's 128 s".into());

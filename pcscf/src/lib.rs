@@ -118,8 +118,10 @@ impl Pcscf {
             _ => AddressFamilies::V4,
         };
         let preference = Preference { families, transports: vec![Transport::Udp, Transport::Tcp] };
+        let mut sip = Endpoint::new(random.fork(), &config.limits);
+        sip.set_gm_t1(config.gm.t1());
         Ok(Pcscf {
-            sip: Endpoint::new(random.fork(), &config.limits),
+            sip,
             locator: Locator::new(preference, random.fork(), config.limits.sip_transactions),
             kernel: Questions::new(),
             security: Security::new(&config, random.fork()),

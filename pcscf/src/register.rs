@@ -31,7 +31,7 @@ use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::refusal::Refusal;
 use crate::registrations::{IdentitySet, Registration};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
-use crate::security::{BEYOND_REGISTRATION, OLD_SET_LIFE, Security, State, Wanted};
+use crate::security::{BEYOND_REGISTRATION, Security, State, Wanted};
 use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer};
 
 /// What is known of a REGISTER in progress.
@@ -493,7 +493,7 @@ impl Pcscf {
         self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
         for id in self.security.sets_of(&attempt.impi, attempt.ue) {
             let Some(set) = self.security.get(id) else { continue };
-            let ends = set.expires_at.min(now + OLD_SET_LIFE);
+            let ends = set.expires_at.min(now + self.config.gm.old_set_life());
             self.set_life(id, ends);
         }
     }
@@ -524,7 +524,8 @@ impl Pcscf {
         if let (Transport::Udp, Some(older)) = (incoming.flow().transport, older) {
             incoming.set_reply_flow(older.flow_to_ue());
         }
-        let (id, ends) = (set.id, set.expires_at.min(now + OLD_SET_LIFE));
+        let ends = set.expires_at.min(now + self.config.gm.old_set_life());
+        let id = set.id;
         self.set_life(id, ends);
     }
 

@@ -26,9 +26,6 @@ use crate::{Pcscf, Timer};
 /// reg-await-auth: life of a temporary set (TS 24.229 §7.8).
 pub const REG_AWAIT_AUTH: Duration = Duration::from_secs(240);
 
-/// 64 × T1 on Gm: what an old set has left once the new one is in use (TS 24.229 §5.2.2.1).
-pub const OLD_SET_LIFE: Duration = Duration::from_secs(128);
-
 /// How much longer a set lives than the registration it carries (TS 24.229 §5.2.2.3).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
 
@@ -568,14 +565,16 @@ impl Pcscf {
         let in_use = self.security.set_to_use(&new.impi, new.ue).filter(|set| set.id != id);
         match in_use.map(|set| set.expires_at) {
             // A refresh over it has prolonged its life meanwhile (L-08).
-            Some(ends) if ends > now + OLD_SET_LIFE => self.watch_old_set(id, ends),
+            Some(ends) if ends > now + self.config.gm.old_set_life() => {
+                self.watch_old_set(id, ends);
+            }
             _ => self.put_into_use(now, id),
         }
     }
 
     fn watch_old_set(&mut self, new: SetId, old_ends: Now) {
-        let at =
-            Now::from_millis(old_ends.as_millis().saturating_sub(OLD_SET_LIFE.as_millis() as u64));
+        let left = self.config.gm.old_set_life().as_millis() as u64;
+        let at = Now::from_millis(old_ends.as_millis().saturating_sub(left));
         self.timers.set(Timer::OldSetRunsOut(new), at);
     }
 
@@ -589,7 +588,7 @@ impl Pcscf {
             let Some(set) = self.security.sets.get_mut(&other) else { continue };
             if other != id && set.is_established() {
                 set.state = State::Old;
-                let ends = set.expires_at.min(now + OLD_SET_LIFE);
+                let ends = set.expires_at.min(now + self.config.gm.old_set_life());
                 self.set_life(other, ends);
             }
         }

@@ -636,6 +636,7 @@ fn contradictions_in_the_configuration_are_named() {
     wildcard.gm = Gm {
         addresses: vec!["0.0.0.0".parse().unwrap()],
         port: 5060,
+        t1_milliseconds: 2_000,
         protected_server_port: 5060,
         protected_client_ports: vec![5100],
     };

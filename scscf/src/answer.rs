@@ -55,13 +55,18 @@ impl Scscf {
         if !job.visited_network.eq_ignore_ascii_case(&self.config.home_domain) {
             return None;
         }
-        let named = |name: &'static str, functions: &[String]| {
-            functions.iter().map(|function| format!("{name}=\"{function}\"")).collect::<Vec<_>>()
-        };
-        let mut addresses = named("ccf", &own.charging.collection_functions);
-        addresses.extend(named("ecf", &own.charging.event_functions));
-        (!addresses.is_empty()).then(|| addresses.join(";"))
+        charging_addresses(own)
     }
+}
+
+/// RFC 7315 §5.5
+pub fn charging_addresses(registration: &Registration) -> Option<String> {
+    let named = |name: &'static str, functions: &[String]| {
+        functions.iter().map(|function| format!("{name}=\"{function}\"")).collect::<Vec<_>>()
+    };
+    let mut addresses = named("ccf", &registration.charging.collection_functions);
+    addresses.extend(named("ecf", &registration.charging.event_functions));
+    (!addresses.is_empty()).then(|| addresses.join(";"))
 }
 
 /// TS 24.229 §5.4.1.2.2F: the distinct identities of the set that are not barred, in the order of

@@ -9,10 +9,14 @@ use common::cx::{self, Answered, Outcome, Saa, Sar};
 use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
 use common::sip::header::Name;
+use common::sip::message::Response;
 
 use crate::contacts::Origin;
+use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
-use crate::state::{Binding, Change, Charging, Registration};
+use crate::state::{Binding, Charging, Registration};
+use crate::third_party::{Notice, Occasion};
+use crate::watch::Cause;
 use crate::{OnAnswer, Scscf};
 
 /// Waits for the SAA.
@@ -52,7 +56,12 @@ impl Scscf {
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         let request = job.incoming.request();
         let path: Vec<_> = request.headers().values(Name::Path).map(str::to_owned).collect();
-        let origin = Origin { call_id: request.call_id(), cseq: request.cseq(), path: &path };
+        let origin = Origin {
+            identity: &job.public_identity,
+            call_id: request.call_id(),
+            cseq: request.cseq(),
+            path: &path,
+        };
         job.contacts.applied(now, held.map_or(&[][..], |held| &held.bindings), &origin)
     }
 
@@ -132,7 +141,7 @@ impl Scscf {
     fn bind(
         &mut self,
         now: Now,
-        job: Registering,
+        mut job: Registering,
         service_profiles: Vec<ServiceProfile>,
         saa: Saa,
         out: &mut Vec<Output>,
@@ -156,8 +165,34 @@ impl Scscf {
         };
         self.replace(registration, out);
         let response = self.success(now, &job);
+        job.notices = self.notices_of_registration(now, &job, &response, is_first);
         let outcome = if is_first { "registered" } else { "refreshed" };
         self.finish_register(now, job, response, outcome, out);
+    }
+
+    /// TS 24.229 §5.4.1.7: who hears of it. An emergency registration concerns no server
+    /// (TS 24.229 §5.4.8).
+    fn notices_of_registration(
+        &mut self,
+        now: Now,
+        job: &Registering,
+        response: &Response,
+        is_first: bool,
+    ) -> Vec<Notice> {
+        if job.contacts.wanted.iter().all(|wanted| wanted.is_emergency) {
+            return Vec::new();
+        }
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let Some(held) = held.cloned() else { return Vec::new() };
+        let left = held.reported().map(|binding| binding.expires_seconds(now)).max();
+        let occasion = Occasion {
+            registration: &held,
+            public_identity: &job.public_identity,
+            kind: if is_first { RegistrationType::Initial } else { RegistrationType::Again },
+            exchange: Some((job.incoming.request(), response)),
+            expires_seconds: left.unwrap_or(0),
+        };
+        self.notices_of(now, &occasion)
     }
 
     /// Stores a registration in the place of those of the same private identity that it overlaps:
@@ -173,11 +208,12 @@ impl Scscf {
         };
         let others = self.registrations.of(&private_identity).iter();
         let replaced: Vec<_> = others.filter(overlaps).map(Registration::set).collect();
+        // TS 24.229 §5.4.1.2.2F: a contact that another takes the place of is gone, and whoever is
+        // there shall register again.
+        self.store(registration, Cause::Deactivated, out);
         for set in replaced {
-            let private_identity = private_identity.clone();
-            self.registrations.commit(Change::Removed { private_identity, set }, out);
+            self.remove(&private_identity, &set, Cause::Deactivated, out);
         }
-        self.registrations.commit(Change::Stored(Box::new(registration)), out);
     }
 
     /// TS 29.228 §6.1.2.1: an assignment that was granted and cannot be used is given back, and
@@ -190,8 +226,7 @@ impl Scscf {
         self.tell_hss(now, &job, assignment_type, out);
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         if let Some(set) = held.map(Registration::set) {
-            let private_identity = job.private_identity.clone();
-            self.registrations.commit(Change::Removed { private_identity, set }, out);
+            self.remove(&job.private_identity, &set, Cause::Rejected, out);
         }
         self.refuse(now, job, refusal, out);
     }

@@ -35,6 +35,8 @@ use common::node::Transport;
 use common::sip::uri::{HostPort, Scheme, Uri};
 use serde::Deserialize;
 
+use crate::filter_criteria::SharedSets;
+
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +53,12 @@ pub struct Config {
     /// `[registration]`
     #[serde(default)]
     pub registration: Registration,
+    /// `[reg_event]`
+    #[serde(default)]
+    pub reg_event: RegEvent,
+    /// `[[shared_filter_criteria]]`
+    #[serde(default)]
+    pub shared_filter_criteria: Vec<SharedFilterCriteria>,
     /// `[timeouts]`
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -191,6 +199,54 @@ pub enum Protection {
     Optional,
 }
 
+/// `[reg_event]`: subscriptions to the registration state (TS 24.229 §5.4.2.1, RFC 3680).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegEvent {
+    /// A shorter interval (not 0) is answered 423 with this as Min-Expires; at most 3600.
+    pub expires_min_seconds: u32,
+    /// A longer interval is shortened to this in the 200.
+    pub expires_max_seconds: u32,
+    /// What a watcher gets that asks for nothing (RFC 3680 §4.4).
+    pub expires_default_seconds: u32,
+    /// Subscriptions to one public identity.
+    pub per_identity_max: usize,
+    /// All subscriptions.
+    pub subscriptions_max: usize,
+    /// What documents behind the first say: `full`, or `partial` for what has changed.
+    pub documents: Documents,
+}
+
+impl Default for RegEvent {
+    fn default() -> Self {
+        RegEvent {
+            expires_min_seconds: 60,
+            expires_max_seconds: 600_000,
+            expires_default_seconds: 3_761,
+            per_identity_max: 16,
+            subscriptions_max: 3_000_000,
+            documents: Documents::Full,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Documents {
+    Full,
+    Partial,
+}
+
+/// `[[shared_filter_criteria]]`: criteria that service profiles name by number (TS 29.228 §6.6).
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedFilterCriteria {
+    /// SharedIFCSetID.
+    pub id: u32,
+    /// One or more InitialFilterCriteria elements, as in a service profile.
+    pub xml: String,
+}
+
 /// `[timeouts]`. A REGISTER takes at most `queue_milliseconds` and `hss_milliseconds` together,
 /// which must be less than an I-CSCF waits for one S-CSCF.
 #[derive(Clone, Debug, Deserialize)]
@@ -200,13 +256,20 @@ pub struct Timeouts {
     pub hss_milliseconds: u64,
     /// A REGISTER that had to wait longer behind others of its user is refused.
     pub queue_milliseconds: u64,
+    /// One NOTIFY or third-party REGISTER, all addresses of its target included.
+    pub watcher_milliseconds: u64,
     /// A deregistration that the HSS did not answer is told it again after this long.
     pub retry_milliseconds: u64,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts { hss_milliseconds: 4_000, queue_milliseconds: 4_000, retry_milliseconds: 60_000 }
+        Timeouts {
+            hss_milliseconds: 4_000,
+            queue_milliseconds: 4_000,
+            watcher_milliseconds: 32_000,
+            retry_milliseconds: 60_000,
+        }
     }
 }
 
@@ -217,6 +280,10 @@ impl Timeouts {
 
     pub fn queue(&self) -> Duration {
         Duration::from_millis(self.queue_milliseconds)
+    }
+
+    pub fn watcher(&self) -> Duration {
+        Duration::from_millis(self.watcher_milliseconds)
     }
 
     pub fn retry(&self) -> Duration {
@@ -233,6 +300,8 @@ impl Config {
             sip,
             diameter,
             registration: Registration::default(),
+            reg_event: RegEvent::default(),
+            shared_filter_criteria: Vec::new(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log_identities: false,
@@ -284,6 +353,12 @@ impl Config {
         if !between.contains(&policy.expires_default_seconds) {
             say("registration.expires_default_seconds is not between minimum and maximum"
                 .to_owned());
+        }
+        if let Err(problem) = SharedSets::read(&self.shared_filter_criteria) {
+            say(problem);
+        }
+        if self.reg_event.expires_min_seconds > self.reg_event.expires_max_seconds {
+            say("reg_event.expires_min_seconds is above expires_max_seconds".to_owned());
         }
         if policy.challenges_max == 0 || policy.wrong_responses_max == 0 {
             say("registration: challenges_max and wrong_responses_max are at least 1".to_owned());

@@ -2,6 +2,7 @@
 //! TS 24.229 §5.4.1.2.2, RFC 5626 §6).
 
 use common::cx::RestorationInfo;
+use common::identity::Impu;
 use common::node::Now;
 use common::sip::address::{Address, Contact};
 use common::sip::header::Name;
@@ -11,7 +12,7 @@ use common::sip::uri::Uri;
 
 use crate::config;
 use crate::register::Refusal;
-use crate::state::Binding;
+use crate::state::{Binding, Latest};
 
 /// What a REGISTER asks for.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Wanted {
 /// What goes with every binding of one REGISTER.
 #[derive(Debug)]
 pub struct Origin<'a> {
+    /// To.
+    pub identity: &'a Impu,
     pub call_id: &'a str,
     pub cseq: u32,
     pub path: &'a [String],
@@ -103,8 +106,9 @@ impl Contacts {
 
     /// The bindings after this REGISTER. Expired ones are left out.
     pub fn applied(&self, now: Now, bindings: &[Binding], origin: &Origin) -> Vec<Binding> {
-        let mut bindings: Vec<_> =
+        let before: Vec<_> =
             bindings.iter().filter(|binding| !binding.has_expired(now)).cloned().collect();
+        let mut bindings = before.clone();
         if self.is_star {
             bindings.retain(|binding| binding.is_emergency);
             return bindings;
@@ -125,7 +129,8 @@ impl Contacts {
         }
         for one in news {
             bindings.retain(|binding| !one.replaces(binding));
-            bindings.push(one.binding(now, origin));
+            let known = before.iter().find(|binding| one.is_bound_as(binding));
+            bindings.push(one.binding(now, origin, known));
         }
         bindings
     }
@@ -138,12 +143,14 @@ impl Binding {
         let Ok(Contact::Address(address)) = Contact::parse(&left.contact) else { return None };
         let path: Vec<_> = parameter::list(&left.path).map(str::to_owned).collect();
         let origin = Origin {
+            identity: &Impu::new(""),
             call_id: left.call_id.as_deref().unwrap_or(""),
             cseq: left.cseq.unwrap_or(0),
             path: &path,
         };
-        let binding = Wanted::read(address, 0, true).binding(Now::default(), &origin);
-        Some(Binding { expires_at_seconds, ..binding })
+        let binding = Wanted::read(address, 0, true).binding(Now::default(), &origin, None);
+        // Which identity it was made for was not left.
+        Some(Binding { expires_at_seconds, registered_identity: None, ..binding })
     }
 }
 
@@ -182,7 +189,9 @@ impl Wanted {
         }
     }
 
-    fn binding(&self, now: Now, origin: &Origin) -> Binding {
+    /// `known`: the same contact as it was bound before.
+    fn binding(&self, now: Now, origin: &Origin, known: Option<&Binding>) -> Binding {
+        let registered_identity = known.and_then(|known| known.registered_identity.clone());
         Binding {
             contact: self.address.to_string(),
             uri: self.address.uri_text.clone(),
@@ -193,6 +202,8 @@ impl Wanted {
             instance: self.instance.clone(),
             reg_id: self.reg_id,
             is_emergency: self.is_emergency,
+            registered_identity: registered_identity.or_else(|| Some(origin.identity.clone())),
+            latest: if known.is_some() { Latest::Refreshed } else { Latest::Registered },
         }
     }
 }

@@ -8,11 +8,14 @@ use common::cx::{self, Answered, Sar};
 use common::diameter::endpoint::NoAnswer;
 use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
+use common::sip::message::{Request, Response};
 
 use crate::contacts::Origin;
+use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
-use crate::state::{Change, Registration};
-use crate::{OnAnswer, Scscf};
+use crate::state::Registration;
+use crate::third_party::{Notice, Occasion};
+use crate::{OnAnswer, Scscf, watch};
 
 /// Waits for the SAA.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ enum Cause {
         id: u64,
         others: Vec<Impu>,
     },
+    /// An application server without which there is no registration.
+    ServerFailed,
 }
 
 impl Cause {
@@ -38,7 +43,17 @@ impl Cause {
         match self {
             Cause::User(_) => ServerAssignmentType::UserDeregistration,
             Cause::Expiry => ServerAssignmentType::TimeoutDeregistration,
-            Cause::Operator { .. } => ServerAssignmentType::AdministrativeDeregistration,
+            Cause::Operator { .. } | Cause::ServerFailed => {
+                ServerAssignmentType::AdministrativeDeregistration
+            }
+        }
+    }
+
+    fn for_watchers(&self) -> watch::Cause {
+        match self {
+            Cause::User(_) => watch::Cause::Unregistered,
+            Cause::Expiry => watch::Cause::Expired,
+            Cause::Operator { .. } | Cause::ServerFailed => watch::Cause::Rejected,
         }
     }
 }
@@ -61,7 +76,8 @@ impl Scscf {
         let Some(held) = held else {
             return self.deregister_rest(now, job, out);
         };
-        let origin = Origin { call_id: "", cseq: 0, path: &[] };
+        let identity = &job.public_identity;
+        let origin = Origin { identity, call_id: "", cseq: 0, path: &[] };
         let remaining = job.contacts.applied(now, bindings, &origin);
         if remaining.is_empty() {
             let set = held.set();
@@ -70,7 +86,7 @@ impl Scscf {
             return self.ask_to_deregister(now, private_identity, set, cause, out);
         }
         let registration = Registration { bindings: remaining, ..held.clone() };
-        self.registrations.commit(Change::Stored(Box::new(registration)), out);
+        self.store(registration, watch::Cause::Unregistered, out);
         self.deregister_rest(now, job, out);
     }
 
@@ -119,7 +135,7 @@ impl Scscf {
             return;
         }
         let registration = Registration { bindings, ..held.clone() };
-        self.registrations.commit(Change::Stored(Box::new(registration)), out);
+        self.store(registration, watch::Cause::Expired, out);
         self.finish(now, private_identity, out);
     }
 
@@ -143,6 +159,42 @@ impl Scscf {
                 self.finish(now, private_identity, out);
             }
         }
+    }
+
+    /// TS 24.229 §5.4.1.7, §5.4.1.5: a server that must be there is not.
+    pub(crate) fn deregister_for_server(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        set: Impu,
+        out: &mut Vec<Output>,
+    ) {
+        if self.registrations.find(private_identity, &set).is_none() {
+            return self.finish(now, private_identity, out);
+        }
+        self.ask_to_deregister(now, private_identity.clone(), set, Cause::ServerFailed, out);
+    }
+
+    /// TS 24.229 §5.4.1.7: servers hear that an identity is registered no more, once no device has
+    /// it. `request`: the REGISTER that ended it, with its answer.
+    pub(crate) fn notices_of_end(
+        &mut self,
+        now: Now,
+        ended: &Registration,
+        public_identity: &Impu,
+        exchange: Option<(&Request, &Response)>,
+    ) -> Vec<Notice> {
+        if !ended.has_binding() || self.is_registered(public_identity) {
+            return Vec::new();
+        }
+        let occasion = Occasion {
+            registration: ended,
+            public_identity,
+            kind: RegistrationType::Deregistration,
+            exchange,
+            expires_seconds: 0,
+        };
+        self.notices_of(now, &occasion)
     }
 
     /// TS 29.228 §6.1.2.1: one public identity stands for its set.
@@ -186,17 +238,33 @@ impl Scscf {
             Ok(_) => (true, "no SAA".to_owned()),
             Err(no_answer) => (false, format!("{no_answer:?}")),
         };
+        let ended = self.registrations.of(&private_identity).iter();
+        let ended = ended.into_iter().find(|held| held.set() == set).cloned();
         if is_final {
-            let private_identity = private_identity.clone();
-            let set = set.clone();
-            self.registrations.commit(Change::Removed { private_identity, set }, out);
+            self.remove(&private_identity, &set, cause.for_watchers(), out);
         } else {
-            self.keep_empty(now, &private_identity, &set, out);
+            self.keep_empty(now, &private_identity, &set, cause.for_watchers(), out);
         }
         match cause {
-            Cause::User(job) => {
+            Cause::User(mut job) => {
                 let response = self.success(now, &job);
+                if let Some(ended) = &ended {
+                    let exchange = Some((job.incoming.request(), &response));
+                    job.notices = self.notices_of_end(now, ended, &job.public_identity, exchange);
+                }
                 self.finish_register(now, *job, response, "deregistered", out);
+            }
+            Cause::ServerFailed => {
+                self.stats.deregistration("server_failed");
+                tracing::info!(
+                    procedure = "deregistration for an application server",
+                    private_identity = %self.logged(private_identity.as_str()),
+                    public_identity = %self.logged(set.as_str()),
+                    hss = detail,
+                    "deregistered"
+                );
+                self.say_goodbye(now, ended.as_ref(), out);
+                self.finish(now, &private_identity, out);
             }
             Cause::Expiry => {
                 self.stats.deregistration("expired");
@@ -207,6 +275,7 @@ impl Scscf {
                     hss = detail,
                     "registration expired"
                 );
+                self.say_goodbye(now, ended.as_ref(), out);
                 self.finish(now, &private_identity, out);
             }
             Cause::Operator { id, mut others } => {
@@ -218,6 +287,7 @@ impl Scscf {
                     hss = detail,
                     "deregistered"
                 );
+                self.say_goodbye(now, ended.as_ref(), out);
                 if let Some(set) = others.pop() {
                     let cause = Cause::Operator { id, others };
                     return self.ask_to_deregister(now, private_identity, set, cause, out);
@@ -229,13 +299,35 @@ impl Scscf {
         }
     }
 
-    fn keep_empty(&mut self, now: Now, private_identity: &Impi, set: &Impu, out: &mut Vec<Output>) {
+    /// TS 24.229 §5.4.1.7: the network has ended a registration, and servers hear of it.
+    pub(crate) fn say_goodbye(
+        &mut self,
+        now: Now,
+        ended: Option<&Registration>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(ended) = ended else { return };
+        let registered = ended.reported().find_map(|binding| binding.registered_identity.clone());
+        let public_identity = registered.unwrap_or_else(|| ended.set());
+        for notice in self.notices_of_end(now, ended, &public_identity, None) {
+            self.tell_server(now, notice, out);
+        }
+    }
+
+    fn keep_empty(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        set: &Impu,
+        cause: watch::Cause,
+        out: &mut Vec<Output>,
+    ) {
         self.stats.untold += 1;
         let held = self.registrations.of(private_identity).iter().find(|held| held.set() == *set);
         let Some(held) = held else { return };
         if !held.bindings.is_empty() {
             let registration = Registration { bindings: Vec::new(), ..held.clone() };
-            self.registrations.commit(Change::Stored(Box::new(registration)), out);
+            self.store(registration, cause, out);
         }
         let later = now + self.config.timeouts.retry();
         self.registrations.look_again(private_identity.clone(), set.clone(), later);

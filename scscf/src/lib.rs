@@ -15,14 +15,17 @@
 //! | expiry | TS 24.229 §5.4.1.5 | `Scscf::expire` |
 //! | RTR | TS 24.229 §5.4.1.5, TS 29.228 §6.1.3 | `Scscf::terminate` |
 //! | PPR | TS 29.228 §6.2.2 | `Scscf::push_profile` |
+//! | SUBSCRIBE | TS 24.229 §5.4.2.1.1 | `Scscf::subscribe` |
+//! | a registration has changed | TS 24.229 §5.4.2.1.2 | `Scscf::store`, `Scscf::remove`, then `notify_due` |
+//! |   place of a watcher, its answer | TS 24.229 §5.4.2.1.2 | `Scscf::notify_located`, `Scscf::notified` |
+//! | registered, or no more | TS 24.229 §5.4.1.7 | `Scscf::notices_of`, then `tell_server` |
+//! |   answer of an application server | TS 24.229 §5.4.1.7 | `Scscf::server_answered` |
 //! | any other request | RFC 3261 §8.2.1, §11 | `Scscf::other` |
 //!
 //! REGISTERs, expiries and terminations of one private identity run one at a time
 //! ([`Turns`]). What survives a restart is in [`state`]; challenges do not.
 //!
 //! NOT DONE: TS 24.229 §5.4.3: originating and terminating sessions are answered 480 or 404.
-//! NOT DONE: TS 24.229 §5.4.2: subscriptions to the registration state are answered 489.
-//! NOT DONE: TS 24.229 §5.4.1.7: no third-party registration with application servers.
 //! NOT DONE: TS 24.229 §5.4.1.2.2A: SIP digest is out of scope.
 //! NOT DONE: RFC 5627 §5: no GRUUs are handed out.
 
@@ -36,13 +39,20 @@ mod assign;
 mod authenticate;
 mod contacts;
 mod deregister;
+mod filter_criteria;
+mod notify;
 mod other;
+mod places;
 mod profile;
 mod register;
 mod restore;
 pub mod state;
 mod stats;
+mod subscribe;
+mod subscriptions;
 mod terminate;
+mod third_party;
+mod watch;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -54,6 +64,7 @@ use common::node::{Flow, Input, Node, Now, Output, StoredRecord};
 use common::random::Random;
 use common::sip::endpoint::{Endpoint, Event, Incoming, Segment};
 use common::sip::header::Name;
+use common::sip::locator::{Located, Locator};
 use common::sip::message::Method;
 use common::sip::uri::{Host, HostPort, Uri};
 use common::stats::Samples;
@@ -61,8 +72,10 @@ use common::timers::Timers;
 use common::turns::{Turn, Turns};
 
 pub use config::Config;
+use filter_criteria::SharedSets;
 use state::Registrations;
 use stats::Stats;
+use subscriptions::Subscriptions;
 
 /// Seconds after which a refused client may come again.
 const RETRY_AFTER_SECONDS: &str = "5";
@@ -72,10 +85,13 @@ const RETRY_AFTER_SECONDS: &str = "5";
 pub struct Scscf {
     config: Config,
     own: Own,
-    sip: Endpoint<NoWait>,
+    sip: Endpoint<OnReply>,
+    locator: Locator<OnPlace>,
     cx: cx::Endpoint<OnAnswer>,
     turns: Turns<Impi, Job>,
     registrations: Registrations,
+    subscriptions: Subscriptions,
+    random: Random,
     /// Running challenges. Not durable.
     challenges: HashMap<Impi, authenticate::Challenge>,
     timers: Timers<Timer>,
@@ -95,11 +111,23 @@ struct Own {
     server_host: Host,
     /// As it stands in the 200.
     service_route: String,
+    /// Filter criteria that profiles name by number.
+    shared_criteria: SharedSets,
 }
 
-/// Nothing is forwarded or sent yet, so nothing waits for a SIP answer.
+/// What waits for the answer to a request of our own.
 #[derive(Debug)]
-enum NoWait {}
+enum OnReply {
+    Notified(Box<notify::Notifying>),
+    ServerAnswered(Box<third_party::Notice>),
+}
+
+/// What waits for the place that a request of our own goes to.
+#[derive(Debug)]
+enum OnPlace {
+    NotifyLocated(Box<notify::Notifying>),
+    ServerLocated(Box<third_party::Notice>),
+}
 
 /// What waits for an answer of the HSS.
 #[derive(Debug)]
@@ -127,6 +155,10 @@ enum Job {
     Administer {
         id: u64,
     },
+    /// An application server without which there is no registration has failed.
+    ServerFailed {
+        set: Impu,
+    },
 }
 
 /// Timers that do not belong to a registration.
@@ -148,41 +180,70 @@ impl Scscf {
         Ok(Scscf {
             own: Own::of(&config)?,
             sip: Endpoint::new(random.fork(), &config.limits),
+            locator: Locator::new(
+                places::preference(&config.sip.listen),
+                random.fork(),
+                config.limits.sip_transactions,
+            ),
             cx: cx::Endpoint::new(config.diameter.clone(), random.fork(), &config.limits),
             turns: Turns::new(config.limits.waiting_per_identity),
             registrations: Registrations::default(),
+            subscriptions: Subscriptions::default(),
             challenges: HashMap::new(),
             timers: Timers::new(),
             stats: Stats::default(),
             is_draining: false,
             has_said_goodbye: false,
+            random,
             config,
         })
     }
 
     fn start(&mut self, now: Now, records: &[StoredRecord], out: &mut Vec<Output>) {
         for record in records {
-            if let Err(reason) = self.registrations.restore(record) {
+            let restored = match record.kind.as_str() {
+                subscriptions::KIND => self.subscriptions.restore(record),
+                _ => self.registrations.restore(record),
+            };
+            if let Err(reason) = restored {
                 self.stats.unreadable_records += 1;
-                tracing::warn!(key = record.key, reason, "a stored registration cannot be read");
+                tracing::warn!(kind = record.kind, key = record.key, reason, "cannot be read back");
             }
         }
-        tracing::info!(registrations = self.registrations.len(), "registrations read back");
+        tracing::info!(
+            registrations = self.registrations.len(),
+            subscriptions = self.subscriptions.len(),
+            "read back"
+        );
         self.cx.start(now, out);
         self.expire_due(now, out);
     }
 
-    fn on_sip(&mut self, now: Now, event: Event<NoWait>, out: &mut Vec<Output>) {
+    fn on_sip(&mut self, now: Now, event: Event<OnReply>, out: &mut Vec<Output>) {
         match event {
             Event::Request(incoming) if self.is_draining => {
                 self.refuse_draining(now, incoming, out)
             }
             Event::Request(incoming) => match incoming.request().method() {
                 Method::Register => self.register(now, incoming, out),
+                Method::Subscribe => self.subscribe(now, incoming, out),
                 _ => self.other(now, incoming, out),
             },
             Event::Ack { .. } => {}
-            Event::Provisional(branch, _) | Event::Reply(branch, _) => match branch.wait {},
+            Event::Provisional(branch, _) => self.sip.keep(branch),
+            Event::Reply(branch, result) => match branch.wait {
+                OnReply::Notified(wait) => self.notified(now, *wait, result, out),
+                OnReply::ServerAnswered(notice) => {
+                    self.server_answered(now, *notice, result, out);
+                }
+            },
+        }
+    }
+
+    fn on_place(&mut self, now: Now, wait: OnPlace, place: Located, out: &mut Vec<Output>) {
+        match wait {
+            OnPlace::NotifyLocated(wait) => self.notify_located(now, *wait, place, out),
+            OnPlace::ServerLocated(notice) => self.server_located(now, *notice, place, out),
         }
     }
 
@@ -235,6 +296,9 @@ impl Scscf {
             Job::Terminate(terminating) => {
                 self.terminate_in_turn(now, private_identity, *terminating, out);
             }
+            Job::ServerFailed { set } => {
+                self.deregister_for_server(now, private_identity, set, out);
+            }
             Job::Administer { id } => self.deregister_by_operator(now, private_identity, id, out),
         }
     }
@@ -253,6 +317,9 @@ impl Scscf {
                 let later = now + self.config.timeouts.hss();
                 self.registrations.look_again(private_identity, set, later);
             }
+        }
+        while let Some(tag) = self.subscriptions.expired(now) {
+            self.subscription_expired(now, &tag);
         }
         while let Some(timer) = self.timers.expired(now) {
             match timer {
@@ -307,7 +374,8 @@ impl Own {
         let host_port = Uri::parse(&server_name).ok().and_then(|uri| uri.host_port);
         let host_port = host_port.ok_or("sip.server_name has no host")?;
         let service_route = format!("<sip:orig@{host_port};lr>");
-        Ok(Own { host, server_name, server_host: host_port.host, service_route })
+        let shared_criteria = SharedSets::read(&config.shared_filter_criteria)?;
+        Ok(Own { host, server_name, server_host: host_port.host, service_route, shared_criteria })
     }
 }
 
@@ -325,11 +393,13 @@ impl Node for Scscf {
             | Input::Opened { .. }
             | Input::ConnectFailed { .. }
             | Input::Closed { .. } => self.cx.input(now, input, out),
-            // Nothing is looked up or secured here.
-            Input::Resolved { .. }
-            | Input::SasInstalled { .. }
-            | Input::SasAudited { .. }
-            | Input::SasExpired { .. } => {}
+            Input::Resolved { id, answer } => {
+                for (wait, place) in self.locator.resolved(now, id, answer, out) {
+                    self.on_place(now, wait, place, out);
+                }
+            }
+            // Nothing is secured here.
+            Input::SasInstalled { .. } | Input::SasAudited { .. } | Input::SasExpired { .. } => {}
             Input::Admin { id, command } => self.administer(now, id, &command, out),
             Input::Drain => self.is_draining = true,
             Input::Timeout => {
@@ -343,6 +413,7 @@ impl Node for Scscf {
         while let Some(event) = self.cx.next_event() {
             self.on_cx(now, event, out);
         }
+        self.notify_due(now, out);
         if self.is_draining && !self.has_said_goodbye && self.owed() == 0 {
             self.has_said_goodbye = true;
             self.cx.drain(now, out);
@@ -354,6 +425,7 @@ impl Node for Scscf {
             self.sip.next_timeout(),
             self.cx.next_timeout(),
             self.registrations.next_timeout(),
+            self.subscriptions.next_timeout(),
             self.timers.next(),
         ];
         owners.into_iter().flatten().min()
@@ -373,6 +445,12 @@ impl Node for Scscf {
             &[],
             self.challenges.len() as f64,
         );
+        samples.gauge(
+            "tessera_scscf_subscriptions",
+            "Subscriptions to the registration state",
+            &[],
+            self.subscriptions.len() as f64,
+        );
         self.sip.samples(samples);
         self.cx.samples(samples);
     }
@@ -386,7 +464,7 @@ impl Node for Scscf {
     }
 
     fn owed(&self) -> usize {
-        self.sip.owed() + self.cx.owed() + self.turns.len()
+        self.sip.owed() + self.locator.owed() + self.cx.owed() + self.turns.len()
     }
 }
 

@@ -1,7 +1,6 @@
 //! Requests other than REGISTER.
 //!
-//! NOT DONE: TS 24.229 §5.4.3: sessions; TS 24.229 §5.4.2: the registration state event package.
-//! Each gets a clear answer, so that nobody waits or tries again.
+//! NOT DONE: TS 24.229 §5.4.3: sessions. Each gets a clear answer, so that nobody waits or tries again.
 
 use common::node::{Now, Output};
 use common::sip::endpoint::Incoming;
@@ -12,10 +11,10 @@ use common::sip::uri::Uri;
 use crate::Scscf;
 
 /// What this node takes.
-const ALLOW: &str = "REGISTER, OPTIONS";
+const ALLOW: &str = "REGISTER, SUBSCRIBE, OPTIONS";
 
 impl Scscf {
-    /// RFC 3261 §8.2.1, §11.2; RFC 6665 §4.2.1.1 for SUBSCRIBE.
+    /// RFC 3261 §8.2.1, §11.2.
     pub(crate) fn other(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
         let request = incoming.request();
         let (status, reason) = self.answer_to(request);
@@ -43,7 +42,6 @@ impl Scscf {
         match request.method() {
             Method::Options if is_for_us => (200, "OK"),
             _ if request.to_tag().is_some() => (481, "Call/Transaction Does Not Exist"),
-            Method::Subscribe => (489, "Bad Event"),
             Method::Invite
             | Method::Message
             | Method::Publish

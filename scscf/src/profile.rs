@@ -6,7 +6,8 @@ use common::identity::Impi;
 use common::node::{Now, Output};
 
 use crate::Scscf;
-use crate::state::{Change, Charging, Registration, implicit_set};
+use crate::state::{Charging, Registration, implicit_set};
+use crate::watch::Cause;
 
 impl Scscf {
     /// TS 29.228 §6.2.2.1: the profile of a set is replaced at once, for every private identity
@@ -50,7 +51,7 @@ impl Scscf {
             if let Some(charging) = &charging {
                 registration.charging = charging.clone();
             }
-            self.registrations.commit(Change::Stored(Box::new(registration)), out);
+            self.store(registration, Cause::Unregistered, out);
         }
         Outcome::SUCCESS
     }

@@ -22,6 +22,7 @@ use common::sip::uri::{Scheme, Uri};
 use crate::config::{Protection, Reauthenticate};
 use crate::contacts::Contacts;
 use crate::state::Registration;
+use crate::third_party::Notice;
 use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
 
 /// Option tags that a REGISTER may require (RFC 3261 §8.2.2.3).
@@ -45,6 +46,8 @@ pub struct Registering {
     pub hss_host: Option<String>,
     /// Its registration was made out of what another S-CSCF left (TS 23.380 §4).
     pub is_restored: bool,
+    /// Application servers that hear of it behind the answer.
+    pub notices: Vec<Notice>,
 }
 
 /// What is to be done with a REGISTER.
@@ -215,6 +218,7 @@ impl Scscf {
             is_authenticated: false,
             hss_host: None,
             is_restored: false,
+            notices: Vec::new(),
             incoming,
         })
     }
@@ -338,7 +342,8 @@ impl Scscf {
             return Some(Refusal::Full);
         }
         if job.contacts.has_flows() {
-            let origin = crate::contacts::Origin { call_id: "", cseq: 0, path: &[] };
+            let identity = &job.public_identity;
+            let origin = crate::contacts::Origin { identity, call_id: "", cseq: 0, path: &[] };
             let flows = job.contacts.applied(job.received, bindings, &origin);
             let flows = flows.iter().filter(|binding| binding.reg_id.is_some()).count();
             if flows > self.config.registration.flows_max {
@@ -466,6 +471,9 @@ impl Scscf {
             "answered"
         );
         self.sip.respond(now, job.incoming, response, out);
+        for notice in job.notices {
+            self.tell_server(now, notice, out);
+        }
         self.finish(now, &job.private_identity, out);
     }
 

@@ -57,6 +57,22 @@ pub struct Binding {
     /// Made by an emergency registration (`sos` in the URI).
     #[serde(default)]
     pub is_emergency: bool,
+    /// The identity that was in To when the contact was bound first; the others of the set came
+    /// along with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_identity: Option<Impu>,
+    #[serde(default)]
+    pub latest: Latest,
+}
+
+/// What made a binding what it is (RFC 3680 §5.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Latest {
+    #[default]
+    Registered,
+    Refreshed,
+    /// By the network, which wants to authenticate the user again.
+    Shortened,
 }
 
 /// Charging-Information of the HSS.
@@ -104,6 +120,27 @@ impl Registration {
     /// Whether any identity of the set may be used.
     pub fn has_unbarred(&self) -> bool {
         self.identities().any(|identity| !identity.is_barred)
+    }
+
+    /// Identities that watchers are told of (TS 24.229 §5.4.2.1.2): public user identities, distinct
+    /// or wildcarded, that are not barred.
+    pub fn listed(&self) -> impl Iterator<Item = &PublicIdentity> {
+        self.identities()
+            .filter(|identity| !identity.is_barred && matches!(identity.identity_type, 0 | 3 | 4))
+    }
+
+    /// Whether watchers are told of that identity, written like this.
+    pub fn lists(&self, identity: &str) -> bool {
+        self.listed().any(|listed| listed.identity == identity)
+    }
+
+    /// Bindings that watchers are told of: not those of emergency registrations.
+    pub fn reported(&self) -> impl Iterator<Item = &Binding> {
+        self.bindings.iter().filter(|binding| !binding.is_emergency)
+    }
+
+    pub fn has_binding(&self) -> bool {
+        self.reported().next().is_some()
     }
 
     fn expires_at(&self) -> Now {
@@ -317,6 +354,8 @@ mod tests {
                 instance: None,
                 reg_id: None,
                 is_emergency: false,
+                registered_identity: None,
+                latest: Latest::Registered,
             }],
         }
     }

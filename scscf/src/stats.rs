@@ -12,6 +12,12 @@ pub struct Stats {
     pub registration_seconds: Histogram,
     /// Registrations that ended otherwise than by the user, by cause.
     pub deregistrations: BTreeMap<&'static str, u64>,
+    /// SUBSCRIBEs and subscriptions, by what became of them.
+    pub subscriptions: BTreeMap<&'static str, u64>,
+    /// NOTIFYs, by what became of them.
+    pub notifications: BTreeMap<&'static str, u64>,
+    /// REGISTERs to application servers, by what became of them.
+    pub third_parties: BTreeMap<&'static str, u64>,
     /// Requests other than REGISTER, by status.
     pub others: BTreeMap<u16, u64>,
     /// PPRs taken and refused.
@@ -43,6 +49,18 @@ impl Stats {
 
     pub fn restoration(&mut self, outcome: &'static str) {
         *self.restorations.entry(outcome).or_default() += 1;
+    }
+
+    pub fn subscription(&mut self, outcome: &'static str) {
+        *self.subscriptions.entry(outcome).or_default() += 1;
+    }
+
+    pub fn third_party(&mut self, outcome: &'static str) {
+        *self.third_parties.entry(outcome).or_default() += 1;
+    }
+
+    pub fn notification(&mut self, outcome: &'static str) {
+        *self.notifications.entry(outcome).or_default() += 1;
     }
 
     pub fn other(&mut self, status: u16) {
@@ -86,6 +104,27 @@ impl Stats {
                 &[("outcome", outcome)],
                 *count,
             );
+        }
+        for (name, help, counts) in [
+            (
+                "tessera_scscf_subscription_events_total",
+                "SUBSCRIBEs for registration state, and subscriptions, by what became of them",
+                &self.subscriptions,
+            ),
+            (
+                "tessera_scscf_notifications_total",
+                "NOTIFYs of registration state by what became of them",
+                &self.notifications,
+            ),
+            (
+                "tessera_scscf_third_party_registers_total",
+                "REGISTERs to application servers by what became of them",
+                &self.third_parties,
+            ),
+        ] {
+            for (outcome, count) in counts {
+                samples.counter(name, help, &[("outcome", outcome)], *count);
+            }
         }
         for (status, count) in &self.others {
             samples.counter(

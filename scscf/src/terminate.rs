@@ -1,6 +1,7 @@
 //! Termination by the HSS: RTR (TS 24.229 §5.4.1.5, TS 29.228 §6.1.3).
 //!
-//! NOT DONE: TS 24.229 §5.4.2.1.2: nobody is notified, as there are no subscriptions yet.
+//! Watchers hear `rejected` or `deactivated`; of a move to another S-CSCF they hear nothing
+//! (TS 24.229 §5.4.1.5).
 
 use common::cx::rtr::ReasonCode;
 use common::cx::{self, Outcome, Received, Rta, Rtr};
@@ -9,7 +10,8 @@ use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
 use common::sip::uri::Uri;
 
-use crate::state::{Change, Registration};
+use crate::state::Registration;
+use crate::watch::Cause;
 use crate::{Job, Scscf};
 
 /// One private identity of an RTR.
@@ -100,7 +102,7 @@ impl Scscf {
         let total = meant.len();
         let mut kept = 0;
         for registration in meant {
-            kept += usize::from(self.terminate_one(registration, job.reason_code, out));
+            kept += usize::from(self.terminate_one(now, registration, job.reason_code, out));
         }
         let outcome = match (is_known, kept) {
             (false, _) => Outcome::USER_UNKNOWN,
@@ -132,6 +134,7 @@ impl Scscf {
     /// True when an emergency binding was kept.
     fn terminate_one(
         &mut self,
+        now: Now,
         registration: Registration,
         reason_code: ReasonCode,
         out: &mut Vec<Output>,
@@ -140,14 +143,19 @@ impl Scscf {
             matches!(reason_code, ReasonCode::PermanentTermination | ReasonCode::RemoveScscf);
         let emergency = registration.bindings.iter().filter(|binding| binding.is_emergency);
         let bindings: Vec<_> = emergency.filter(|_| keeps_emergency).cloned().collect();
+        let cause = match reason_code {
+            ReasonCode::PermanentTermination => Cause::Rejected,
+            ReasonCode::ServerChange => Cause::Deactivated,
+            ReasonCode::NewServerAssigned | ReasonCode::RemoveScscf => Cause::Silently,
+        };
         if bindings.is_empty() {
-            let set = registration.set();
-            let private_identity = registration.private_identity;
-            self.registrations.commit(Change::Removed { private_identity, set }, out);
+            self.remove(&registration.private_identity, &registration.set(), cause, out);
+            if cause != Cause::Silently {
+                self.say_goodbye(now, Some(&registration), out);
+            }
             return false;
         }
-        let registration = Registration { bindings, ..registration };
-        self.registrations.commit(Change::Stored(Box::new(registration)), out);
+        self.store(Registration { bindings, ..registration }, cause, out);
         true
     }
 }

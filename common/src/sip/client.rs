@@ -18,12 +18,21 @@ pub(crate) struct Times {
     pub t4: Duration,
 }
 
+/// T1 on Gm (TS 24.229 table 7.7.1).
+pub(crate) const GM_T1: Duration = Duration::from_secs(2);
+
 impl Times {
+    #[cfg(test)]
     pub fn of(segment: Segment) -> Times {
+        Times::with(segment, GM_T1)
+    }
+
+    /// With this T1 on Gm; T2 and T4 keep their proportion to it.
+    pub fn with(segment: Segment, gm_t1: Duration) -> Times {
         let millis = Duration::from_millis;
         match segment {
             Segment::Core => Times { t1: millis(500), t2: millis(4_000), t4: millis(5_000) },
-            Segment::Gm => Times { t1: millis(2_000), t2: millis(16_000), t4: millis(17_000) },
+            Segment::Gm => Times { t1: gm_t1, t2: gm_t1 * 8, t4: gm_t1 * 17 / 2 },
         }
     }
 

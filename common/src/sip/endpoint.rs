@@ -186,6 +186,7 @@ const REMEMBERED_ON_CONNECTIONS: usize = 1_024;
 #[derive(Debug)]
 pub struct Endpoint<W> {
     limits: Limits,
+    gm_t1: Duration,
     counters: Counters,
     ledger: Arc<Ledger>,
     /// Behind the magic cookie in each of our branches: tells our Vias from those of others.
@@ -228,6 +229,7 @@ impl<W> Endpoint<W> {
     pub fn new(mut random: Random, limits: &Limits) -> Self {
         Endpoint {
             limits: limits.clone(),
+            gm_t1: client::GM_T1,
             counters: Counters::default(),
             ledger: Arc::new(Ledger::default()),
             branch_prefix: format!("{}-{:08x}-", proxy::MAGIC_COOKIE, random.u32()),
@@ -252,6 +254,11 @@ impl<W> Endpoint<W> {
             timers: Timers::new(),
             scratch: String::new(),
         }
+    }
+
+    /// Another T1 on Gm than the 2 s of TS 24.229 table 7.7.1, for transactions to come.
+    pub fn set_gm_t1(&mut self, t1: Duration) {
+        self.gm_t1 = t1;
     }
 
     /// RFC 3581 §3: our Vias ask for `rport` from now on, so that responses come back to the port

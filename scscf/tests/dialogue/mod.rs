@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,19 +13,22 @@ use common::cx::sar::ServerAssignmentType;
 use common::cx::user_data::{PublicIdentity, ServiceProfile, UserData};
 use common::cx::{self, Answer, AuthDataItem, Event, Maa, Mar, Outcome, Received, Saa, Sar};
 use common::diameter::endpoint::{Config as DiameterConfig, PeerConfig};
+use common::dns::{self, RecordData, RecordType};
 use common::limits::Limits;
 use common::node::{ConnectionId, Flow, Input, Node, Now, Output, StoredRecord, Transport};
 use common::random::Random;
 use common::secret::Secret;
 use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
-use common::sip::message::{Message, Response};
+use common::sip::message::{Message, Request, Response};
 use common::stats::{Samples, Value};
 use scscf::Scscf;
 use scscf::config::{Config, Listen, Sip};
 
 pub const ICSCF: &str = "192.0.2.20:5060";
 pub const SCSCF: &str = "192.0.2.31:5060";
+pub const PCSCF: &str = "192.0.2.10";
+pub const AS: &str = "192.0.2.50";
 pub const IMPI: &str = "name.private@hims.net";
 pub const IMPU: &str = "sip:name@hims.net";
 
@@ -66,6 +69,10 @@ pub struct Dialogue {
     hss: cx::Endpoint<()>,
     pub now: Now,
     pub sent: VecDeque<Response>,
+    /// Requests of its own, with where they went.
+    pub requests: VecDeque<(SocketAddr, Request)>,
+    /// The DNS: names with addresses, at port 5060 over UDP.
+    pub hosts: BTreeMap<String, IpAddr>,
     pub asked: VecDeque<Received>,
     /// Answers to what the HSS asked.
     pub told: VecDeque<Answer>,
@@ -88,6 +95,10 @@ impl Dialogue {
             hss: cx::Endpoint::new(hss_config, Random::from_seed([9; 32]), &Limits::default()),
             now: Now::from_millis(1_700_000_000_000),
             sent: VecDeque::new(),
+            requests: VecDeque::new(),
+            hosts: [("pcscf1.vims.net", PCSCF), ("as.hims.net", AS)]
+                .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+                .into(),
             asked: VecDeque::new(),
             told: VecDeque::new(),
             store: BTreeMap::new(),
@@ -145,11 +156,28 @@ impl Dialogue {
         for output in out {
             match output {
                 Output::Sip { flow, bytes } => {
-                    assert_eq!(flow.remote, ICSCF.parse().unwrap());
-                    let message = Message::parse(bytes, &Limits::default()).expect("SIP");
-                    let Message::Response(response) = message else { panic!("a request") };
-                    self.trace.push("answer");
-                    self.sent.push_back(response);
+                    match Message::parse(bytes, &Limits::default()).expect("SIP") {
+                        Message::Response(response) => {
+                            self.trace.push("answer");
+                            self.sent.push_back(response);
+                        }
+                        Message::Request(request) => {
+                            self.trace.push("request");
+                            self.requests.push_back((flow.remote, request));
+                        }
+                    }
+                }
+                Output::Resolve { id, question } => {
+                    let address = self.hosts.get(&question.name);
+                    let address = address.filter(|_| question.record_type == RecordType::A);
+                    let answer = match address {
+                        Some(address) => dns::Answer::Found {
+                            records: vec![RecordData::Address(*address)],
+                            ttl: Duration::from_secs(300),
+                        },
+                        None => dns::Answer::Nothing { ttl: Duration::from_secs(300) },
+                    };
+                    self.input(Input::Resolved { id, answer });
                 }
                 Output::Diameter { connection, bytes } => self.to_hss(connection, bytes),
                 Output::Persist { record } => {
@@ -213,6 +241,33 @@ impl Dialogue {
             remote: ICSCF.parse().unwrap(),
         };
         self.input(Input::Sip { flow, bytes: Bytes::from(text.into_bytes()) });
+    }
+
+    /// The next request of the core's own, which must have that method and go there.
+    pub fn requests(&mut self, method: &str, to: &str) -> Request {
+        let (remote, request) = self.requests.pop_front().expect("a request");
+        assert_eq!((request.method_text(), remote.ip().to_string().as_str()), (method, to));
+        request.check().expect("a request as RFC 3261 wants it");
+        request
+    }
+
+    pub fn requests_nothing(&self) {
+        assert!(self.requests.is_empty(), "{:?}", self.requests);
+    }
+
+    /// Whoever got the request answers it.
+    pub fn answers_request(&mut self, request: &Request, status: u16) {
+        let mut response = request.response(status, "Whatever");
+        if !response.headers().get(Name::To).unwrap().contains("tag=") {
+            let to = format!("{};tag=other", response.headers().get(Name::To).unwrap());
+            response.headers_mut().set(Name::To, &to);
+        }
+        let flow = Flow {
+            transport: Transport::Udp,
+            local: SCSCF.parse().unwrap(),
+            remote: ICSCF.parse().unwrap(),
+        };
+        self.input(Input::Sip { flow, bytes: response.to_bytes() });
     }
 
     pub fn replies(&mut self) -> Response {

@@ -1,5 +1,5 @@
 //! `lab check`: every scenario that the build knows, in this world; then what only a real wire can
-//! show. `lab check matrix` runs [`crate::matrix`] instead. Either runs on a thread of its own and
+//! show. `lab check matrix` runs [`crate::matrix`] instead, and so on. Each runs on a thread of its own and
 //! asks the loop of the lab for what it needs.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use ue::Faults;
 
+use crate::endurance;
 use crate::handsets::Model;
 use crate::laboratory::{Ask, Laboratory};
 use crate::matrix;
@@ -31,6 +32,8 @@ pub enum Part {
     Scenarios,
     /// Every pair of algorithms over UDP and TCP, each association looked at.
     Matrix,
+    /// Many re-registrations with new authentication, by --ues phones, --count in all.
+    Endurance,
 }
 
 /// What became of a scenario.
@@ -184,7 +187,8 @@ fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 }
 
 /// Runs a part, one check after the other, while the loop of the lab goes on. One line for each.
-pub async fn run(laboratory: &mut Laboratory, part: Part) -> Vec<Outcome> {
+pub async fn run(laboratory: &mut Laboratory, part: Part, count: usize) -> Vec<Outcome> {
+    let ues = laboratory.options.ues;
     let (sender, mut asks) = mpsc::channel::<Ask>(16);
     let http = laboratory.http();
     let (outcomes_sender, mut outcomes) = mpsc::channel::<Outcome>(16);
@@ -195,6 +199,7 @@ pub async fn run(laboratory: &mut Laboratory, part: Part) -> Vec<Outcome> {
         match part {
             Part::Scenarios => run_scenarios(&mut world, &mut tell),
             Part::Matrix => matrix::run(&mut world, &mut tell),
+            Part::Endurance => endurance::run(&mut world, ues, count, &mut tell),
         }
     });
     let mut all = Vec::new();

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use crate::endurance;
 use crate::subscribers::Subscribers;
 use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology, UE_MTU};
 
@@ -45,6 +46,8 @@ pub struct Settings<'a> {
     /// Security-Server names the chosen algorithms only: an answer to the challenge is then short
     /// enough for a datagram.
     pub is_choice_announced: bool,
+    /// Every other REGISTER is challenged, and replaced sets end soon.
+    pub is_enduring: bool,
     pub topology: &'a Topology,
     pub subscribers: &'a Subscribers,
 }
@@ -110,12 +113,16 @@ impl Settings<'_> {
     }
 
     fn pcscf(&self) -> String {
+        let t1 = match self.is_enduring {
+            true => format!("t1_milliseconds = {}\n", endurance::GM_T1.as_millis()),
+            false => String::new(),
+        };
         format!(
             "name = \"pcscf.{HOME_DOMAIN}\"\n\
              visited_network = \"{HOME_DOMAIN}\"\n\
              log_identities = true\n\
              store = {}\n\n\
-             [gm]\naddresses = [\"{}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
+             [gm]\naddresses = [\"{}\"]\n{t1}protected_server_port = {PROTECTED_SERVER_PORT}\n\
              protected_client_ports = {PROTECTED_CLIENT_PORTS:?}\n\n\
              [mw]\nlisten = [\"{}\"]\n\n\
              [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\n\n\
@@ -149,11 +156,12 @@ impl Settings<'_> {
     fn scscf(&self, name: &str) -> String {
         format!(
             "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}\
-             [registration]\nprotection = \"{}\"\n\n{}",
+             [registration]\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}",
             quoted_path(&self.directory.join(format!("{name}.db"))),
             self.sip(name),
             self.diameter_client(name),
             if self.plane == Plane::Off { "optional" } else { "required" },
+            if self.is_enduring { "every 1" } else { "never" },
             self.dns(),
         )
     }

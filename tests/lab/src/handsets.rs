@@ -34,6 +34,8 @@ pub struct Habits {
     pub ipsec: bool,
     /// Registers again in time and after failures, as phones do; a scenario wants to see the failure.
     pub automatic: bool,
+    /// Another T1 than 2 s.
+    pub gm_t1: Option<Duration>,
 }
 
 /// What one phone has of its own; what is absent is as [`Habits`] and the phone's defaults say.
@@ -279,6 +281,7 @@ impl Handsets {
         config.algorithms = model.algorithms.unwrap_or(config.algorithms);
         config.ipsec = self.habits.ipsec;
         config.automatic = self.habits.automatic;
+        config.gm_t1 = self.habits.gm_t1.unwrap_or(config.gm_t1);
         config.mtu = usize::from(attached.mtu);
         if model.is_brief {
             config.feature_tags.clear();

@@ -17,6 +17,7 @@ use crate::capture::{self, Capture};
 use crate::config::{HOME_DOMAIN, Plane, Settings};
 use crate::decode::{Decoder, Event};
 use crate::dns::{Dns, Zone};
+use crate::endurance;
 use crate::handsets::{Habits, Handsets, Model, Note};
 use crate::ladder::{Ladder, SETTLING};
 use crate::processes::{self, Process};
@@ -57,6 +58,8 @@ pub struct Options {
     pub is_ladder_printed: bool,
     /// Security-Server names the chosen algorithms only.
     pub is_choice_announced: bool,
+    /// Every other REGISTER is challenged, and replaced sets end soon.
+    pub is_enduring: bool,
 }
 
 /// Something to be done between two events of the loop, on its thread.
@@ -152,6 +155,7 @@ impl Laboratory {
             version: options.version,
             plane: options.plane,
             is_choice_announced: options.is_choice_announced,
+            is_enduring: options.is_enduring,
             topology: &topology,
             subscribers: &subscribers,
         }
@@ -191,6 +195,7 @@ impl Laboratory {
             transport: options.transport,
             ipsec: options.plane != Plane::Off,
             automatic: options.automatic,
+            gm_t1: options.is_enduring.then_some(endurance::GM_T1),
         };
         let mut handsets = Handsets::connect(&socket, habits, random.fork())?;
         handsets.capture_keys = options.are_keys_captured.then(Vec::new);

@@ -11,6 +11,7 @@ mod check;
 mod config;
 mod decode;
 mod dns;
+mod endurance;
 mod handsets;
 mod laboratory;
 mod ladder;
@@ -58,6 +59,9 @@ enum Verb {
     Check {
         #[arg(value_enum, default_value = "scenarios")]
         part: Part,
+        /// Re-registrations of the part `endurance`.
+        #[arg(long, default_value_t = 1_000)]
+        count: usize,
     },
 }
 
@@ -109,7 +113,7 @@ fn main() -> ExitCode {
         return status;
     }
     let line = CommandLine::parse_from(arguments);
-    let part = line.command.map(|Verb::Check { part }| part);
+    let part = line.command.map(|Verb::Check { part, count }| (part, count));
     let result = run(line.options, part);
     match result {
         Ok(status) => status,
@@ -135,7 +139,7 @@ fn run_role(arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn run(line: CommonOptions, part: Option<Part>) -> Result<ExitCode, String> {
+fn run(line: CommonOptions, part: Option<(Part, usize)>) -> Result<ExitCode, String> {
     let started = Instant::now();
     let mut http = Vec::new();
     for (_, _, port) in DAEMONS {
@@ -159,7 +163,8 @@ fn run(line: CommonOptions, part: Option<Part>) -> Result<ExitCode, String> {
         keep: line.keep,
         automatic: part.is_none(),
         is_ladder_printed: part.is_none(),
-        is_choice_announced: part == Some(Part::Matrix),
+        is_choice_announced: matches!(part, Some((Part::Matrix, _))),
+        is_enduring: matches!(part, Some((Part::Endurance, _))),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -170,7 +175,7 @@ fn run(line: CommonOptions, part: Option<Part>) -> Result<ExitCode, String> {
         let laboratory = Laboratory::start(options, http, random).await?;
         println!("lab: everything is up after {:.2} s", started.elapsed().as_secs_f64());
         match part {
-            Some(part) => check(laboratory, part).await,
+            Some((part, count)) => check(laboratory, part, count).await,
             None => show(laboratory).await,
         }
     })
@@ -228,8 +233,8 @@ async fn show(mut laboratory: Laboratory) -> Result<ExitCode, String> {
 }
 
 /// Runs a part of the checks and says how many passed.
-async fn check(mut laboratory: Laboratory, part: Part) -> Result<ExitCode, String> {
-    let outcomes = check::run(&mut laboratory, part).await;
+async fn check(mut laboratory: Laboratory, part: Part, count: usize) -> Result<ExitCode, String> {
+    let outcomes = check::run(&mut laboratory, part, count).await;
     let complaints = finish(laboratory, &outcomes).await?;
     let failed = outcomes.iter().filter(|outcome| outcome.error.is_some()).count();
     println!("{} passed, {failed} failed", outcomes.len() - failed);

@@ -139,6 +139,15 @@ impl Process {
         self.child.as_mut()?.try_wait().ok().flatten()
     }
 
+    /// Memory of its own that is in use (VmRSS).
+    pub fn resident_octets(&self) -> Option<u64> {
+        let process = self.child.as_ref()?.id();
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+        Some(kilobytes * 1024)
+    }
+
     pub fn signal(&self, signal: Signal) {
         if let Some(child) = &self.child {
             // It may have ended by itself.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
@@ -37,6 +38,8 @@ pub struct Config {
     /// P-Access-Network-Info, sent only over a security association.
     pub access_network: Option<String>,
     pub expires_seconds: u32,
+    /// T1 (TS 24.229 table 7.7.1).
+    pub gm_t1: Duration,
     /// Registers again in time, and tries again after failures, as TS 24.229 wants it.
     pub automatic: bool,
     /// Octets of the longest IP packet that the bearer takes.
@@ -88,6 +91,7 @@ impl Config {
                 "3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF".to_string(),
             ),
             expires_seconds: EXPIRES_SECONDS,
+            gm_t1: Duration::from_secs(2),
             automatic: true,
             mtu: 1500,
             faults: Faults::default(),

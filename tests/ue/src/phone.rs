@@ -126,7 +126,7 @@ impl Phone {
         if config.faults.stale_sqn {
             config.isim.card.seq_ms = [1_000_000; 32];
         }
-        let sets = Sets::new(config.first_protected_port, &mut random);
+        let sets = Sets::new(config.first_protected_port, config.gm_t1 * 64, &mut random);
         let stack = Stack::new(config.address, tcp_mtu(&config), &mut random);
         Phone {
             sets,
@@ -137,7 +137,7 @@ impl Phone {
             pcscf: 0,
             failures: 0,
             next_serial: 0,
-            endpoint: Endpoint::new(random.fork(), &Limits::default()),
+            endpoint: endpoint(config.gm_t1, &mut random),
             stack,
             reassembly: Reassembly::default(),
             next_identification: 0,
@@ -234,7 +234,7 @@ impl Phone {
         self.timers = Timers::new();
         self.failures = 0;
         self.waiting.clear();
-        self.endpoint = Endpoint::new(self.random.fork(), &Limits::default());
+        self.endpoint = endpoint(self.config.gm_t1, &mut self.random);
         self.stack = Stack::new(self.config.address, tcp_mtu(&self.config), &mut self.random);
         self.reassembly = Reassembly::default();
     }
@@ -524,6 +524,12 @@ impl Phone {
         }
         out.push(Output::Trace(Trace::SetRemoved { set: id }));
     }
+}
+
+fn endpoint(gm_t1: Duration, random: &mut Random) -> Endpoint<Wait> {
+    let mut endpoint = Endpoint::new(random.fork(), &Limits::default());
+    endpoint.set_gm_t1(gm_t1);
+    endpoint
 }
 
 /// 64·T1 on Gm (TS 24.229 §7.7).

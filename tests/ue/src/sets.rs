@@ -13,8 +13,6 @@ use common::random::Random;
 
 /// Life of a temporary set: reg-await-auth (TS 24.229 §5.1.1.5.1).
 pub const TEMPORARY: Duration = Duration::from_secs(240);
-/// 64·T1 on Gm: what an old set is cut to.
-pub const OLD: Duration = Duration::from_secs(128);
 /// By how much an association outlives the registration (TS 33.203 §7.4).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
 /// How many port numbers a phone uses for protection.
@@ -58,12 +56,14 @@ pub struct Sets {
     port_s: Option<u16>,
     first_port: u16,
     next_port: u16,
+    /// 64·T1 on Gm: what an old set is cut to.
+    old_life: Duration,
 }
 
 impl Sets {
-    pub fn new(first_port: u16, random: &mut Random) -> Sets {
+    pub fn new(first_port: u16, old_life: Duration, random: &mut Random) -> Sets {
         let next_port = random.below(u64::from(PORTS)) as u16;
-        Sets { sets: BTreeMap::new(), next_id: 1, port_s: None, first_port, next_port }
+        Sets { sets: BTreeMap::new(), next_id: 1, port_s: None, first_port, next_port, old_life }
     }
 
     /// New SPIs and a new client port; the server port stays (TS 24.229 §5.1.1.2.2).
@@ -202,7 +202,7 @@ impl Sets {
     /// (TS 33.203 §7.4.1a).
     pub fn retire_old(&mut self, now: Now) {
         for set in self.sets.values_mut().filter(|set| set.role == Role::Old) {
-            set.ends_at = set.ends_at.min(now + OLD);
+            set.ends_at = set.ends_at.min(now + self.old_life);
         }
     }
 
@@ -211,7 +211,7 @@ impl Sets {
     pub fn retire_all(&mut self, now: Now) {
         for set in self.sets.values_mut() {
             set.role = Role::Old;
-            set.ends_at = set.ends_at.min(now + OLD);
+            set.ends_at = set.ends_at.min(now + self.old_life);
         }
         self.port_s = None;
     }

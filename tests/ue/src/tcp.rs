@@ -17,7 +17,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
 /// Octets of each direction's buffer.
-const BUFFER: usize = 16 * 1024;
+const BUFFER: usize = 4 * 1024;
 /// Octets that may wait in front of a full buffer.
 const WAITING: usize = 256 * 1024;
 /// Connections at a time; one more is refused.

@@ -154,8 +154,9 @@ impl<W> Endpoint<W> {
         let has_tag = request.to_tag().is_some();
         let key: Arc<str> = Arc::from(key);
         let is_reliable = arrival.reply_flow.transport.is_reliable();
+        let times = Times::with(arrival.segment, self.gm_t1);
         let server = Server {
-            machine: server::Machine::new(is_invite, is_reliable, Times::of(arrival.segment)),
+            machine: server::Machine::new(is_invite, is_reliable, times),
             method: request.method(),
             key: Arc::clone(&key),
             reply_flow: arrival.reply_flow,

@@ -50,7 +50,7 @@ impl<W> Endpoint<W> {
         }
         let method = request.method();
         let is_invite = method == Method::Invite;
-        let times = Times::of(target.segment);
+        let times = Times::with(target.segment, self.gm_t1);
         let client = Client {
             machine: client::Machine::new(is_invite, flow.transport.is_reliable(), times),
             method,
@@ -155,7 +155,7 @@ impl<W> Endpoint<W> {
             }
         }
         (client.flow, client.bytes) = (flow, bytes);
-        let times = Times::of(client.segment);
+        let times = Times::with(client.segment, self.gm_t1);
         client.machine = client::Machine::new(client.method == Method::Invite, false, times);
         self.on_client(now, key, client::Event::Begin, None, out);
         true
@@ -315,7 +315,7 @@ impl<W> Endpoint<W> {
             (client::State::Proceeding, Cancelling::No | Cancelling::Wanted) => {
                 client.cancelling = Cancelling::Sent;
                 let request = proxy::cancel_of(invite);
-                let times = Times::of(client.segment);
+                let times = Times::with(client.segment, self.gm_t1);
                 let cancel = Client {
                     machine: client::Machine::new(
                         false,

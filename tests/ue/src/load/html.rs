@@ -50,9 +50,7 @@ fn head(report: &Report, page: &mut String) {
     let _ = write!(page, "<h1>Load on {}</h1>", escaped(&report.conditions.pcscf));
     let (class, word) = match report.generator.is_valid {
         true => ("valid", "Valid: the generator was not the bottleneck."),
-        false => {
-            ("invalid", "Invalid: the generator was the bottleneck; the servers are not judged.")
-        }
+        false => ("invalid", "Invalid; the servers are not judged:"),
     };
     let _ = write!(page, "<div class=\"verdict {class}\"><b>{word}</b>");
     for reason in &report.generator.reasons {

@@ -295,9 +295,7 @@ impl Report {
         if generator.is_valid {
             text.push_str("valid: the generator was not the bottleneck\n");
         } else {
-            text.push_str(
-                "INVALID: the generator was the bottleneck, the servers are not judged:\n",
-            );
+            text.push_str("INVALID, the servers are not judged:\n");
             for reason in &generator.reasons {
                 let _ = writeln!(text, "  {reason}");
             }

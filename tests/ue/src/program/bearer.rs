@@ -27,6 +27,9 @@ const REFERENCE: u32 = 1;
 /// Octets of a packet that the TUN device takes.
 pub(crate) const TUN_MTU: u16 = 1500;
 
+/// Packets that may wait for us in the TUN device.
+const TUN_QUEUE: u32 = 10_000;
+
 /// An open bearer.
 #[derive(Debug)]
 pub struct Bearer {
@@ -189,28 +192,23 @@ pub(crate) fn open_tun(name: &str, address: IpAddr, prefix: u8) -> Result<SyncDe
              device; run as root)"
         ));
     }
-    let device = DeviceBuilder::new()
-        .name(name)
-        .mtu(TUN_MTU)
-        .with(long_queue)
-        .build_sync()
-        .map_err(|error| match error.raw_os_error() {
+    let device = DeviceBuilder::new().name(name).mtu(TUN_MTU).build_sync().map_err(|error| {
+        match error.raw_os_error() {
             Some(libc::EPERM) => {
                 format!("TUN {name}: no CAP_NET_ADMIN: run as root, or give the capability")
             }
             Some(libc::EBUSY) => format!("TUN {name}: another program uses a device of that name"),
             _ => format!("TUN {name}: {error}"),
-        })?;
+        }
+    })?;
     let interface = device.if_index().map_err(|error| format!("TUN {name}: {error}"))?;
     device.set_nonblocking(true).map_err(|error| format!("TUN {name}: {error}"))?;
+    // A burst of many phones must fit. Only root of the host may say so: elsewhere it is shorter, and
+    // what does not fit is counted as lost.
+    let _ = device.set_tx_queue_len(TUN_QUEUE);
     add_route(address, prefix, interface)
         .map_err(|error| format!("route to {address}/{prefix} by {name}: {error}"))?;
     Ok(device)
-}
-
-/// A burst of many phones must fit.
-fn long_queue(builder: &mut tun_rs::DeviceBuilderGuard<'_>) {
-    builder.tx_queue_len(10_000);
 }
 
 /// What else is needed on the way to a P-CSCF that is not on this host.

@@ -1,0 +1,308 @@
+//! What changes of registrations mean to those who watch (TS 24.229 §5.4.2.1.2, RFC 3680).
+//!
+//! [`Scscf::store`] and [`Scscf::remove`] are how procedures change a registration: the difference
+//! is noted, and told at the end of the turn, behind whatever the procedure itself has sent.
+
+use common::identity::{Impi, Impu};
+use common::node::{Now, Output};
+use common::reginfo::{self, Event, RegInfo, State};
+use common::sip::address::Address;
+
+use crate::Scscf;
+use crate::state::{Binding, Change, Latest, Registration, canonical};
+use crate::subscriptions::{End, Gone, News, Subscription, Watcher};
+
+/// Why bindings are gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The UE said so.
+    Unregistered,
+    Expired,
+    /// The UE shall register again (TS 24.229 §5.4.1.5).
+    Deactivated,
+    /// The UE shall not come again (TS 24.229 §5.4.1.5).
+    Rejected,
+    /// Another S-CSCF tells the watchers, or nobody does (TS 29.228 §6.1.3).
+    Silently,
+}
+
+impl Cause {
+    fn event(self) -> Event {
+        match self {
+            Cause::Unregistered | Cause::Silently => Event::Unregistered,
+            Cause::Expired => Event::Expired,
+            Cause::Deactivated => Event::Deactivated,
+            Cause::Rejected => Event::Rejected,
+        }
+    }
+
+    /// Of subscriptions that have nothing left to watch.
+    fn end(self) -> End {
+        match self {
+            Cause::Unregistered | Cause::Expired | Cause::Silently => End::NoResource,
+            Cause::Deactivated => End::Deactivated,
+            Cause::Rejected => End::Rejected,
+        }
+    }
+}
+
+impl Scscf {
+    /// Makes or changes a registration. `cause`: why bindings that it had are gone.
+    pub(crate) fn store(
+        &mut self,
+        registration: Registration,
+        cause: Cause,
+        out: &mut Vec<Output>,
+    ) {
+        let set = registration.set();
+        let held = self.registrations.of(&registration.private_identity).iter();
+        let before = held.into_iter().find(|held| held.set() == set).cloned();
+        self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
+        self.note(before.as_ref(), Some(&registration), cause, out);
+    }
+
+    /// Ends a registration.
+    pub(crate) fn remove(
+        &mut self,
+        private_identity: &Impi,
+        set: &Impu,
+        cause: Cause,
+        out: &mut Vec<Output>,
+    ) {
+        let held = self.registrations.of(private_identity).iter();
+        let before = held.into_iter().find(|held| held.set() == *set).cloned();
+        let change =
+            Change::Removed { private_identity: private_identity.clone(), set: set.clone() };
+        self.registrations.commit(change, out);
+        self.note(before.as_ref(), None, cause, out);
+    }
+
+    /// Keeps for every watcher what it is to be told.
+    fn note(
+        &mut self,
+        before: Option<&Registration>,
+        after: Option<&Registration>,
+        cause: Cause,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(private_identity) =
+            before.or(after).map(|registration| registration.private_identity.clone())
+        else {
+            return;
+        };
+        let news = self.difference(before, after, cause);
+        if news.identities.is_empty() {
+            return;
+        }
+        let others = self.registrations.of(&private_identity).iter();
+        let mut identities: Vec<Impu> = before
+            .into_iter()
+            .chain(others)
+            .flat_map(|registration| registration.identities().map(canonical))
+            .collect();
+        identities.sort();
+        identities.dedup();
+        let tags: Vec<String> = identities
+            .iter()
+            .flat_map(|identity| self.subscriptions.of(identity))
+            .cloned()
+            .collect();
+        for tag in tags {
+            self.note_one(&tag, &news, before, cause, out);
+        }
+    }
+
+    fn note_one(
+        &mut self,
+        tag: &str,
+        news: &News,
+        before: Option<&Registration>,
+        cause: Cause,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(subscription) = self.subscriptions.get(tag) else { return };
+        let is_left = self.is_registered(&subscription.public_identity);
+        // TS 24.229 §5.4.1.4: a UE that deregisters has ended its own subscription with it.
+        let is_own = cause == Cause::Unregistered
+            && subscription.watcher == Watcher::User
+            && before.is_some_and(|before| is_of_a_device(subscription, before));
+        if !is_left && (cause == Cause::Silently || is_own) {
+            self.stats.subscription("ended_with_registration");
+            return self.subscriptions.remove(tag, out);
+        }
+        if cause != Cause::Silently {
+            self.subscriptions.tell(tag, news);
+            if !is_left {
+                self.subscriptions.end(tag, cause.end());
+            }
+        }
+    }
+
+    /// Some contact is bound to the identity, other than by an emergency registration.
+    pub(crate) fn is_registered(&self, public_identity: &Impu) -> bool {
+        self.registrations.sharers(public_identity).iter().any(|sharer| {
+            let held = self.registrations.find(sharer, public_identity);
+            held.is_some_and(|held| held.bindings.iter().any(|binding| !binding.is_emergency))
+        })
+    }
+
+    /// What is new between two states of one registration.
+    fn difference(
+        &self,
+        before: Option<&Registration>,
+        after: Option<&Registration>,
+        cause: Cause,
+    ) -> News {
+        let mut news = News::default();
+        for identity in after.into_iter().flat_map(Registration::listed) {
+            let old = before.filter(|before| before.lists(&identity.identity));
+            let changed = after.into_iter().flat_map(Registration::reported).any(|binding| {
+                !old.is_some_and(|old| old.reported().any(|other| other == binding))
+            });
+            if changed {
+                news.identities.insert(identity.identity.clone());
+            }
+            if changed && before.is_some_and(Registration::has_binding) && old.is_none() {
+                news.created.insert(identity.identity.clone());
+            }
+        }
+        for identity in before.into_iter().flat_map(Registration::listed) {
+            let new = after.filter(|after| after.lists(&identity.identity));
+            for binding in before.into_iter().flat_map(Registration::reported) {
+                let stays =
+                    new.is_some_and(|new| new.reported().any(|other| other.uri == binding.uri));
+                if stays {
+                    continue;
+                }
+                // An identity that the profile has lost was not deregistered by anybody.
+                let is_profile = new.is_none() && after.is_some();
+                let event = if is_profile { Event::Unregistered } else { cause.event() };
+                let aor = &identity.identity;
+                let mut contact = contact_of(aor, before, binding);
+                (contact.is_active, contact.event) = (false, event);
+                contact.expires_seconds = Some(0);
+                news.identities.insert(aor.clone());
+                news.gone.push(Gone {
+                    aor: aor.clone(),
+                    wildcarded_identity: identity.wildcarded_identity.clone(),
+                    contact,
+                });
+            }
+        }
+        news
+    }
+
+    /// TS 24.229 §5.4.2.1.2: every identity of the user that is not barred, with the contacts of all
+    /// devices; of a partial document those with news.
+    pub(crate) fn document(
+        &self,
+        now: Now,
+        subscription: &Subscription,
+        news: &News,
+        is_full: bool,
+    ) -> RegInfo {
+        let mut registrations: Vec<reginfo::Registration> = Vec::new();
+        let mut at = |aor: &str, wildcard: &Option<String>| {
+            let place = registrations.iter().position(|one| one.aor == aor);
+            place.unwrap_or_else(|| {
+                registrations.push(reginfo::Registration {
+                    aor: aor.to_owned(),
+                    id: stable_id(&[aor]),
+                    state: State::Init,
+                    wildcarded_identity: wildcard.clone(),
+                    contacts: Vec::new(),
+                });
+                registrations.len() - 1
+            })
+        };
+        let mut active = Vec::new();
+        for sharer in self.registrations.sharers(&subscription.public_identity) {
+            for held in self.registrations.of(sharer) {
+                for identity in held.listed() {
+                    let aor = &identity.identity;
+                    if !is_full && !news.identities.contains(aor) {
+                        continue;
+                    }
+                    let place = at(aor, &identity.wildcarded_identity);
+                    for binding in held.reported().filter(|binding| !binding.has_expired(now)) {
+                        let mut contact = contact_of(aor, Some(held), binding);
+                        contact.expires_seconds = Some(binding.expires_seconds(now));
+                        if news.created.contains(aor) {
+                            contact.event = Event::Created;
+                        }
+                        active.push((place, contact));
+                    }
+                }
+            }
+        }
+        let mut ended = Vec::new();
+        for gone in &news.gone {
+            let place = at(&gone.aor, &gone.wildcarded_identity);
+            if active.iter().all(|(_, contact)| contact.id != gone.contact.id) {
+                ended.push((place, gone.contact.clone()));
+            }
+        }
+        for (place, contact) in active.into_iter().chain(ended) {
+            let registration = &mut registrations[place];
+            registration.state = match (contact.is_active, registration.state) {
+                (true, _) | (_, State::Active) => State::Active,
+                _ => State::Terminated,
+            };
+            registration.contacts.push(contact);
+        }
+        RegInfo { version: subscription.version, is_full, registrations }
+    }
+}
+
+/// The subscription is of a device that the registration has a binding of.
+fn is_of_a_device(subscription: &Subscription, registration: &Registration) -> bool {
+    let host_port = |text: &str| common::sip::uri::Uri::parse(text).ok()?.host_port;
+    let target = host_port(&subscription.remote_target);
+    registration.bindings.iter().any(|binding| host_port(&binding.uri) == target)
+}
+
+/// A contact as documents show it, active; the rest of its time is left to the caller.
+fn contact_of(aor: &str, held: Option<&Registration>, binding: &Binding) -> reginfo::Contact {
+    let private_identity = held.map_or("", |held| held.private_identity.as_str());
+    let is_explicit =
+        binding.registered_identity.as_ref().is_none_or(|identity| identity.as_str() == aor);
+    let parameters = Address::parse(&binding.contact).map(|contact| contact.parameters);
+    let mut unknown_parameters = parameters.unwrap_or_default();
+    let mut q = None;
+    unknown_parameters.retain(|(name, value)| {
+        if name.eq_ignore_ascii_case("q") {
+            q = value.clone();
+        }
+        !name.eq_ignore_ascii_case("q") && !name.eq_ignore_ascii_case("expires")
+    });
+    reginfo::Contact {
+        id: stable_id(&[aor, private_identity, &binding.uri]),
+        is_active: true,
+        event: match (binding.latest, is_explicit) {
+            (Latest::Registered, true) => Event::Registered,
+            (Latest::Registered, false) => Event::Created,
+            (Latest::Refreshed, _) => Event::Refreshed,
+            (Latest::Shortened, _) => Event::Shortened,
+        },
+        expires_seconds: None,
+        retry_after_seconds: None,
+        call_id: Some(binding.call_id.clone()),
+        cseq: Some(binding.cseq),
+        q,
+        uri: binding.uri.clone(),
+        unknown_parameters,
+        public_gruu: None,
+        temporary_gruu: None,
+    }
+}
+
+/// The same text for the same parts, whenever and wherever (FNV-1a, 64 bits).
+fn stable_id(parts: &[&str]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for part in parts {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    format!("r{hash:016x}")
+}

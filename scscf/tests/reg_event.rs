@@ -1,0 +1,556 @@
+//! Dialogues about the registration state (TS 24.229 §5.4.2.1, RFC 3680, RFC 6665).
+
+mod dialogue;
+
+use std::time::Duration;
+
+use common::cx::rtr::ReasonCode;
+use common::cx::sar::ServerAssignmentType::*;
+use common::cx::{self, Outcome, Ppr, Rtr};
+use common::reginfo::{Contact, Event, RegInfo, State};
+use common::sip::header::Name;
+use common::sip::message::{Request, Response};
+use dialogue::*;
+use scscf::config::Documents;
+
+const NUMBER: &str = "tel:+11234567890";
+
+/// The SUBSCRIBE of a UE as its P-CSCF forwards it; that of a P-CSCF and others by changes.
+fn subscribe(changes: &[(&str, &str)]) -> String {
+    let text = "SUBSCRIBE sip:name@hims.net SIP/2.0\r\n\
+        Via: SIP/2.0/UDP 192.0.2.20:5060;branch=z9hG4bK0aab2\r\n\
+        Via: SIP/2.0/UDP 10.133.202.46:5064;branch=z9hG4bKs1\r\n\
+        Max-Forwards: 69\r\n\
+        Route: <sip:orig@scscf1.hims.net;lr>\r\n\
+        Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n\
+        From: <sip:name@hims.net>;tag=ue1\r\n\
+        To: <sip:name@hims.net>\r\n\
+        Call-ID: watch1\r\n\
+        CSeq: 1 SUBSCRIBE\r\n\
+        Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip\r\n\
+        Event: reg\r\n\
+        Expires: 600000\r\n\
+        Accept: application/reginfo+xml\r\n\
+        P-Asserted-Identity: <sip:name@hims.net>\r\n\
+        P-Charging-Vector: icid-value=\"icid2\";orig-ioi=\"Type 1vims.net\"\r\n\
+        Content-Length: 0\r\n\r\n";
+    changed(text, changes)
+}
+
+/// That of the P-CSCF, by the I-CSCF.
+const OF_PCSCF: [(&str, &str); 6] = [
+    ("<sip:orig@scscf1.hims.net;lr>", "<sip:scscf1.hims.net;lr>"),
+    ("Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n", ""),
+    ("From: <sip:name@hims.net>;tag=ue1", "From: <sip:pcscf1.vims.net>;tag=p1"),
+    ("Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip", "Contact: <sip:pcscf1.vims.net>"),
+    ("watch1", "watch2"),
+    ("P-Asserted-Identity: <sip:name@hims.net>", "P-Asserted-Identity: <sip:pcscf1.vims.net>"),
+];
+
+struct Notified {
+    request: Request,
+    info: RegInfo,
+    state: String,
+}
+
+impl Notified {
+    /// The contacts of an identity.
+    fn contacts(&self, aor: &str) -> &[Contact] {
+        let mut found = self.info.registrations.iter().filter(|one| one.aor == aor);
+        let one = found.next().unwrap_or_else(|| panic!("{aor} in {:?}", self.info));
+        assert!(found.next().is_none(), "{aor} twice");
+        &one.contacts
+    }
+
+    fn events(&self, aor: &str) -> Vec<Event> {
+        self.contacts(aor).iter().map(|contact| contact.event).collect()
+    }
+}
+
+impl Dialogue {
+    /// The next NOTIFY, which is answered.
+    fn notifies(&mut self) -> Notified {
+        let notified = self.notifies_unanswered();
+        self.answers_request(&notified.request, 200);
+        notified
+    }
+
+    fn notifies_unanswered(&mut self) -> Notified {
+        let request = self.requests("NOTIFY", PCSCF);
+        let info = RegInfo::parse(request.body()).expect("a document");
+        let state = request.headers().get(Name::SubscriptionState).unwrap().to_owned();
+        Notified { request, info, state }
+    }
+
+    /// The UE watches; gives the 200 and the first NOTIFY.
+    fn watched(&mut self) -> (Response, Notified) {
+        self.receives(&subscribe(&[]));
+        let response = self.replies_with(200);
+        (response, self.notifies())
+    }
+
+    fn refreshes(&mut self, cseq: u32) {
+        let cseq = format!("CSeq: {cseq}");
+        self.receives(&register(&[("CSeq: 25", &cseq), ("\"no\"", "\"yes\"")]));
+        self.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        self.replies_with(200);
+    }
+
+    fn watchers(&self) -> u64 {
+        self.counter("tessera_scscf_subscriptions", "")
+    }
+}
+
+/// TS 24.229 §5.4.2.1.1, §5.4.2.1.2; RFC 3680 §5: 200 and at once the full state, in
+/// the dialog of the SUBSCRIBE and by its route.
+#[test]
+fn a_ue_watches() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let (response, notified) = dialogue.watched();
+    let headers = response.headers();
+    assert_eq!(headers.get(Name::Expires), Some("600000"));
+    assert_eq!(headers.get(Name::Contact), Some("<sip:scscf1.hims.net>"));
+    assert_eq!(headers.get(Name::RecordRoute), Some("<sip:mo@pcscf1.vims.net;lr>"));
+    assert!(headers.get(Name::PChargingVector).unwrap().contains("term-ioi"));
+    let request = &notified.request;
+    assert_eq!(request.uri(), "sip:10.133.202.46:5064");
+    let headers = request.headers();
+    assert_eq!(headers.get(Name::Route), Some("<sip:mo@pcscf1.vims.net;lr>"));
+    // From and To are those of the dialog (RFC 3261 §12.2.1.1).
+    assert_eq!(headers.get(Name::From), response.headers().get(Name::To));
+    assert_eq!(headers.get(Name::To), Some("<sip:name@hims.net>;tag=ue1"));
+    assert_eq!((request.call_id(), request.cseq()), ("watch1", 1));
+    assert_eq!(headers.get(Name::Event), Some("reg"));
+    assert_eq!(headers.get(Name::ContentType), Some("application/reginfo+xml"));
+    assert_eq!(notified.state, "active;expires=600000");
+    assert!((notified.info.version, notified.info.is_full) == (0, true));
+    // The barred identity of the set is not told of.
+    let aors: Vec<_> = notified.info.registrations.iter().map(|one| one.aor.as_str()).collect();
+    assert_eq!(aors, [IMPU, NUMBER]);
+    assert_eq!(notified.events(IMPU), [Event::Registered]);
+    assert_eq!(notified.events(NUMBER), [Event::Created]);
+    let contact = &notified.contacts(IMPU)[0];
+    assert_eq!(contact.uri, "sip:10.133.202.46:5064");
+    assert_eq!(contact.expires_seconds, Some(600_000));
+    assert_eq!(contact.call_id.as_deref(), Some("ababab"));
+    assert_eq!(contact.unknown_parameters, [("+g.3gpp.smsip".to_owned(), None)]);
+    assert_ne!(contact.id, notified.contacts(NUMBER)[0].id);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.2.1.2; RFC 3680 §4.7: a refresh is told with the next version; the NOTIFY follows
+/// the 200 of the REGISTER.
+#[test]
+fn a_refresh_is_told() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let (_, first) = dialogue.watched();
+    dialogue.trace.clear();
+    dialogue.refreshes(27);
+    assert_eq!(dialogue.trace, ["record", "answer", "record", "request"]);
+    let second = dialogue.notifies();
+    assert_eq!((second.info.version, second.request.cseq()), (1, 2));
+    assert_eq!(second.events(IMPU), [Event::Refreshed]);
+    assert_eq!(second.contacts(IMPU)[0].id, first.contacts(IMPU)[0].id);
+    assert_eq!(second.contacts(IMPU)[0].cseq, Some(27));
+}
+
+/// RFC 3680 §5.1: partial documents, where the operator wants them: what has changed.
+#[test]
+fn partial_documents() {
+    let mut config = config();
+    config.reg_event.documents = Documents::Partial;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.registered();
+    assert!(dialogue.watched().1.info.is_full);
+    let mut data = profile(IMPI);
+    data.service_profiles[0].public_identities.push(common::cx::user_data::PublicIdentity {
+        identity: "tel:+19998887777".to_owned(),
+        ..Default::default()
+    });
+    dialogue.hss_asks(pushed(&data));
+    let notified = dialogue.notifies();
+    assert!(!notified.info.is_full);
+    assert_eq!(notified.info.registrations.len(), 1);
+    assert_eq!(notified.events("tel:+19998887777"), [Event::Created]);
+}
+
+fn pushed(data: &common::cx::user_data::UserData) -> cx::Request {
+    cx::Request::Ppr(Ppr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: IMPI.to_owned(),
+        user_data: Some(data.to_xml().into()),
+        charging_information: None,
+    })
+}
+
+/// TS 24.229 §5.4.2.1.2, TS 29.228 §6.2.2: an identity that a pushed profile bars is gone, another
+/// one is there; the rest stays as it is.
+#[test]
+fn a_pushed_profile_is_told() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    let temporary = format!("sip:temporary.{IMPI}");
+    let identities =
+        [(temporary.as_str(), true), (IMPU, false), (NUMBER, true), ("sip:a@hims.net", false)];
+    dialogue.hss_asks(pushed(&set(IMPI, &identities)));
+    let notified = dialogue.notifies();
+    assert_eq!(notified.events(NUMBER), [Event::Unregistered]);
+    assert_eq!(notified.events("sip:a@hims.net"), [Event::Created]);
+    assert!(notified.contacts(IMPU)[0].is_active);
+    assert!(notified.state.starts_with("active"));
+    // What is told once is not told again.
+    dialogue.refreshes(27);
+    assert_eq!(dialogue.notifies().info.registrations.len(), 2);
+}
+
+/// TS 24.229 §5.4.2.1.1: the P-CSCF in the Path, an application server of the profile; nobody
+/// else, and nothing else.
+#[test]
+fn who_may_watch() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(404);
+    dialogue.registered();
+    dialogue.receives(&subscribe(&OF_PCSCF));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert_eq!(notified.request.uri(), "sip:pcscf1.vims.net");
+    assert!(!notified.request.headers().has(Name::Route));
+    for (change, status) in [
+        (("Identity: <sip:name@hims.net>", "Identity: <sip:other@hims.net>"), 403),
+        (("P-Asserted-Identity: <sip:name@hims.net>\r\n", ""), 403),
+        (("Identity: <sip:name@hims.net>", "Identity: <sip:as.hims.net>"), 403),
+        (("Identity: <sip:name@hims.net>", "Identity: <sip:temporary.name.private@hims.net>"), 403),
+        (("Event: reg", "Event: presence"), 489),
+        (("Event: reg\r\n", ""), 489),
+        (("Accept: application/reginfo+xml", "Accept: text/plain"), 406),
+        (("Max-Forwards: 69", "Max-Forwards: 69\r\nRequire: odd"), 420),
+        (("Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip\r\n", ""), 400),
+        (("Expires: 600000", "Expires: soon"), 400),
+        (("Expires: 600000", "Expires: 59"), 423),
+        (("To: <sip:name@hims.net>", "To: <sip:name@hims.net>;tag=none"), 481),
+    ] {
+        dialogue.receives(&subscribe(&[change, ("watch1", "watch3")]));
+        let response = dialogue.replies_with(status);
+        match status {
+            489 => assert_eq!(response.headers().get(Name::AllowEvents), Some("reg")),
+            423 => assert_eq!(response.headers().get(Name::MinExpires), Some("60")),
+            420 => assert_eq!(response.headers().get(Name::Unsupported), Some("odd")),
+            _ => {}
+        }
+    }
+    assert_eq!(dialogue.watchers(), 1);
+    // By another identity of the user, and about another one.
+    dialogue.receives(&subscribe(&[
+        ("SUBSCRIBE sip:name@hims.net", "SUBSCRIBE tel:+1-123-456-7890"),
+        ("Identity: <sip:name@hims.net>", "Identity: <tel:+11234567890>"),
+        ("Event: reg", "o: reg;id=7"),
+        ("Expires: 600000\r\n", ""),
+    ]));
+    assert_eq!(dialogue.replies_with(200).headers().get(Name::Expires), Some("3761"));
+    let notified = dialogue.notifies();
+    assert_eq!(notified.request.headers().get(Name::Event), Some("reg;id=7"));
+    dialogue.requests_nothing();
+    dialogue.rests();
+}
+
+/// RFC 6665 §4.4.1, §4.2.1.4: again in the dialog: longer; and with 0 the end of it.
+#[test]
+fn again_and_no_more() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let (response, _) = dialogue.watched();
+    let to = format!("To: {}", response.headers().get(Name::To).unwrap());
+    let again = |cseq: &str, expires: &str| {
+        subscribe(&[
+            ("To: <sip:name@hims.net>", &to),
+            ("CSeq: 1", cseq),
+            ("Expires: 600000", expires),
+            ("46:5064>;+g", "46:6064>;+g"),
+        ])
+    };
+    dialogue.wait(Duration::from_secs(1_000));
+    dialogue.receives(&again("CSeq: 1", "Expires: 7000"));
+    dialogue.replies_with(500);
+    dialogue.receives(&again("CSeq: 2", "Expires: 7000"));
+    assert_eq!(dialogue.replies_with(200).headers().get(Name::Expires), Some("7000"));
+    let notified = dialogue.notifies();
+    assert_eq!(notified.state, "active;expires=7000");
+    assert_eq!(notified.request.uri(), "sip:10.133.202.46:6064");
+    assert!((notified.info.version, notified.info.is_full) == (1, true));
+    dialogue.receives(&again("CSeq: 3", "Expires: 0"));
+    assert_eq!(dialogue.replies_with(200).headers().get(Name::Expires), Some("0"));
+    let notified = dialogue.notifies();
+    assert_eq!(notified.state, "terminated;reason=timeout");
+    assert!(notified.contacts(IMPU)[0].is_active);
+    assert_eq!(dialogue.watchers(), 0);
+    dialogue.receives(&again("CSeq: 4", "Expires: 7000"));
+    dialogue.replies_with(481);
+    // One look.
+    dialogue.receives(&subscribe(&[("Expires: 600000", "Expires: 0")]));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.notifies().state, "terminated;reason=timeout");
+    assert_eq!(dialogue.watchers(), 0);
+    dialogue.rests();
+}
+
+/// RFC 6665 §4.2.2: nobody asks again: a last NOTIFY.
+#[test]
+fn a_subscription_runs_out() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&subscribe(&[("Expires: 600000", "Expires: 5000")]));
+    dialogue.replies_with(200);
+    dialogue.notifies();
+    dialogue.wait(Duration::from_secs(4_999));
+    dialogue.requests_nothing();
+    dialogue.wait(Duration::from_secs(1));
+    assert_eq!(dialogue.notifies().state, "terminated;reason=timeout");
+    assert_eq!(dialogue.watchers(), 0);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.4, §5.4.2.1.2: a UE that deregisters is not told, its P-CSCF is.
+#[test]
+fn the_user_deregisters() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    dialogue.receives(&subscribe(&OF_PCSCF));
+    dialogue.replies_with(200);
+    dialogue.notifies();
+    let zero = [("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), ("expires=600000", "expires=0")];
+    dialogue.receives(&register(&zero));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert_eq!(notified.request.call_id(), "watch2");
+    assert_eq!(notified.state, "terminated;reason=noresource");
+    assert_eq!(notified.events(IMPU), [Event::Unregistered]);
+    assert_eq!(notified.events(NUMBER), [Event::Unregistered]);
+    let states: Vec<_> = notified.info.registrations.iter().map(|one| one.state).collect();
+    assert_eq!(states, [State::Terminated, State::Terminated]);
+    assert!(notified.contacts(IMPU).iter().all(|contact| !contact.is_active));
+    dialogue.requests_nothing();
+    assert_eq!(dialogue.watchers(), 0);
+    assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+    dialogue.rests();
+}
+
+fn rtr(reason_code: ReasonCode) -> cx::Request {
+    cx::Request::Rtr(Rtr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: IMPI.to_owned(),
+        associated_identities: Vec::new(),
+        public_identities: Vec::new(),
+        reason_code,
+        reason_info: None,
+    })
+}
+
+/// TS 24.229 §5.4.1.5; S-123: expiry, the operator, and the HSS with each of its reasons: the right
+/// event and the right end.
+#[test]
+fn the_network_deregisters() {
+    type Begin = fn(&mut Dialogue);
+    let cases: [(&str, Begin, Option<(Event, &str)>); 6] = [
+        (
+            "expiry",
+            |dialogue| {
+                dialogue.wait(Duration::from_secs(599_991));
+                dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            Some((Event::Expired, "noresource")),
+        ),
+        (
+            "operator",
+            |dialogue| {
+                dialogue.command(&["deregister", IMPI]);
+                dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            Some((Event::Rejected, "rejected")),
+        ),
+        (
+            "permanent termination",
+            |dialogue| {
+                dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+            },
+            Some((Event::Rejected, "rejected")),
+        ),
+        (
+            "server change",
+            |dialogue| {
+                dialogue.hss_asks(rtr(ReasonCode::ServerChange));
+            },
+            Some((Event::Deactivated, "deactivated")),
+        ),
+        (
+            "new server",
+            |dialogue| {
+                dialogue.hss_asks(rtr(ReasonCode::NewServerAssigned));
+            },
+            None,
+        ),
+        (
+            "remove S-CSCF",
+            |dialogue| {
+                dialogue.hss_asks(rtr(ReasonCode::RemoveScscf));
+            },
+            None,
+        ),
+    ];
+    for (name, begin, told) in cases {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        // Longer than the registration, so that it is there to be told of its end.
+        dialogue.wait(Duration::from_secs(10));
+        dialogue.watched();
+        dialogue.receives(&subscribe(&OF_PCSCF));
+        dialogue.replies_with(200);
+        dialogue.notifies();
+        begin(&mut dialogue);
+        if let Some((event, reason)) = told {
+            // The UE and the P-CSCF alike (registration.md D-14).
+            for _ in 0..2 {
+                let notified = dialogue.notifies();
+                assert_eq!(notified.events(IMPU), [event], "{name}");
+                assert_eq!(notified.events(NUMBER), [event], "{name}");
+                assert_eq!(notified.state, format!("terminated;reason={reason}"), "{name}");
+            }
+        }
+        dialogue.requests_nothing();
+        assert_eq!(dialogue.watchers(), 0, "{name}");
+        assert!(dialogue.store.is_empty(), "{name}: {:?}", dialogue.store);
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.2.1.2; RFC 6665 §4.2.2: of two devices one goes: its contact is told as gone, the
+/// other's is active, and the subscription goes on.
+#[test]
+fn two_devices() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
+    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert_eq!(notified.events(IMPU), [Event::Registered, Event::Registered]);
+    let zero = [("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), ("expires=600000", "expires=0")];
+    dialogue.receives(&register(&zero));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert!(notified.state.starts_with("active"));
+    assert_eq!(notified.events(IMPU), [Event::Registered, Event::Unregistered]);
+    assert!(notified.info.registrations.iter().all(|one| one.state != State::Terminated));
+}
+
+/// RFC 6665 §4.2.2: while a NOTIFY is under way the next one waits; what happened is told once.
+#[test]
+fn one_notify_at_a_time() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let first = dialogue.notifies_unanswered();
+    dialogue.refreshes(27);
+    dialogue.refreshes(28);
+    dialogue.requests_nothing();
+    dialogue.answers_request(&first.request, 200);
+    let second = dialogue.notifies();
+    assert_eq!((second.info.version, second.contacts(IMPU)[0].cseq), (1, Some(28)));
+    dialogue.requests_nothing();
+    dialogue.rests();
+}
+
+/// RFC 6665 §4.2.2, RFC 5057 §5.1: 481, 408 or silence end a subscription without a further NOTIFY;
+/// a passing failure does not.
+#[test]
+fn a_watcher_is_gone() {
+    for (status, stays) in [(481, 0), (408, 0), (480, 0), (500, 1), (403, 1)] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.watched();
+        dialogue.refreshes(27);
+        let notified = dialogue.notifies_unanswered();
+        dialogue.answers_request(&notified.request, status);
+        assert_eq!(dialogue.watchers(), stays, "{status}");
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    dialogue.wait(Duration::from_secs(40));
+    assert_eq!(dialogue.watchers(), 0);
+    assert_eq!(dialogue.counter("tessera_scscf_notifications_total", "silence"), 1);
+    dialogue.rests();
+    // Nor is there one whose place is unknown.
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.hosts.clear();
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.watchers(), 0);
+    dialogue.rests();
+}
+
+/// Invariant I6: subscriptions survive kill -9; what was not acknowledged is told again, in full and
+/// with a higher version.
+#[test]
+fn subscriptions_survive_a_crash() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    dialogue.restart();
+    dialogue.requests_nothing();
+    dialogue.refreshes(27);
+    let notified = dialogue.notifies_unanswered();
+    assert_eq!((notified.info.version, notified.request.cseq()), (1, 2));
+    dialogue.restart();
+    let notified = dialogue.notifies();
+    assert_eq!((notified.info.version, notified.request.cseq()), (2, 3));
+    assert_eq!(notified.events(IMPU), [Event::Refreshed]);
+    dialogue.restart();
+    dialogue.requests_nothing();
+    dialogue.rests();
+}
+
+/// Invariant I8: as many watchers as there may be.
+#[test]
+fn too_many_watchers() {
+    let mut config = config();
+    config.reg_event.per_identity_max = 1;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.registered();
+    dialogue.watched();
+    dialogue.receives(&subscribe(&OF_PCSCF));
+    assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
+}
+
+/// TS 24.229 §5.4.1.2.2F: a new contact takes the place of the one before, which is told as
+/// deactivated.
+#[test]
+fn a_contact_takes_anothers_place() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    let other = [("46:5064", "46:7064"), ("ababab", "again")];
+    let (challenge, vector) = dialogue.challenged(&register(&other));
+    dialogue.requests_nothing();
+    dialogue.receives(&answered(&challenge, &vector, 26, &other));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert_eq!(notified.events(IMPU), [Event::Registered, Event::Deactivated]);
+    assert_eq!(notified.contacts(IMPU)[1].uri, "sip:10.133.202.46:5064");
+}

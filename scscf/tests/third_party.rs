@@ -1,0 +1,315 @@
+//! Dialogues about application servers: filter criteria and third-party registration
+//! (TS 24.229 §5.4.1.7, TS 29.228 §B.2).
+
+mod dialogue;
+
+use std::time::Duration;
+
+use common::cx::rtr::ReasonCode;
+use common::cx::sar::ServerAssignmentType::*;
+use common::cx::user_data::{
+    Condition, InitialFilterCriterion, ServicePointTrigger, TriggerPoint, UserData,
+};
+use common::cx::{self, Outcome, Rtr};
+use common::sip::header::Name;
+use common::sip::message::Request;
+use dialogue::*;
+use scscf::config::SharedFilterCriteria;
+
+/// A criterion: REGISTER of these types goes to the server.
+fn criterion(types: &[u8]) -> InitialFilterCriterion {
+    let trigger = ServicePointTrigger {
+        is_negated: false,
+        groups: vec![0],
+        condition: Condition::Method("REGISTER".into()),
+        registration_types: types.to_vec(),
+    };
+    InitialFilterCriterion {
+        priority: 1,
+        trigger_point: Some(TriggerPoint { is_cnf: true, service_point_triggers: vec![trigger] }),
+        server_name: "sip:as.hims.net".into(),
+        ..Default::default()
+    }
+}
+
+fn with(criterion: InitialFilterCriterion) -> UserData {
+    let mut data = profile(IMPI);
+    data.service_profiles[0].initial_filter_criteria.push(criterion);
+    data
+}
+
+impl Dialogue {
+    /// A first registration with that profile.
+    fn registered_with(&mut self, data: &UserData) {
+        let (challenge, vector) = self.challenged(&register(&[]));
+        self.trace.clear();
+        self.receives(&answered(&challenge, &vector, 26, &[]));
+        self.asks_sar(Registration, saa(data));
+        self.replies_with(200);
+    }
+
+    /// The third-party REGISTER, which is answered.
+    fn tells(&mut self) -> Request {
+        let request = self.requests("REGISTER", AS);
+        self.answers_request(&request, 200);
+        request
+    }
+
+    fn deregisters(&mut self) {
+        let zero = [("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+        self.receives(&register(&zero));
+        self.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+        self.replies_with(200);
+    }
+
+    fn outcome(&self, outcome: &str) -> u64 {
+        self.counter("tessera_scscf_third_party_registers_total", outcome)
+    }
+}
+
+/// TS 24.229 §5.4.1.7; S-102: behind the 200; in the S-CSCF's own name about the user.
+#[test]
+fn a_server_hears_of_a_registration() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[])));
+    let at = |what| dialogue.trace.iter().position(|one| *one == what);
+    assert!(at("answer") < at("request"), "{:?}", dialogue.trace);
+    let told = dialogue.tells();
+    let headers = told.headers();
+    assert_eq!(told.uri(), "sip:as.hims.net");
+    assert!(headers.get(Name::From).unwrap().starts_with("<sip:scscf1.hims.net>;tag="));
+    assert_eq!(headers.get(Name::To), Some("<sip:name@hims.net>"));
+    assert_eq!(headers.get(Name::Contact), Some("<sip:scscf1.hims.net>"));
+    assert_eq!(headers.get(Name::Expires), Some("600000"));
+    assert_eq!(headers.get(Name::PVisitedNetworkId), Some("\"vims.net\""));
+    let vector = headers.get(Name::PChargingVector).unwrap();
+    assert_eq!(vector, "icid-value=\"icid1\";orig-ioi=\"Type 3hims.net\"");
+    assert_ne!(told.call_id(), "ababab");
+    assert!(told.body().is_empty());
+    assert_eq!(dialogue.outcome("taken"), 1);
+    dialogue.rests();
+}
+
+/// TS 29.228 §B.2.4: the type of the registration decides; the end is told with Expires 0.
+#[test]
+fn each_type_of_registration() {
+    for (types, heard) in [
+        (&[][..], [true, true, true]),
+        (&[0][..], [true, false, false]),
+        (&[1][..], [false, true, false]),
+        (&[2][..], [false, false, true]),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion(types)));
+        if heard[0] {
+            assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("600000"));
+        }
+        dialogue.requests_nothing();
+        dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        if heard[1] {
+            assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("600000"));
+        }
+        dialogue.requests_nothing();
+        dialogue.deregisters();
+        if heard[2] {
+            assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("0"));
+        }
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.7: service information, the REGISTER and its answer, as the criterion wants;
+/// several parts in a multipart.
+#[test]
+fn bodies() {
+    let mut wanted = criterion(&[]);
+    wanted.service_info = Some("a<b&c".into());
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(wanted.clone()));
+    let told = dialogue.tells();
+    assert_eq!(told.headers().get(Name::ContentType), Some("application/3gpp-ims+xml"));
+    let body = String::from_utf8(told.body().to_vec()).unwrap();
+    assert!(body.contains("<service-info>a&lt;b&amp;c</service-info>"), "{body}");
+
+    wanted.include_register_request = true;
+    wanted.include_register_response = true;
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(wanted.clone()));
+    let told = dialogue.requests("REGISTER", AS);
+    let kind = told.headers().get(Name::ContentType).unwrap();
+    let boundary = kind.strip_prefix("multipart/mixed;boundary=\"").unwrap().trim_end_matches('"');
+    let body = String::from_utf8(told.body().to_vec()).unwrap();
+    let parts: Vec<_> = body.split(&format!("--{boundary}")).collect();
+    assert_eq!((parts.len(), parts[4]), (5, "--\r\n"));
+    assert!(parts[1].starts_with("\r\nContent-Type: application/3gpp-ims+xml\r\n\r\n<?xml"));
+    assert!(parts[2].starts_with("\r\nContent-Type: message/sip\r\n\r\nREGISTER sip:scscf1"));
+    assert!(parts[3].contains("\r\n\r\nSIP/2.0 200 OK\r\n") && parts[3].contains("Service-Route"));
+
+    wanted.service_info = None;
+    wanted.include_register_response = false;
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(wanted));
+    let told = dialogue.tells();
+    assert_eq!(told.headers().get(Name::ContentType), Some("message/sip"));
+    assert!(told.body().starts_with(b"REGISTER sip:scscf1.hims.net"));
+}
+
+/// TS 29.228 §B.2.2, TS 24.229 §5.4.1.7: a server that fails: with SESSION_CONTINUED nothing
+/// happens, with SESSION_TERMINATED the network deregisters; another refusal changes nothing.
+#[test]
+fn default_handling() {
+    for (is_terminated, status, stays) in [
+        (false, 500, 1),
+        (false, 408, 1),
+        (true, 404, 1),
+        (true, 403, 1),
+        (true, 408, 0),
+        (true, 500, 0),
+        (true, 503, 0),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        let mut criterion = criterion(&[]);
+        criterion.default_handling_terminated = is_terminated;
+        dialogue.registered_with(&with(criterion));
+        let told = dialogue.requests("REGISTER", AS);
+        dialogue.answers_request(&told, status);
+        if stays == 0 {
+            dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            let cause = "tessera_scscf_deregistrations_total";
+            assert_eq!(dialogue.counter(cause, "server_failed"), 1);
+            // The server hears that, too; its failure ends nothing more.
+            let told = dialogue.requests("REGISTER", AS);
+            assert_eq!(told.headers().get(Name::Expires), Some("0"));
+            dialogue.answers_request(&told, status);
+        }
+        assert_eq!(dialogue.registrations(), stays, "{status}");
+        dialogue.rests();
+    }
+    // Silence, and a server that cannot be found.
+    for is_known in [true, false] {
+        let mut dialogue = Dialogue::new(config());
+        if !is_known {
+            dialogue.hosts.remove("as.hims.net");
+        }
+        let mut criterion = criterion(&[0]);
+        criterion.default_handling_terminated = true;
+        dialogue.registered_with(&with(criterion));
+        if is_known {
+            dialogue.wait(Duration::from_secs(33));
+        }
+        dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+        assert_eq!(dialogue.registrations(), 0);
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.5, §5.4.1.7; S-123: the end by the network is told as well; a move to another
+/// S-CSCF is not.
+#[test]
+fn a_server_hears_of_the_end() {
+    let rtr = |reason_code| {
+        cx::Request::Rtr(Rtr {
+            destination_host: "scscf1.hims.net".to_owned(),
+            user_name: IMPI.to_owned(),
+            associated_identities: Vec::new(),
+            public_identities: Vec::new(),
+            reason_code,
+            reason_info: None,
+        })
+    };
+    for (reason, is_told) in [
+        (Some(ReasonCode::PermanentTermination), true),
+        (Some(ReasonCode::ServerChange), true),
+        (Some(ReasonCode::NewServerAssigned), false),
+        (Some(ReasonCode::RemoveScscf), false),
+        (None, true),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion(&[0, 2])));
+        dialogue.tells();
+        match reason {
+            Some(reason) => dialogue.hss_asks(rtr(reason)),
+            None => {
+                dialogue.wait(Duration::from_secs(600_001));
+                dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+            }
+        }
+        if is_told {
+            let told = dialogue.tells();
+            assert_eq!(told.headers().get(Name::Expires), Some("0"), "{reason:?}");
+            assert_eq!(told.headers().get(Name::To), Some("<sip:name@hims.net>"));
+        }
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.7: a device of two goes: the identity stays registered, and no server hears.
+#[test]
+fn a_shared_identity_ends_with_its_last_device() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[2])));
+    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
+    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
+    dialogue.replies_with(200);
+    dialogue.deregisters();
+    dialogue.requests_nothing();
+}
+
+/// TS 29.228 §6.6, §B.2.2: shared criteria come in by number and priority; one REGISTER for each
+/// server; what is for unregistered users is passed over.
+#[test]
+fn shared_criteria() {
+    let mut config = config();
+    config.shared_filter_criteria = vec![SharedFilterCriteria {
+        id: 7,
+        xml: "<InitialFilterCriteria><Priority>0</Priority><ApplicationServer>\
+              <ServerName>sip:first@as.hims.net</ServerName></ApplicationServer>\
+              </InitialFilterCriteria>"
+            .into(),
+    }];
+    assert!(config.problems().is_empty());
+    let mut data = with(criterion(&[]));
+    let profile = &mut data.service_profiles[0];
+    profile.shared_ifc_set_ids = vec![7, 9];
+    profile.initial_filter_criteria.push(criterion(&[0]));
+    profile.initial_filter_criteria.push(InitialFilterCriterion {
+        priority: 3,
+        server_name: "sip:unregistered@as.hims.net".into(),
+        registered_part: Some(false),
+        ..Default::default()
+    });
+    let mut dialogue = Dialogue::new(config.clone());
+    dialogue.registered_with(&data);
+    assert_eq!(dialogue.tells().uri(), "sip:first@as.hims.net");
+    assert_eq!(dialogue.tells().uri(), "sip:as.hims.net");
+    dialogue.requests_nothing();
+    dialogue.rests();
+    config.shared_filter_criteria[0].xml = "<odd".into();
+    assert!(config.problems()[0].contains("shared_filter_criteria 7"));
+}
+
+/// TS 24.229 §5.4.2.1.1: the server of a criterion may watch.
+#[test]
+fn a_server_watches() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[])));
+    dialogue.tells();
+    dialogue.receives(
+        "SUBSCRIBE sip:name@hims.net SIP/2.0\r\n\
+         Via: SIP/2.0/UDP 192.0.2.20:5060;branch=z9hG4bK0aab2\r\nMax-Forwards: 69\r\n\
+         From: <sip:as.hims.net>;tag=a1\r\nTo: <sip:name@hims.net>\r\nCall-ID: of-as\r\n\
+         CSeq: 1 SUBSCRIBE\r\nContact: <sip:as.hims.net>\r\nEvent: reg\r\n\
+         P-Asserted-Identity: <sip:as.hims.net>\r\nContent-Length: 0\r\n\r\n",
+    );
+    dialogue.replies_with(200);
+    let notified = dialogue.requests("NOTIFY", AS);
+    dialogue.answers_request(&notified, 200);
+    dialogue.rests();
+}
