@@ -353,6 +353,11 @@ def scscf():
             panel("REGISTER latency", quantiles("tessera_scscf_register_seconds"), "s"),
             panel("Challenges open", [("tessera_scscf_challenges", "{{instance}}")]),
             panel("Ended otherwise than by the user", [(rate("tessera_scscf_deregistrations_total", "", "cause"), "{{cause}}")], "ops"),
+            panel("Watchers and application servers", [
+                ("sum(tessera_scscf_subscriptions)", "subscriptions"),
+                (rate("tessera_scscf_subscription_events_total", "", "outcome"), "SUBSCRIBE {{outcome}}"),
+                (rate("tessera_scscf_notifications_total", "", "outcome"), "NOTIFY {{outcome}}"),
+                (rate("tessera_scscf_third_party_registers_total", "", "outcome"), "third party {{outcome}}")], "ops"),
             panel("Taken over from other S-CSCFs", [(rate("tessera_scscf_restorations_total", "", "outcome"), "{{outcome}}")], "ops",
                   "TS 23.380: users whose S-CSCF is away."),
             panel("Authentication", [(rate("tessera_scscf_resynchronisations_total"), "resynchronisations (AUTS)"),
