@@ -199,9 +199,10 @@ impl Pcscf {
 
     /// TS 33.203 §7.1, ipsec.md N-03: nothing is accepted at a protected port but on a set that lives,
     /// and nothing is answered. The data plane sees to it; what was on its way inside this host when
-    /// its set ended is dropped here.
-    fn is_without_association(&self, flow: &Flow) -> bool {
-        self.side(flow) == Side::GmProtected && self.security.set_of(flow).is_none()
+    /// its set ended is dropped here, also where we are late to end it.
+    fn is_without_association(&self, now: Now, flow: &Flow) -> bool {
+        self.side(flow) == Side::GmProtected
+            && self.security.set_of(flow).is_none_or(|set| set.expires_at <= now)
     }
 
     fn segment(&self, flow: &Flow) -> Segment {
@@ -229,7 +230,7 @@ impl Pcscf {
     fn on_input(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Start { records } => self.start(now, records, out),
-            Input::Sip { flow, .. } if self.is_without_association(&flow) => {
+            Input::Sip { flow, .. } if self.is_without_association(now, &flow) => {
                 self.counters.no_association += 1;
                 tracing::debug!(from = %flow.remote, to = %flow.local, "no association has these ports");
             }

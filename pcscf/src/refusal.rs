@@ -72,7 +72,7 @@ impl Refusal {
             Refusal::NoAssociation | Refusal::ForeignIdentity | Refusal::ForeignAddress => {
                 (403, "Forbidden")
             }
-            Refusal::NothingToSecure => (403, "Security-Client Needed"),
+            Refusal::NothingToSecure => (403, "No Security Agreement Offered"),
             Refusal::BadExtension => (420, "Bad Extension"),
             Refusal::SecAgreeRequired => (421, "Extension Required"),
             Refusal::NoCommonAlgorithm

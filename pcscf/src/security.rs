@@ -566,16 +566,11 @@ impl Pcscf {
         match in_use.map(|set| set.expires_at) {
             // A refresh over it has prolonged its life meanwhile (L-08).
             Some(ends) if ends > now + self.config.gm.old_set_life() => {
-                self.watch_old_set(id, ends);
+                let spare = ends.since(now + self.config.gm.old_set_life());
+                self.timers.set(Timer::OldSetRunsOut(id), now + spare);
             }
             _ => self.put_into_use(now, id),
         }
-    }
-
-    fn watch_old_set(&mut self, new: SetId, old_ends: Now) {
-        let left = self.config.gm.old_set_life().as_millis() as u64;
-        let at = Now::from_millis(old_ends.as_millis().saturating_sub(left));
-        self.timers.set(Timer::OldSetRunsOut(new), at);
     }
 
     /// Makes a set the one in use; the other established ones of its UE become old.
