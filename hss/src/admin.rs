@@ -4,7 +4,10 @@
 //! |---|---|
 //! | `status IMPI` | what is stored of a user, without keys |
 //! | `rtr IMPI [permanent\|new-server\|server-change\|remove-scscf]` | ends the registration |
+//! | `address IMPI ADDRESS` | what the packet core gave to the UE of a user of early IMS security |
 //! | `ppr IMPI` | pushes the profile to the S-CSCF |
+
+use std::net::IpAddr;
 
 use common::cx::rtr::ReasonCode;
 use common::node::{Now, Output};
@@ -31,8 +34,12 @@ impl Hss {
                 Some(reason) => self.command_termination(now, id, user_name, reason, out),
                 None => Ok(Some(format!("{reason}: {REASONS}"))),
             },
+            ["address", user_name, address] => self.command_address(user_name, address).map(Some),
             ["ppr", user_name] => self.command_push(now, id, user_name, out),
-            _ => Ok(Some(format!("commands: status IMPI, rtr IMPI [reason], ppr IMPI; {REASONS}"))),
+            _ => Ok(Some(format!(
+                "commands: status IMPI, rtr IMPI [reason], ppr IMPI, \
+                 address IMPI ADDRESS; {REASONS}"
+            ))),
         };
         let text = match result {
             Ok(None) => return,
@@ -55,6 +62,20 @@ impl Hss {
         };
         self.terminate(now, termination, out);
         Ok(None)
+    }
+
+    /// TS 33.203 Annex T: the user's bearer has this address from now on.
+    fn command_address(&self, user_name: &str, address: &str) -> Result<String, Refusal> {
+        let Ok(address) = address.parse::<IpAddr>() else {
+            return Ok(format!("{address} is no IP address"));
+        };
+        let database = &self.database;
+        let is_stored =
+            database.procedure(|| database.set_framed_address(user_name, &address.to_string()))?;
+        Ok(match is_stored {
+            true => format!("{user_name}: {address}"),
+            false => format!("{user_name} does not authenticate by early-ims"),
+        })
     }
 
     fn command_push(

@@ -133,6 +133,15 @@ struct AddOptions {
     top: Option<String>,
     #[arg(long)]
     topc: Option<String>,
+    /// How it authenticates: aka, digest (with --password), early-ims (with --address).
+    #[arg(long)]
+    scheme: Option<String>,
+    /// Of SIP Digest; only hashes of it are stored.
+    #[arg(long)]
+    password: Option<String>,
+    /// The address of the UE's bearer, for early IMS security.
+    #[arg(long)]
+    address: Option<String>,
     /// milenage, tuak, test, none.
     #[arg(long)]
     algorithm: Option<String>,
@@ -362,6 +371,9 @@ impl AddOptions {
             opc: from_file(options.opc)?,
             top: from_file(options.top)?,
             topc: from_file(options.topc)?,
+            scheme: options.scheme,
+            password: from_file(options.password)?,
+            address: options.address,
             algorithm: options.algorithm,
             iterations: options.iterations,
             res_octets: options.res_octets,

@@ -198,7 +198,8 @@ impl Database {
     /// A private identity with what its vectors are made of.
     pub fn credentials(&self, identity: &str) -> Result<Option<Credentials>, Refusal> {
         self.row(
-            "SELECT id, subscription, keys, amf, sqn FROM private_identity WHERE identity = ?1",
+            "SELECT id, subscription, keys, amf, sqn, scheme, digest, framed_address
+             FROM private_identity WHERE identity = ?1",
             [identity],
             |row| {
                 Ok(Credentials {
@@ -206,6 +207,9 @@ impl Database {
                         id: row.get(0)?,
                         subscription: row.get(1)?,
                     },
+                    scheme: row.get(5)?,
+                    sealed_digest: row.get(6)?,
+                    framed_address: row.get(7)?,
                     sealed_keys: row.get(2)?,
                     amf: row.get::<_, u16>(3)?.to_be_bytes(),
                     sqn: row.get::<_, i64>(4)? as u64,
@@ -225,6 +229,19 @@ impl Database {
             "UPDATE private_identity SET sqn = ?2, last_rand = ?3 WHERE id = ?1",
             (private_identity, sqn as i64, &rand[..]),
         )
+    }
+
+    /// The address that the packet core gave to a UE; false when the user does not authenticate by it.
+    pub fn set_framed_address(&self, identity: &str, address: &str) -> Result<bool, Refusal> {
+        let sql = "SELECT 1 FROM private_identity WHERE identity = ?1 AND scheme = 'early-ims'";
+        if self.row(sql, [identity], |_| Ok(()))?.is_none() {
+            return Ok(false);
+        }
+        self.write(
+            "UPDATE private_identity SET framed_address = ?2 WHERE identity = ?1",
+            (identity, address),
+        )?;
+        Ok(true)
     }
 
     /// What a card's AUTS said; `None`: its MAC-S was wrong.

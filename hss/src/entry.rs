@@ -12,7 +12,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use zeroize::Zeroizing;
 
-use crate::provision::{PublicIdentity, Subscriber};
+use crate::provision::{Ha1, PublicIdentity, Scheme, Subscriber};
 use crate::wildcard;
 
 /// One subscriber as an operator writes it. Keys are hexadecimal and never print.
@@ -55,6 +55,15 @@ pub struct Entry {
     pub top: Option<String>,
     #[serde(deserialize_with = "text")]
     pub topc: Option<String>,
+    /// `aka` (default), `digest` (SIP Digest, with `password`), or `early-ims` (with `address`).
+    #[serde(deserialize_with = "text")]
+    pub scheme: Option<String>,
+    /// Of scheme `digest`; only its HA1s are stored, for the home domain as realm.
+    #[serde(deserialize_with = "text")]
+    pub password: Option<String>,
+    /// Of scheme `early-ims`: the address of the UE's bearer, for now.
+    #[serde(deserialize_with = "text")]
+    pub address: Option<String>,
     /// `milenage` (default), `tuak` (default when `top` or `topc` is there), `test`, `none`.
     #[serde(deserialize_with = "text")]
     pub algorithm: Option<String>,
@@ -147,6 +156,9 @@ impl Entry {
             "opc" => &mut self.opc,
             "top" => &mut self.top,
             "topc" => &mut self.topc,
+            "scheme" => &mut self.scheme,
+            "password" => &mut self.password,
+            "address" => &mut self.address,
             "algorithm" => &mut self.algorithm,
             "iterations" => &mut self.iterations,
             "res_octets" => &mut self.res_octets,
@@ -165,8 +177,15 @@ impl Entry {
     /// # Errors
     /// The first field that is wrong.
     pub fn resolve(&self) -> Result<Subscriber, FieldError> {
-        let keys = self.keys()?;
         let (private_identity, domain, temporary) = self.identity()?;
+        let scheme = self.scheme(&private_identity, &domain)?;
+        let keys = match scheme {
+            Scheme::Aka => self.keys()?,
+            Scheme::Digest(_) | Scheme::EarlyIms(_) if self.k.is_some() => {
+                return fail("k", "is only for scheme aka");
+            }
+            Scheme::Digest(_) | Scheme::EarlyIms(_) => None,
+        };
         let mut public_identities = Vec::new();
         for entry in &self.impu {
             public_identities.push(entry.resolve()?);
@@ -204,6 +223,7 @@ impl Entry {
         Ok(Subscriber {
             private_identity,
             keys,
+            scheme,
             amf: octets("amf", self.amf.as_deref().unwrap_or("0000"))?,
             sqn: self.sqn_value()?,
             public_identities,
@@ -253,6 +273,31 @@ impl Entry {
         };
         let domain = self.domain.clone().unwrap_or(derived.home_domain).to_ascii_lowercase();
         Ok((format!("{imsi}@{domain}"), domain.clone(), Some(format!("sip:{imsi}@{domain}"))))
+    }
+
+    fn scheme(&self, private_identity: &str, domain: &str) -> Result<Scheme, FieldError> {
+        let scheme = self.scheme.as_deref().unwrap_or("aka");
+        if scheme != "digest" && self.password.is_some() {
+            return fail("password", "is only for scheme digest");
+        }
+        if scheme != "early-ims" && self.address.is_some() {
+            return fail("address", "is only for scheme early-ims");
+        }
+        match scheme {
+            "aka" => Ok(Scheme::Aka),
+            "digest" => match self.password.as_deref().filter(|password| !password.is_empty()) {
+                Some(password) => {
+                    Ok(Scheme::Digest(Ha1::of(private_identity, domain, password.as_bytes())))
+                }
+                None => fail("password", "is missing"),
+            },
+            "early-ims" => match self.address.as_deref().map(str::parse) {
+                Some(Ok(address)) => Ok(Scheme::EarlyIms(address)),
+                Some(Err(_)) => fail("address", "is no IP address"),
+                None => fail("address", "is missing"),
+            },
+            _ => fail("scheme", "is none of aka, digest, early-ims"),
+        }
     }
 
     fn keys(&self) -> Result<Option<Algorithm>, FieldError> {

@@ -50,7 +50,7 @@ pub struct Imported {
 }
 
 /// The columns a CSV file may have.
-pub const COLUMNS: [&str; 21] = [
+pub const COLUMNS: [&str; 24] = [
     "imsi",
     "impi",
     "mnc_digits",
@@ -63,6 +63,9 @@ pub const COLUMNS: [&str; 21] = [
     "opc",
     "top",
     "topc",
+    "scheme",
+    "password",
+    "address",
     "algorithm",
     "iterations",
     "res_octets",

@@ -1,10 +1,14 @@
 //! Subscribers in and out of the database: the operator's side of the HSS.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 
+use common::aka::digest::DigestAlgorithm;
 use common::aka::vector::Algorithm;
 use common::cx::user_data::InitialFilterCriterion;
 use common::random::Random;
+use common::secret::Secret;
+use zeroize::Zeroizing;
 
 use crate::database::Database;
 use crate::keys::{self, Vault};
@@ -15,8 +19,9 @@ use crate::refusal::Refusal;
 #[derive(Clone, Debug)]
 pub struct Subscriber {
     pub private_identity: String,
-    /// `None`: nobody authenticates as it (a private service identity).
+    /// `None`: nobody authenticates as it by AKA (a private service identity, or another scheme).
     pub keys: Option<Algorithm>,
+    pub scheme: Scheme,
     pub amf: [u8; 2],
     /// The last one used.
     pub sqn: u64,
@@ -33,6 +38,53 @@ pub struct Subscriber {
     pub server_names: Option<Vec<String>>,
     /// Name of a row of charging addresses.
     pub charging: Option<String>,
+}
+
+/// How a private identity authenticates (TS 29.228 §6.3.1).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Scheme {
+    #[default]
+    Aka,
+    /// SIP Digest, by a password that is not kept (RFC 7616 §3.4.2).
+    Digest(Ha1),
+    /// Early IMS security: by the address of its bearer.
+    EarlyIms(IpAddr),
+}
+
+/// HA1 of one password, for each algorithm (RFC 7616, RFC 8760).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ha1 {
+    pub realm: String,
+    pub md5: Secret<String>,
+    pub sha_256: Secret<String>,
+}
+
+impl Ha1 {
+    pub fn of(private_identity: &str, realm: &str, password: &[u8]) -> Ha1 {
+        Ha1 {
+            realm: realm.to_owned(),
+            md5: DigestAlgorithm::Md5.ha1(private_identity, realm, password),
+            sha_256: DigestAlgorithm::Sha256.ha1(private_identity, realm, password),
+        }
+    }
+
+    /// As it is sealed.
+    fn to_octets(&self) -> Zeroizing<Vec<u8>> {
+        let parts = [self.md5.expose(), self.sha_256.expose(), &self.realm];
+        Zeroizing::new(parts.map(String::as_str).join("\n").into_bytes())
+    }
+
+    pub(crate) fn from_octets(octets: &[u8]) -> Option<Ha1> {
+        let mut parts = std::str::from_utf8(octets).ok()?.splitn(3, '\n').map(str::to_owned);
+        let (md5, sha_256) = (Secret::new(parts.next()?), Secret::new(parts.next()?));
+        Some(Ha1 { realm: parts.next()?, md5, sha_256 })
+    }
+}
+
+/// Name under which the HA1s of a private identity are sealed: what is sealed as keys does not open
+/// as a password.
+pub(crate) fn digest_name(private_identity: &str) -> String {
+    format!("digest {private_identity}")
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,6 +110,7 @@ impl Subscriber {
         Subscriber {
             private_identity: private_identity.to_owned(),
             keys: Some(keys),
+            scheme: Scheme::Aka,
             amf: [0, 0],
             sqn: 0,
             public_identities: public_identities.iter().map(|i| PublicIdentity::new(i)).collect(),
@@ -168,9 +221,18 @@ pub fn add(
         return Err(Refusal::Conflict(format!("impi: {impi} is there already")));
     }
     let sealed = subscriber.keys.as_ref().map(|keys| vault.seal(impi, keys, random));
+    let (scheme, digest, framed_address) = match &subscriber.scheme {
+        Scheme::Aka => ("aka", None, None),
+        Scheme::Digest(ha1) => {
+            let sealed = vault.seal_octets(&digest_name(impi), &ha1.to_octets(), random);
+            ("digest", Some(sealed), None)
+        }
+        Scheme::EarlyIms(address) => ("early-ims", None, Some(address.to_string())),
+    };
     let private = database.insert(
-        "INSERT INTO private_identity (subscription, identity, algorithm, keys, amf, sqn)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO private_identity
+            (subscription, identity, algorithm, keys, amf, sqn, scheme, digest, framed_address)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         (
             subscription,
             impi,
@@ -178,6 +240,9 @@ pub fn add(
             sealed,
             u16::from_be_bytes(subscriber.amf),
             subscriber.sqn as i64,
+            scheme,
+            digest,
+            framed_address,
         ),
     )?;
     let mut sets: Vec<(u32, i64)> = Vec::new();
@@ -393,11 +458,19 @@ pub fn describe(database: &Database, private_identity: &str) -> Result<String, R
     let subscription = database.subscription(private.subscription)?;
     let mut text = format!("private identity   {private_identity}\n");
     let authentication = database.row(
-        "SELECT algorithm, amf, sqn, last_rand, resync_sqn_ms, resync_failures
+        "SELECT algorithm, amf, sqn, last_rand, resync_sqn_ms, resync_failures, scheme,
+            framed_address
          FROM private_identity WHERE id = ?1",
         [private.id],
         |row| {
             let sqn: i64 = row.get(2)?;
+            let scheme: String = row.get(6)?;
+            if scheme != "aka" {
+                let address = row.get::<_, Option<String>>(7)?.unwrap_or_default();
+                return Ok(
+                    format!("scheme             {scheme} {address}").trim_end().to_owned() + "\n"
+                );
+            }
             let mut text = format!(
                 "algorithm          {}\nAMF                {:04x}\n\
                  SQN                {sqn:012x} (SEQ {}, IND {})\n",

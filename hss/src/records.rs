@@ -11,6 +11,10 @@ pub struct PrivateIdentity {
 #[derive(Clone, Debug)]
 pub struct Credentials {
     pub private_identity: PrivateIdentity,
+    /// `aka`, `digest` or `early-ims`.
+    pub scheme: String,
+    pub sealed_digest: Option<Vec<u8>>,
+    pub framed_address: Option<String>,
     pub sealed_keys: Option<Vec<u8>>,
     pub amf: [u8; 2],
     /// Of the last vector made.

@@ -102,7 +102,7 @@ impl Refusal {
             Refusal::Suspended => "subscription is suspended",
             Refusal::RoamingNotAllowed => "roaming in the visited network is not allowed",
             Refusal::NotRegistered => "public identity is not registered",
-            Refusal::UnsupportedScheme => "authentication scheme is not Digest-AKAv1-MD5",
+            Refusal::UnsupportedScheme => "authentication scheme is not the one the user has",
             Refusal::MalformedResynchronisation => "SIP-Authorization is not RAND and AUTS",
             Refusal::WrongMacS => {
                 "MAC-S of AUTS is wrong: K, OP/OPc or algorithm differ between card and HSS"

@@ -6,13 +6,16 @@ use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
 use common::sip::uri::Uri;
 
-use crate::state::Registration;
+use crate::state::{Latest, Registration};
+use crate::watch::Cause;
 use crate::{Job, Scscf};
 
 const HELP: &str = "commands:
   registrations     the first thousand registrations
   show IMPU         registrations of a public identity, with bindings
   deregister IMPI   ends all registrations of a private identity and tells the HSS
+  reauthenticate IMPI [SECONDS]
+                    the next REGISTER is challenged; with SECONDS, the registration ends by then
 ";
 /// Lines of one answer.
 const LISTED_LIMIT: usize = 1_000;
@@ -30,16 +33,74 @@ impl Scscf {
             ["registrations"] => self.list(now),
             ["show", public_identity] => self.show(now, public_identity),
             ["deregister", private_identity] => {
-                let private_identity = Impi::new(*private_identity);
-                let job = Job::Administer { id };
-                match self.begin(now, &private_identity, job, out) {
-                    None => return,
-                    Some(_) => "busy: try again in a few seconds\n".to_owned(),
-                }
+                return self.begin_command(now, id, private_identity, Job::Administer { id }, out);
             }
+            ["reauthenticate", private_identity] => {
+                let job = Job::Reauthenticate { id, within_seconds: None };
+                return self.begin_command(now, id, private_identity, job, out);
+            }
+            ["reauthenticate", private_identity, seconds] => match seconds.parse() {
+                Ok(seconds) => {
+                    let job = Job::Reauthenticate { id, within_seconds: Some(seconds) };
+                    return self.begin_command(now, id, private_identity, job, out);
+                }
+                Err(_) => format!("{seconds} is no number of seconds\n"),
+            },
             _ => HELP.to_owned(),
         };
         out.push(Output::Reply { id, text });
+    }
+
+    fn begin_command(
+        &mut self,
+        now: Now,
+        id: u64,
+        private_identity: &str,
+        job: Job,
+        out: &mut Vec<Output>,
+    ) {
+        if self.begin(now, &Impi::new(private_identity), job, out).is_some() {
+            let text = "busy: try again in a few seconds\n".to_owned();
+            out.push(Output::Reply { id, text });
+        }
+    }
+
+    /// TS 24.229 §5.4.1.6: the next REGISTER of a private identity is challenged. Shortened, it has to
+    /// come soon; never below what a UE could have asked for.
+    pub(crate) fn reauthenticate(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        id: u64,
+        within_seconds: Option<u32>,
+        out: &mut Vec<Output>,
+    ) {
+        let minimum = self.config.registration.expires_min_seconds;
+        let ends_at = within_seconds.map(|seconds| now.as_secs() + u64::from(seconds.max(minimum)));
+        let held = self.registrations.of(private_identity).to_vec();
+        let mut text = String::new();
+        for mut registration in held.into_iter().filter(|held| !held.bindings.is_empty()) {
+            registration.is_reauthentication_due = true;
+            for binding in &mut registration.bindings {
+                if let Some(ends_at) = ends_at.filter(|at| *at < binding.expires_at_seconds) {
+                    binding.expires_at_seconds = ends_at;
+                    binding.latest = Latest::Shortened;
+                }
+            }
+            let _ = writeln!(text, "{} is challenged next time", registration.set());
+            self.store(registration, Cause::Expired, out);
+        }
+        if text.is_empty() {
+            text = "not registered\n".to_owned();
+        }
+        tracing::info!(
+            procedure = "reauthentication",
+            private_identity = %self.logged(private_identity.as_str()),
+            ?within_seconds,
+            "asked for by the operator"
+        );
+        out.push(Output::Reply { id, text });
+        self.finish(now, private_identity, out);
     }
 
     fn list(&self, now: Now) -> String {

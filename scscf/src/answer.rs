@@ -30,13 +30,19 @@ impl Scscf {
         if let Some(own) = own.filter(|_| is_registered && !job.contacts.is_deregistration()) {
             headers.copy_from(request.headers(), Name::Path);
             headers.append(Name::ServiceRoute, &self.own.service_route);
-            headers.append(Name::PAssociatedUri, &associated_uris(own));
+            let associated = associated_uris(own);
+            if !associated.is_empty() {
+                headers.append(Name::PAssociatedUri, &associated);
+            }
             if job.contacts.has_flows() {
                 headers.append(Name::Require, "outbound");
             }
             if let Some(addresses) = self.charging_function_addresses(job, own) {
                 headers.append(Name::PChargingFunctionAddresses, &addresses);
             }
+        }
+        if let Some(info) = &job.authentication_info {
+            headers.append(Name::AuthenticationInfo, info);
         }
         self.add_charging_vector(job, &mut response);
         response

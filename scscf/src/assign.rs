@@ -113,7 +113,9 @@ impl Scscf {
             (None, None) => return Err(Refusal::NoProfile),
         };
         let registration = self.registration(job, service_profiles, Charging::default());
-        if !registration.contains(&job.public_identity) || !registration.has_unbarred() {
+        // TS 24.229 §5.4.8.2: barred identities may register for emergency calls.
+        let is_usable = registration.has_unbarred() || job.contacts.is_emergency();
+        if !registration.contains(&job.public_identity) || !is_usable {
             return Err(Refusal::Barred);
         }
         Ok(registration.service_profiles)
@@ -132,6 +134,7 @@ impl Scscf {
             hss_host: job.hss_host.clone().unwrap_or_default(),
             visited_network: job.visited_network.clone(),
             unchallenged: 0,
+            is_reauthentication_due: false,
             bindings: Vec::new(),
         }
     }
@@ -157,10 +160,13 @@ impl Scscf {
             true => 0,
             false => held.map_or(0, |held| held.unchallenged.saturating_add(1)),
         };
+        let is_reauthentication_due =
+            !job.is_authenticated && held.is_some_and(|held| held.is_reauthentication_due);
         let is_first = held.is_none_or(|held| held.bindings.is_empty());
         let registration = Registration {
             bindings,
             unchallenged,
+            is_reauthentication_due,
             ..self.registration(&job, service_profiles, charging)
         };
         self.replace(registration, out);

@@ -1,16 +1,20 @@
 //! Challenge, answer, resynchronisation (TS 24.229 §5.4.1.2.1, §5.4.1.2.2, §5.4.1.2.3; TS 33.203
-//! §6.1).
+//! §6.1, Annex N, Annex T).
 //!
-//! 1. `ask_for_vector`   MAR
+//! 1. `ask_for_vector`   MAR; another scheme where the HSS has none of the first
 //! 2. `vector_received`  keep the vector, send the 401, start reg-await-auth
 //! 3. `verify`           the answer: right, wrong, or for something else
 //!    `resynchronise`    the UE's sequence number instead of an answer
 //!    `challenge_lapsed` no answer in time
+//!
+//! What SIP Digest and early IMS security have in the place of vectors is in `other_schemes`.
 
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use common::aka::digest::{self, AkaNonce};
+use common::aka::digest::{AkaNonce, DigestAlgorithm};
+use common::cx::mar::DigestAuthenticate;
+use common::cx::mar::scheme;
 use common::cx::sar::ServerAssignmentType;
 use common::cx::{self, Answered, AuthDataItem, Mar, Outcome, Sar};
 use common::diameter::endpoint::NoAnswer;
@@ -28,10 +32,6 @@ use crate::{OnAnswer, Scscf, Timer};
 const AWAIT_AUTHENTICATION: Duration = Duration::from_secs(240);
 /// For how long a lapsed challenge is remembered: its answer may still come.
 const REMEMBER_LAPSED: Duration = Duration::from_secs(240);
-/// The scheme asked for (TS 29.229 §6.3.9).
-const SCHEME: &str = "Digest-AKAv1-MD5";
-/// The same in a challenge (RFC 3310 §3.1).
-const ALGORITHM: &str = "AKAv1-MD5";
 
 /// A challenge that was sent.
 #[derive(Debug)]
@@ -42,20 +42,30 @@ pub struct Challenge {
     pub nonce: String,
     /// Which challenge in a row this is, 1 for the first.
     pub number: u32,
-    rand: [u8; 16],
-    xres: Secret<Vec<u8>>,
+    pub(crate) proof: Proof,
     /// Wrong responses before this challenge was sent.
     wrong_responses: u32,
     hss_host: String,
 }
 
+/// What the answer to a challenge is compared with.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    Aka(Vector),
+    Digest(Vec<DigestAuthenticate>),
+    /// An answer was compared: no other one is.
+    Spent,
+}
+
 /// Waits for the MAA.
 #[derive(Debug)]
 pub struct Challenging {
-    job: Registering,
+    pub(crate) job: Registering,
     number: u32,
     wrong_responses: u32,
-    is_resynchronisation: bool,
+    sip_authorization: Option<Bytes>,
+    /// The scheme asked for, and those that may come after it.
+    schemes: &'static [&'static str],
 }
 
 impl Scscf {
@@ -73,24 +83,40 @@ impl Scscf {
         if !is_known && self.challenges.len() >= self.config.limits.registrations {
             return self.refuse(now, job, Refusal::Full, out);
         }
-        let mar = Mar {
-            user_name: job.private_identity.as_str().to_owned(),
-            public_identity: job.public_identity.as_str().to_owned(),
-            server_name: self.own.server_name.clone(),
-            sip_number_auth_items: 1,
-            scheme: SCHEME.to_owned(),
-            sip_authorization,
-        };
         let challenge = self.challenges.get(&job.private_identity);
         let wait = Challenging {
             number,
             wrong_responses: challenge.map_or(0, |challenge| challenge.wrong_responses),
-            is_resynchronisation: mar.sip_authorization.is_some(),
+            schemes: match sip_authorization {
+                Some(_) => &[scheme::AKA_V1],
+                None => self.schemes_for(&job),
+            },
+            sip_authorization,
             job,
         };
-        let wait = OnAnswer::VectorReceived(Box::new(wait));
+        self.ask_for_scheme(now, wait, out);
+    }
+
+    /// TS 29.228 §6.3.1
+    fn ask_for_scheme(&mut self, now: Now, wait: Challenging, out: &mut Vec<Output>) {
+        let job = &wait.job;
+        let scheme = wait.schemes.first().copied().unwrap_or(scheme::AKA_V1);
+        let mar = Mar {
+            user_name: job.private_identity.as_str().to_owned(),
+            public_identity: job.public_identity.as_str().to_owned(),
+            server_name: self.own.server_name.clone(),
+            sip_number_auth_items: match scheme {
+                scheme::AKA_V1 => 1,
+                // One for each algorithm that may be offered.
+                _ => self.config.registration.digest_algorithms.len().max(1) as u32,
+            },
+            scheme: scheme.to_owned(),
+            sip_authorization: wait.sip_authorization.clone(),
+        };
+        let challenge = self.challenges.get(&job.private_identity);
         let hss_host = challenge.map(|challenge| challenge.hss_host.clone());
         let hss_host = hss_host.or_else(|| self.known_hss(&mar));
+        let wait = OnAnswer::VectorReceived(Box::new(wait));
         let limit = self.config.timeouts.hss();
         self.cx.ask(now, cx::Request::Mar(mar), hss_host.as_deref(), wait, limit, out);
     }
@@ -109,6 +135,10 @@ impl Scscf {
     ) {
         let (items, hss_host) = match result {
             Ok(Answered { answer: cx::Answer::Maa(maa), origin_host, .. }) => {
+                if maa.outcome == Outcome::AUTH_SCHEME_NOT_SUPPORTED && wait.schemes.len() > 1 {
+                    let schemes = &wait.schemes[1..];
+                    return self.ask_for_scheme(now, Challenging { schemes, ..wait }, out);
+                }
                 if maa.outcome != Outcome::SUCCESS {
                     return self.vector_refused(now, wait, maa.outcome, out);
                 }
@@ -123,8 +153,16 @@ impl Scscf {
                 return self.refuse(now, wait.job, refusal, out);
             }
         };
-        match items.into_iter().next().as_ref().and_then(Vector::read) {
-            Some(vector) => self.challenge(now, wait, vector, hss_host, out),
+        let scheme = items.first().map(|item| item.scheme.clone()).unwrap_or_default();
+        if scheme.eq_ignore_ascii_case(scheme::EARLY_IMS) {
+            return self.compare_address(now, wait, &items, hss_host, out);
+        }
+        let proof = match scheme.eq_ignore_ascii_case(scheme::SIP_DIGEST) {
+            true => self.digest_proof(items).map(Proof::Digest),
+            false => items.first().and_then(Vector::read).map(Proof::Aka),
+        };
+        match proof {
+            Some(proof) => self.challenge(now, wait, proof, hss_host, out),
             None => self.refuse(now, wait.job, Refusal::BadVector, out),
         }
     }
@@ -140,7 +178,7 @@ impl Scscf {
             Outcome::USER_UNKNOWN
             | Outcome::IDENTITIES_DONT_MATCH
             | Outcome::AUTH_SCHEME_NOT_SUPPORTED => Refusal::NotAllowed(outcome),
-            _ if wait.is_resynchronisation => {
+            _ if wait.sip_authorization.is_some() => {
                 return self.abandon(now, wait.job, Refusal::ResynchronisationFailed, out);
             }
             other => Refusal::HssFailed(other),
@@ -153,33 +191,27 @@ impl Scscf {
         &mut self,
         now: Now,
         wait: Challenging,
-        vector: Vector,
+        proof: Proof,
         hss_host: String,
         out: &mut Vec<Output>,
     ) {
         let Challenging { job, number, wrong_responses, .. } = wait;
-        let nonce = AkaNonce::encode(&vector.rand, &vector.autn);
-        let mut parameters = DigestParameters::default();
-        parameters.set("realm", self.config.realm());
-        parameters.set("nonce", &nonce);
-        parameters.set("algorithm", ALGORITHM);
-        if !self.config.registration.qop.is_empty() {
-            parameters.set("qop", &self.config.registration.qop);
-        }
-        // The P-CSCF takes these two out (TS 24.229 §5.2.2.1).
-        parameters.set("ck", &hex::encode(vector.ck.expose()));
-        parameters.set("ik", &hex::encode(vector.ik.expose()));
-
+        let (nonce, lines) = match &proof {
+            Proof::Aka(vector) => self.aka_challenges(vector),
+            Proof::Digest(offered) => self.digest_challenges(&job, offered),
+            Proof::Spent => return self.refuse(now, job, Refusal::BadVector, out),
+        };
         let mut response = job.incoming.request().response(401, "Unauthorized");
-        response.headers_mut().append(Name::WwwAuthenticate, &parameters.to_challenge());
+        for line in lines {
+            response.headers_mut().append(Name::WwwAuthenticate, &line.to_challenge());
+        }
         self.add_charging_vector(&job, &mut response);
         let challenge = Challenge {
             public_identity: job.public_identity.clone(),
             call_id: job.incoming.request().call_id().to_owned(),
             nonce,
             number,
-            rand: vector.rand,
-            xres: vector.xres,
+            proof,
             wrong_responses,
             hss_host,
         };
@@ -190,6 +222,29 @@ impl Scscf {
         self.finish_register(now, job, response, "challenged", out);
     }
 
+    /// RFC 3310 §3.2; of several algorithms the preferred one first (RFC 8760 §2.4). The keys are in
+    /// the first line only: the P-CSCF takes them out (TS 24.229 §5.2.2.1), whatever follows.
+    fn aka_challenges(&self, vector: &Vector) -> (String, Vec<DigestParameters>) {
+        let policy = &self.config.registration;
+        let nonce = AkaNonce::encode(&vector.rand, &vector.autn);
+        let mut lines = Vec::new();
+        for algorithm in &policy.algorithms {
+            let mut parameters = DigestParameters::default();
+            parameters.set("realm", self.config.realm());
+            parameters.set("nonce", &nonce);
+            parameters.set("algorithm", algorithm.name());
+            if !policy.qop.is_empty() {
+                parameters.set("qop", &policy.qop);
+            }
+            if lines.is_empty() {
+                parameters.set("ck", &hex::encode(vector.ck.expose()));
+                parameters.set("ik", &hex::encode(vector.ik.expose()));
+            }
+            lines.push(parameters);
+        }
+        (nonce, lines)
+    }
+
     /// TS 24.229 §5.4.1.2.2: the answer is for this challenge (the caller has compared Call-ID,
     /// identities and nonce); it must be for our realm and home domain, and its digest right.
     pub(crate) fn verify(&mut self, now: Now, mut job: Registering, out: &mut Vec<Output>) {
@@ -198,6 +253,9 @@ impl Scscf {
         };
         if self.is_right(&job, &challenge) {
             job.is_authenticated = true;
+            if let Proof::Digest(offered) = challenge.proof {
+                self.keep_nonce(now, &mut job, challenge.nonce, offered, &challenge.hss_host);
+            }
             job.hss_host = Some(challenge.hss_host);
             return self.accept(now, job, out);
         }
@@ -207,7 +265,7 @@ impl Scscf {
             || number > self.config.registration.challenges_max;
         // Put back for its counts; a fresh vector replaces it, so no response is tried twice on it.
         let private_identity = job.private_identity.clone();
-        challenge.xres = Secret::new(Vec::new());
+        challenge.proof = Proof::Spent;
         self.timers.set(Timer::Challenge(private_identity.clone()), now + AWAIT_AUTHENTICATION);
         self.challenges.insert(private_identity, challenge);
         if is_last {
@@ -219,21 +277,32 @@ impl Scscf {
 
     fn is_right(&self, job: &Registering, challenge: &Challenge) -> bool {
         let Some(credentials) = &job.credentials else { return false };
-        if challenge.xres.expose().is_empty() {
+        let vector = match &challenge.proof {
+            Proof::Aka(vector) => vector,
+            Proof::Digest(offered) => return self.is_digest_right(job, offered),
+            Proof::Spent => return false,
+        };
+        let algorithm = match credentials.get("algorithm") {
+            Some(name) => DigestAlgorithm::named(name),
+            None => Some(DigestAlgorithm::AkaV1Md5),
+        };
+        let algorithm = algorithm.filter(|one| self.config.registration.algorithms.contains(one));
+        let (Some(algorithm), Some(username)) = (algorithm, credentials.get("username")) else {
             return false;
-        }
-        let is_algorithm_right = credentials
-            .get("algorithm")
-            .is_none_or(|algorithm| algorithm.eq_ignore_ascii_case(ALGORITHM));
-        let is_realm_right = credentials.get("realm") == Some(self.config.realm());
-        // The Request-URI was replaced on the way; the UE computed with the home domain.
-        let uri = credentials.get("uri").and_then(|uri| Uri::parse(uri).ok());
-        let is_uri_right = uri.is_some_and(|uri| self.is_home(&uri));
+        };
+        let (ik, ck) = (vector.ik.expose(), vector.ck.expose());
+        let password = algorithm.aka_password(vector.xres.expose(), ik, ck);
+        let ha1 = algorithm.ha1(username, self.config.realm(), password.expose());
         let body = job.incoming.request().body();
-        is_algorithm_right
-            && is_realm_right
-            && is_uri_right
-            && digest::verify(credentials, challenge.xres.expose(), "REGISTER", body)
+        credentials.get("realm") == Some(self.config.realm())
+            && self.is_uri_home(credentials)
+            && algorithm.verify(credentials, &ha1, "REGISTER", body)
+    }
+
+    /// aka.md G-04: the Request-URI was replaced on the way; the UE computed with the home domain.
+    pub(crate) fn is_uri_home(&self, credentials: &DigestParameters) -> bool {
+        let uri = credentials.get("uri").and_then(|uri| Uri::parse(uri).ok());
+        uri.is_some_and(|uri| self.is_home(&uri))
     }
 
     /// TS 24.229 §5.4.1.2.3: the HSS takes the UE's sequence number, out of AUTS and the RAND that
@@ -248,9 +317,12 @@ impl Scscf {
         let Some(challenge) = self.challenges.get(&job.private_identity) else {
             return self.refuse(now, job, Refusal::NotRegisteredHere, out);
         };
+        let Proof::Aka(vector) = &challenge.proof else {
+            return self.refuse(now, job, Refusal::Malformed("auts"), out);
+        };
         let number = challenge.number + 1;
         let mut sip_authorization = BytesMut::with_capacity(30);
-        sip_authorization.put_slice(&challenge.rand);
+        sip_authorization.put_slice(&vector.rand);
         sip_authorization.put_slice(&auts);
         self.stats.resynchronisations += 1;
         self.ask_for_vector(now, job, number, Some(sip_authorization.freeze()), out);
@@ -360,7 +432,8 @@ impl Scscf {
 }
 
 /// A usable vector of an MAA.
-struct Vector {
+#[derive(Debug)]
+pub(crate) struct Vector {
     rand: [u8; 16],
     autn: [u8; 16],
     xres: Secret<Vec<u8>>,
@@ -373,7 +446,7 @@ impl Vector {
     fn read(item: &AuthDataItem) -> Option<Vector> {
         let (rand, autn) = item.sip_authenticate.split_first_chunk::<16>()?;
         let xres = item.sip_authorization.expose().len();
-        if item.scheme != SCHEME || !(4..=16).contains(&xres) {
+        if item.scheme != scheme::AKA_V1 || !(4..=16).contains(&xres) {
             return None;
         }
         Some(Vector {

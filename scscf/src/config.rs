@@ -27,6 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use common::aka::digest::DigestAlgorithm;
 use common::diameter;
 use common::limits::Limits;
 #[cfg(feature = "daemon")]
@@ -125,6 +126,9 @@ pub struct Registration {
     pub expires_max_seconds: u32,
     /// What a UE gets that asks for nothing.
     pub expires_default_seconds: u32,
+    /// The longest interval of an emergency registration, which nobody ends but time; also what one
+    /// gets that asks for nothing.
+    pub emergency_expires_seconds: u32,
     /// Whether a protected REGISTER of a registered user is challenged: `"never"`, `"always"`, or
     /// `"every N"`: after N accepted without.
     pub reauthenticate: Reauthenticate,
@@ -136,6 +140,19 @@ pub struct Registration {
     pub realm: Option<String>,
     /// qop of the challenges; empty: none is offered.
     pub qop: String,
+    /// What AKA challenges offer, the preferred one first: `AKAv1-MD5`, `AKAv2-MD5`, `AKAv2-SHA-256`
+    /// (RFC 3310, RFC 4169, RFC 8760).
+    pub algorithms: Vec<DigestAlgorithm>,
+    /// SIP Digest for users whom the HSS has with a password (TS 33.203 Annex N). Their REGISTERs come
+    /// without IPsec, so the P-CSCF must allow that, too.
+    pub digest: bool,
+    /// What SIP Digest challenges offer, as far as the HSS has it: `SHA-256`, `MD5`.
+    pub digest_algorithms: Vec<DigestAlgorithm>,
+    /// For how long a nonce of SIP Digest may be used again with a higher nc; 0: never.
+    pub digest_nonce_seconds: u32,
+    /// Early IMS security (TS 33.203 Annex T): whoever comes from the address that the packet core told
+    /// the HSS is not challenged. Only where nobody can send from another's address.
+    pub early_ims: bool,
     /// Challenges sent in a row, resynchronisation included, before an attempt is refused.
     pub challenges_max: u32,
     /// Wrong responses before an attempt is refused; each earlier one gets a new challenge.
@@ -153,10 +170,16 @@ impl Default for Registration {
             expires_min_seconds: 60,
             expires_max_seconds: 600_000,
             expires_default_seconds: 3_600,
+            emergency_expires_seconds: 1_800,
             reauthenticate: Reauthenticate::Never,
             protection: Protection::Required,
             realm: None,
             qop: "auth".to_owned(),
+            algorithms: vec![DigestAlgorithm::AkaV1Md5],
+            digest: false,
+            digest_algorithms: vec![DigestAlgorithm::Sha256, DigestAlgorithm::Md5],
+            digest_nonce_seconds: 3_600,
+            early_ims: false,
             challenges_max: 2,
             wrong_responses_max: 1,
             restoration: true,
@@ -359,6 +382,18 @@ impl Config {
         }
         if self.reg_event.expires_min_seconds > self.reg_event.expires_max_seconds {
             say("reg_event.expires_min_seconds is above expires_max_seconds".to_owned());
+        }
+        if policy.emergency_expires_seconds == 0 {
+            say("registration.emergency_expires_seconds is 0".to_owned());
+        }
+        if policy.algorithms.is_empty() || policy.algorithms.iter().any(|one| !one.is_aka()) {
+            say("registration.algorithms names one or more of AKAv1-MD5, AKAv2-MD5, AKAv2-SHA-256"
+                .to_owned());
+        }
+        if policy.digest_algorithms.is_empty()
+            || policy.digest_algorithms.iter().any(|one| one.is_aka())
+        {
+            say("registration.digest_algorithms names SHA-256, MD5, or both".to_owned());
         }
         if policy.challenges_max == 0 || policy.wrong_responses_max == 0 {
             say("registration: challenges_max and wrong_responses_max are at least 1".to_owned());

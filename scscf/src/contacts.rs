@@ -57,7 +57,9 @@ impl Contacts {
                 Contact::Star => contacts.is_star = true,
                 Contact::Address(address) => {
                     let asked = address.expires_seconds().or(header);
-                    let wanted = Wanted::read(address, grant(asked, policy)?, is_outbound);
+                    let is_emergency = address.uri.parameter("sos").is_some();
+                    let granted = grant(asked, policy, is_emergency)?;
+                    let wanted = Wanted::read(address, granted, is_outbound);
                     has_reg_id |= wanted.reg_id.is_some();
                     contacts.wanted.push(wanted);
                 }
@@ -81,6 +83,11 @@ impl Contacts {
     pub fn is_deregistration(&self) -> bool {
         self.is_star
             || (!self.wanted.is_empty() && self.wanted.iter().all(|one| one.expires_seconds == 0))
+    }
+
+    /// TS 24.229 §5.4.8.2: the REGISTER is for emergency calls.
+    pub fn is_emergency(&self) -> bool {
+        self.wanted.iter().any(|one| one.is_emergency)
     }
 
     pub fn has_flows(&self) -> bool {
@@ -208,11 +215,21 @@ impl Wanted {
     }
 }
 
-/// TS 24.229 §5.4.1.2.2: the interval granted: as asked, shortened, or refused as too brief.
-fn grant(asked: Option<u32>, policy: &config::Registration) -> Result<u32, Refusal> {
+/// TS 24.229 §5.4.1.2.2, §5.4.8.2: the interval granted: as asked, shortened, or refused as too brief.
+/// Emergency registrations are never refused for it, and end soon by themselves.
+fn grant(
+    asked: Option<u32>,
+    policy: &config::Registration,
+    is_emergency: bool,
+) -> Result<u32, Refusal> {
     match asked {
-        None => Ok(policy.expires_default_seconds),
         Some(0) => Ok(0),
+        _ if is_emergency => {
+            let longest = policy.emergency_expires_seconds;
+            let shortest = policy.expires_min_seconds.min(longest);
+            Ok(asked.unwrap_or(longest).clamp(shortest, longest))
+        }
+        None => Ok(policy.expires_default_seconds),
         Some(seconds) if seconds < policy.expires_min_seconds => Err(Refusal::IntervalTooBrief),
         Some(seconds) => Ok(seconds.min(policy.expires_max_seconds)),
     }

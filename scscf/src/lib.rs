@@ -8,6 +8,7 @@
 //! |   answer to the challenge | TS 24.229 §5.4.1.2.2 | `Scscf::verify` |
 //! |   accepted | TS 24.229 §5.4.1.2.2 | `Scscf::ask_for_assignment` |
 //! |   answer to the SAR | TS 24.229 §5.4.1.2.2 | `Scscf::assigned` |
+//! |   by SIP Digest or the address of the bearer | TS 24.229 §5.4.1.2.1A, §5.4.1.2.1E | `Scscf::schemes_for` |
 //! | of a user registered elsewhere | TS 23.380 §4 | `Scscf::ask_for_restoration` |
 //! |   answer to the SAR | TS 23.380 §4 | `Scscf::restored` |
 //! | no answer to the challenge in time | TS 24.229 §5.4.1.2.3 | `Scscf::challenge_lapsed` |
@@ -26,7 +27,6 @@
 //! ([`Turns`]). What survives a restart is in [`state`]; challenges do not.
 //!
 //! NOT DONE: TS 24.229 §5.4.3: originating and terminating sessions are answered 480 or 404.
-//! NOT DONE: TS 24.229 §5.4.1.2.2A: SIP digest is out of scope.
 //! NOT DONE: RFC 5627 §5: no GRUUs are handed out.
 
 pub mod config;
@@ -42,6 +42,7 @@ mod deregister;
 mod filter_criteria;
 mod notify;
 mod other;
+mod other_schemes;
 mod places;
 mod profile;
 mod register;
@@ -94,6 +95,8 @@ pub struct Scscf {
     random: Random,
     /// Running challenges. Not durable.
     challenges: HashMap<Impi, authenticate::Challenge>,
+    /// Nonces of SIP Digest that may be used again. Not durable.
+    nonces: HashMap<Impi, other_schemes::Nonce>,
     timers: Timers<Timer>,
     stats: Stats,
     is_draining: bool,
@@ -159,6 +162,11 @@ enum Job {
     ServerFailed {
         set: Impu,
     },
+    /// An operator's `reauthenticate`.
+    Reauthenticate {
+        id: u64,
+        within_seconds: Option<u32>,
+    },
 }
 
 /// Timers that do not belong to a registration.
@@ -166,6 +174,8 @@ enum Job {
 enum Timer {
     /// When this fires, a challenge was not answered in time (reg-await-auth).
     Challenge(Impi),
+    /// When this fires, a nonce of SIP Digest is good no more.
+    Nonce(Impi),
     /// Until this fires, it is remembered that a challenge lapsed.
     Lapsed(Impi),
 }
@@ -190,6 +200,7 @@ impl Scscf {
             registrations: Registrations::default(),
             subscriptions: Subscriptions::default(),
             challenges: HashMap::new(),
+            nonces: HashMap::new(),
             timers: Timers::new(),
             stats: Stats::default(),
             is_draining: false,
@@ -299,6 +310,9 @@ impl Scscf {
             Job::ServerFailed { set } => {
                 self.deregister_for_server(now, private_identity, set, out);
             }
+            Job::Reauthenticate { id, within_seconds } => {
+                self.reauthenticate(now, private_identity, id, within_seconds, out);
+            }
             Job::Administer { id } => self.deregister_by_operator(now, private_identity, id, out),
         }
     }
@@ -325,6 +339,9 @@ impl Scscf {
             match timer {
                 Timer::Challenge(private_identity) => {
                     self.challenge_lapsed(now, private_identity, out);
+                }
+                Timer::Nonce(private_identity) => {
+                    self.nonces.remove(&private_identity);
                 }
                 Timer::Lapsed(_) => {}
             }

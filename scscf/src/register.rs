@@ -19,6 +19,7 @@ use common::sip::message::{Request, Response};
 use common::sip::p_headers::visited_network;
 use common::sip::uri::{Scheme, Uri};
 
+use crate::authenticate::Proof;
 use crate::config::{Protection, Reauthenticate};
 use crate::contacts::Contacts;
 use crate::state::Registration;
@@ -44,6 +45,8 @@ pub struct Registering {
     pub is_authenticated: bool,
     /// The HSS that knows the user, once one has answered.
     pub hss_host: Option<String>,
+    /// Authentication-Info of the 200, where the scheme has one.
+    pub authentication_info: Option<String>,
     /// Its registration was made out of what another S-CSCF left (TS 23.380 §4).
     pub is_restored: bool,
     /// Application servers that hear of it behind the answer.
@@ -58,6 +61,8 @@ pub(crate) enum Decision {
     Resynchronise([u8; 14]),
     Verify,
     Accept,
+    /// SIP Digest with a nonce that has been answered before.
+    AcceptByNonce,
     /// The user may be registered by an S-CSCF that failed (TS 23.380 §4).
     Restore,
     Refuse(Refusal),
@@ -108,6 +113,8 @@ pub enum Refusal {
     WrongNonce,
     /// The response is wrong, or made for another realm or URI (TS 24.229 §5.4.1.2.3).
     WrongResponse,
+    /// Early IMS security: not from the address that the packet core gave (TS 33.203 Annex T).
+    WrongAddress,
     /// One challenge more than there may be in a row.
     TooManyChallenges,
     /// The HSS has assigned another S-CSCF: the I-CSCF should choose again (TS 29.228 §6.1.2).
@@ -151,6 +158,7 @@ impl Refusal {
             Refusal::WrongIdentity => (403, "Forbidden", "wrong_identity"),
             Refusal::WrongNonce => (403, "Forbidden", "wrong_nonce"),
             Refusal::WrongResponse => (403, "Forbidden", "wrong_response"),
+            Refusal::WrongAddress => (403, "Forbidden", "wrong_address"),
             Refusal::TooManyChallenges => (403, "Forbidden", "too_many_challenges"),
             Refusal::RegisteredElsewhere => {
                 (480, "Temporarily Unavailable", "registered_elsewhere")
@@ -217,6 +225,7 @@ impl Scscf {
             contacts,
             is_authenticated: false,
             hss_host: None,
+            authentication_info: None,
             is_restored: false,
             notices: Vec::new(),
             incoming,
@@ -286,6 +295,7 @@ impl Scscf {
             Decision::Resynchronise(auts) => self.resynchronise(now, job, auts, out),
             Decision::Verify => self.verify(now, job, out),
             Decision::Accept => self.accept(now, job, out),
+            Decision::AcceptByNonce => self.accept_by_nonce(now, job, out),
             Decision::Restore => self.ask_for_restoration(now, job, out),
             Decision::Refuse(
                 refusal @ (Refusal::NetworkNotAuthentic
@@ -310,7 +320,7 @@ impl Scscf {
         }
         if !job.is_protected {
             // TS 24.229 §5.4.1.2.1: whoever is registered already stays so until this succeeds.
-            return Decision::Challenge(1);
+            return self.decide_by_nonce(job).unwrap_or(Decision::Challenge(1));
         }
         match registration.filter(|registration| !registration.bindings.is_empty()) {
             Some(registration) => self.decide_by_policy(job, registration),
@@ -379,10 +389,14 @@ impl Scscf {
                     None => Decision::Refuse(Refusal::Malformed("auts")),
                 });
             }
-            if response.is_empty() {
+            let is_digest = matches!(challenge.proof, Proof::Digest(_));
+            if response.is_empty() && !is_digest {
                 return Some(Decision::Refuse(Refusal::NetworkNotAuthentic));
             }
-            if job.is_protected || self.config.registration.protection == Protection::Optional {
+            if job.is_protected
+                || is_digest
+                || self.config.registration.protection == Protection::Optional
+            {
                 return Some(Decision::Verify);
             }
         }
@@ -415,7 +429,7 @@ impl Scscf {
             Reauthenticate::Always => true,
             Reauthenticate::Every(number) => registration.unchallenged >= number,
         };
-        if is_due {
+        if is_due || registration.is_reauthentication_due {
             return Decision::Challenge(1);
         }
         let is_known = |wanted: &crate::contacts::Wanted| {

@@ -31,6 +31,9 @@ pub struct Registration {
     pub visited_network: String,
     /// REGISTERs accepted since the last challenge.
     pub unchallenged: u32,
+    /// The operator wants the next REGISTER challenged (TS 24.229 §5.4.1.6).
+    #[serde(default)]
+    pub is_reauthentication_due: bool,
     /// Empty: the user is gone, and the HSS has yet to hear of it.
     pub bindings: Vec<Binding>,
 }
@@ -344,6 +347,7 @@ mod tests {
             hss_host: "hss.hims.net".to_owned(),
             visited_network: "vims.net".to_owned(),
             unchallenged: 0,
+            is_reauthentication_due: false,
             bindings: vec![Binding {
                 contact: "<sip:10.0.0.1:5064>".to_owned(),
                 uri: "sip:10.0.0.1:5064".to_owned(),

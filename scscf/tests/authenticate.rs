@@ -89,6 +89,13 @@ fn maps_refusals_of_the_hss() {
         (Outcome::IDENTITIES_DONT_MATCH, 403),
         (Outcome::AUTH_SCHEME_NOT_SUPPORTED, 403),
         (Outcome::UNABLE_TO_COMPLY, 500),
+        (Outcome::Experimental(5011), 500),
+        (Outcome::Experimental(5012), 500),
+        (Outcome::Base(3002), 500),
+        (Outcome::Base(3004), 500),
+        (Outcome::Base(4001), 500),
+        // The same number in the other AVP means another thing.
+        (Outcome::Base(5001), 500),
         // No vector at all.
         (Outcome::SUCCESS, 500),
     ] {

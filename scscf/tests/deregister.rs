@@ -134,6 +134,23 @@ fn a_shared_identity() {
     assert_eq!(dialogue.registrations(), 1);
 }
 
+/// TS 24.229 §5.4.8.2: S-12: an emergency registration is never too brief, is shortened to what the operator
+/// allows, and a wholly barred user has one, too.
+#[test]
+fn an_emergency_registration_has_its_own_rules() {
+    for (asked, granted) in [("600000", 1_800), ("30", 60), ("600", 600)] {
+        let mut dialogue = Dialogue::new(config());
+        let expires = format!("expires={asked}");
+        let changes = [("46:5064>", "46:5064;sos>"), ("expires=600000", expires.as_str())];
+        let (challenge, vector) = dialogue.challenged(&register(&changes));
+        dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+        dialogue.asks_sar(Registration, saa(&set(IMPI, &[(IMPU, true)])));
+        let response = dialogue.replies_with(200);
+        let contacts = contacts(&response);
+        assert!(contacts[0].contains(&format!("expires={granted}")), "{contacts:?}");
+    }
+}
+
 /// TS 24.229 §5.4.8: an emergency registration stands beside the normal one, and is not
 /// deregistered by the user.
 #[test]

@@ -352,7 +352,18 @@ fn maps_refusals_of_the_assignment() {
         (Outcome::USER_UNKNOWN, 403),
         (Outcome::IDENTITIES_DONT_MATCH, 403),
         (Outcome::IDENTITY_ALREADY_REGISTERED, 480),
+        (Outcome::AUTHORIZATION_REJECTED, 403),
+        (Outcome::IN_ASSIGNMENT_TYPE, 403),
         (Outcome::UNABLE_TO_COMPLY, 500),
+        (Outcome::IDENTITY_NOT_REGISTERED, 500),
+        (Outcome::ROAMING_NOT_ALLOWED, 500),
+        (Outcome::TOO_MUCH_DATA, 500),
+        (Outcome::NOT_SUPPORTED_USER_DATA, 500),
+        (Outcome::Experimental(5011), 500),
+        (Outcome::Experimental(5012), 500),
+        (Outcome::Base(3002), 500),
+        (Outcome::Base(3004), 500),
+        (Outcome::Base(4001), 500),
         // The same number in the other AVP means another thing.
         (Outcome::Base(5005), 500),
     ] {

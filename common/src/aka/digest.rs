@@ -4,9 +4,14 @@ use base64::Engine;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use hmac::{Hmac, KeyInit, Mac};
 use md5::{Digest, Md5};
+use serde::Deserialize;
+use sha2::Sha256;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
+use crate::secret::Secret;
 use crate::sip::auth::DigestParameters;
 
 /// Peers differ in how they pad; what they meant is never in doubt.
@@ -57,14 +62,160 @@ pub fn response(
     body: &[u8],
 ) -> Option<String> {
     let digits = response_digits(credentials, password, method, body)?;
-    Some(digits.iter().map(|digit| *digit as char).collect())
+    Some(digits.text().to_owned())
 }
 
 /// Compares in constant time, hex without case.
 pub fn verify(credentials: &DigestParameters, password: &[u8], method: &str, body: &[u8]) -> bool {
     let Some(given) = credentials.get("response") else { return false };
     let Some(expected) = response_digits(credentials, password, method, body) else { return false };
-    expected.as_slice().ct_eq(given.to_ascii_lowercase().as_bytes()).into()
+    expected.as_bytes().ct_eq(given.to_ascii_lowercase().as_bytes()).into()
+}
+
+/// Digest algorithms of SIP (RFC 7616 §6.1, RFC 8760) and of AKA (RFC 3310 §3.1, RFC 4169 §3).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Deserialize)]
+#[serde(try_from = "String")]
+pub enum DigestAlgorithm {
+    Md5,
+    Sha256,
+    #[default]
+    AkaV1Md5,
+    AkaV2Md5,
+    AkaV2Sha256,
+}
+
+impl DigestAlgorithm {
+    const ALL: [DigestAlgorithm; 5] = [
+        DigestAlgorithm::Md5,
+        DigestAlgorithm::Sha256,
+        DigestAlgorithm::AkaV1Md5,
+        DigestAlgorithm::AkaV2Md5,
+        DigestAlgorithm::AkaV2Sha256,
+    ];
+
+    /// As it stands in `algorithm`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DigestAlgorithm::Md5 => "MD5",
+            DigestAlgorithm::Sha256 => "SHA-256",
+            DigestAlgorithm::AkaV1Md5 => "AKAv1-MD5",
+            DigestAlgorithm::AkaV2Md5 => "AKAv2-MD5",
+            DigestAlgorithm::AkaV2Sha256 => "AKAv2-SHA-256",
+        }
+    }
+
+    /// Compared without case.
+    pub fn named(name: &str) -> Option<DigestAlgorithm> {
+        DigestAlgorithm::ALL.into_iter().find(|one| one.name().eq_ignore_ascii_case(name))
+    }
+
+    pub const fn is_aka(self) -> bool {
+        !matches!(self, DigestAlgorithm::Md5 | DigestAlgorithm::Sha256)
+    }
+
+    /// RFC 4169 §3: the password is more than RES.
+    pub const fn is_aka_v2(self) -> bool {
+        matches!(self, DigestAlgorithm::AkaV2Md5 | DigestAlgorithm::AkaV2Sha256)
+    }
+
+    /// Of the parts with colons between them, as lower-case hexadecimal digits.
+    fn hash(self, parts: &[&[u8]]) -> Hex {
+        match self {
+            DigestAlgorithm::Md5 | DigestAlgorithm::AkaV1Md5 | DigestAlgorithm::AkaV2Md5 => {
+                hash_hex::<Md5>(parts)
+            }
+            DigestAlgorithm::Sha256 | DigestAlgorithm::AkaV2Sha256 => hash_hex::<Sha256>(parts),
+        }
+    }
+
+    /// HA1, which stands for the password wherever a password is not to be kept
+    /// (RFC 7616 §3.4.2).
+    pub fn ha1(self, username: &str, realm: &str, password: &[u8]) -> Secret<String> {
+        let ha1 = self.hash(&[username.as_bytes(), realm.as_bytes(), password]);
+        Secret::new(ha1.text().to_owned())
+    }
+
+    /// What AKA gives as password: RES itself (RFC 3310 §3.3), or in version 2
+    /// base64(HMAC(RES ‖ IK ‖ CK, "http-digest-akav2-password")) (RFC 4169 §3).
+    pub fn aka_password(self, res: &[u8], ik: &[u8; 16], ck: &[u8; 16]) -> Secret<Vec<u8>> {
+        if !self.is_aka_v2() {
+            return Secret::new(res.to_vec());
+        }
+        let mut key = Zeroizing::new(Vec::with_capacity(res.len() + 32));
+        key.extend_from_slice(res);
+        key.extend_from_slice(ik);
+        key.extend_from_slice(ck);
+        const LABEL: &[u8] = b"http-digest-akav2-password";
+        let code = match self {
+            DigestAlgorithm::AkaV2Sha256 => hmac::<Hmac<Sha256>>(&key, LABEL),
+            _ => hmac::<Hmac<Md5>>(&key, LABEL),
+        };
+        Secret::new(STANDARD.encode(&*code).into_bytes())
+    }
+
+    /// The `response` for these credentials, as [`response`], with HA1 for the password.
+    pub fn response(
+        self,
+        credentials: &DigestParameters,
+        ha1: &Secret<String>,
+        method: &str,
+        body: &[u8],
+    ) -> Option<String> {
+        self.response_digits(credentials, ha1.expose().as_bytes(), method, body)
+            .map(|digits| digits.text().to_owned())
+    }
+
+    /// Compares in constant time, hex without case.
+    pub fn verify(
+        self,
+        credentials: &DigestParameters,
+        ha1: &Secret<String>,
+        method: &str,
+        body: &[u8],
+    ) -> bool {
+        let Some(given) = credentials.get("response") else { return false };
+        let ha1 = ha1.expose().as_bytes();
+        let Some(expected) = self.response_digits(credentials, ha1, method, body) else {
+            return false;
+        };
+        expected.as_bytes().ct_eq(given.to_ascii_lowercase().as_bytes()).into()
+    }
+
+    fn response_digits(
+        self,
+        credentials: &DigestParameters,
+        ha1: &[u8],
+        method: &str,
+        body: &[u8],
+    ) -> Option<Hex> {
+        let nonce = credentials.get("nonce")?.as_bytes();
+        let uri = credentials.get("uri")?.as_bytes();
+        let Some(qop) = credentials.get("qop") else {
+            let ha2 = self.hash(&[method.as_bytes(), uri]);
+            return Some(self.hash(&[ha1, nonce, ha2.as_bytes()]));
+        };
+        let ha2 = if qop.eq_ignore_ascii_case("auth") {
+            self.hash(&[method.as_bytes(), uri])
+        } else if qop.eq_ignore_ascii_case("auth-int") {
+            self.hash(&[method.as_bytes(), uri, self.hash(&[body]).as_bytes()])
+        } else {
+            return None;
+        };
+        let nc = credentials.get("nc")?.as_bytes();
+        let cnonce = credentials.get("cnonce")?.as_bytes();
+        Some(self.hash(&[ha1, nonce, nc, cnonce, qop.as_bytes(), ha2.as_bytes()]))
+    }
+}
+
+impl TryFrom<String> for DigestAlgorithm {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        DigestAlgorithm::named(&name).ok_or_else(|| {
+            let known = DigestAlgorithm::ALL.map(DigestAlgorithm::name).join(", ");
+            format!("\"{name}\" is none of {known}")
+        })
+    }
 }
 
 fn response_digits(
@@ -72,42 +223,51 @@ fn response_digits(
     password: &[u8],
     method: &str,
     body: &[u8],
-) -> Option<[u8; 32]> {
+) -> Option<Hex> {
     let username = credentials.get("username")?.as_bytes();
     let realm = credentials.get("realm")?.as_bytes();
-    let nonce = credentials.get("nonce")?.as_bytes();
-    let uri = credentials.get("uri")?.as_bytes();
-    let ha1 = md5_hex(&[username, realm, password]);
-    let Some(qop) = credentials.get("qop") else {
-        let ha2 = md5_hex(&[method.as_bytes(), uri]);
-        return Some(md5_hex(&[&ha1, nonce, &ha2]));
-    };
-    let ha2 = if qop.eq_ignore_ascii_case("auth") {
-        md5_hex(&[method.as_bytes(), uri])
-    } else if qop.eq_ignore_ascii_case("auth-int") {
-        md5_hex(&[method.as_bytes(), uri, &md5_hex(&[body])])
-    } else {
-        return None;
-    };
-    let nc = credentials.get("nc")?.as_bytes();
-    let cnonce = credentials.get("cnonce")?.as_bytes();
-    Some(md5_hex(&[&ha1, nonce, nc, cnonce, qop.as_bytes(), &ha2]))
+    let algorithm = DigestAlgorithm::AkaV1Md5;
+    let ha1 = algorithm.hash(&[username, realm, password]);
+    algorithm.response_digits(credentials, ha1.as_bytes(), method, body)
 }
 
-/// MD5 of the parts with colons between them, as lower-case hex digits.
-fn md5_hex(parts: &[&[u8]]) -> [u8; 32] {
-    let mut hash = Md5::new();
+/// Hexadecimal digits of a hash.
+struct Hex {
+    digits: [u8; 64],
+    length: usize,
+}
+
+impl Hex {
+    fn as_bytes(&self) -> &[u8] {
+        &self.digits[..self.length]
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+}
+
+fn hash_hex<H: Digest>(parts: &[&[u8]]) -> Hex {
+    let mut hash = H::new();
     for (i, part) in parts.iter().enumerate() {
         if i > 0 {
             hash.update(b":");
         }
         hash.update(part);
     }
-    let octets: [u8; 16] = hash.finalize().into();
-    std::array::from_fn(|i| {
-        let nibble = if i % 2 == 0 { octets[i / 2] >> 4 } else { octets[i / 2] & 15 };
-        b"0123456789abcdef"[usize::from(nibble)]
-    })
+    let octets = hash.finalize();
+    let mut hex = Hex { digits: [0; 64], length: (2 * octets.len()).min(64) };
+    for (pair, octet) in hex.digits.chunks_exact_mut(2).zip(&octets[..]) {
+        pair[0] = b"0123456789abcdef"[usize::from(octet >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(octet & 15)];
+    }
+    hex
+}
+
+fn hmac<M: Mac + KeyInit>(key: &[u8], label: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(label);
+    Zeroizing::new(mac.finalize().into_bytes().to_vec())
 }
 
 /// AUTS of an `auts` parameter: base64 of 14 octets (RFC 3310 §3.4).
@@ -245,6 +405,54 @@ mod tests {
         }
         // RFC 3310's own example is not a whole number of base64 groups: no panic.
         let _ = AkaNonce::decode("MzQ0a2xrbGtmbGtsZm9wb2tsc2tqaHJzZXNy9uQyMzMzMzQK=");
+    }
+
+    /// RFC 4169 §3, RFC 7616 §3.9.1: aka.md 6.1, computed with IK and CK of test set 1.
+    #[test]
+    fn other_algorithms() {
+        let octets = |text: &str| -> [u8; 16] { hex::decode(text).unwrap().try_into().unwrap() };
+        let ck = octets("b40ba9a3c58b2a05bbf0d987b21bf8cb");
+        let ik = octets("f769bcd751044604127672711c6d3441");
+        let given = case_b(Some("auth"));
+        let (username, realm) = (given.get("username").unwrap(), given.get("realm").unwrap());
+        for (algorithm, password, expected) in [
+            (
+                DigestAlgorithm::AkaV2Md5,
+                "shzt3q8CWaZnCAWqs3WmEQ==",
+                "8bcf53b701e7803582f4167efb760cd0",
+            ),
+            (
+                DigestAlgorithm::AkaV2Sha256,
+                "wpC+5dv/7kC35JEI2hluv8XcBd+vf8XcfedJBan1buk=",
+                "7743037b1193cc9a360b4b31c0f324292b1799083a8c2d115e8fdff7883bec6b",
+            ),
+        ] {
+            let derived = algorithm.aka_password(&RES, &ik, &ck);
+            assert_eq!(derived.expose(), password.as_bytes());
+            let ha1 = algorithm.ha1(username, realm, derived.expose());
+            let response = algorithm.response(&given, &ha1, "REGISTER", b"");
+            assert_eq!(response.as_deref(), Some(expected));
+            assert_eq!(DigestAlgorithm::named(&algorithm.name().to_lowercase()), Some(algorithm));
+        }
+        let credentials = DigestParameters {
+            parameters: [
+                ("username", "Mufasa"),
+                ("realm", "http-auth@example.org"),
+                ("nonce", "7ypf/xlj9XXwfDPEoM4URrv/xwf94BcCAzFZH4GiTo0v"),
+                ("uri", "/dir/index.html"),
+                ("qop", "auth"),
+                ("nc", "00000001"),
+                ("cnonce", "f2/wE4q74E6zIJEtWaHKaf5wv/H5QzzpXusqGemxURZJ"),
+                ("response", "753927FA0E85D155564E2E272A28D1802CA10DAF4496794697CF8DB5856CB6C1"),
+            ]
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .to_vec(),
+        };
+        let sha = DigestAlgorithm::Sha256;
+        let ha1 = sha.ha1("Mufasa", "http-auth@example.org", b"Circle of Life");
+        assert!(sha.verify(&credentials, &ha1, "GET", b""));
+        assert!(!DigestAlgorithm::Md5.verify(&credentials, &ha1, "GET", b""));
+        assert_eq!(DigestAlgorithm::named("AKAv3-MD5"), None);
     }
 
     /// RFC 3310 §3.4

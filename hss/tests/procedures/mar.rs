@@ -305,3 +305,96 @@ fn processor_time() -> std::time::Duration {
     let nanoseconds = text.split_whitespace().next().unwrap().parse().unwrap();
     std::time::Duration::from_nanos(nanoseconds)
 }
+
+fn digest_user(world: &mut World) {
+    let toml = "[[subscriber]]\nimpi = \"carol@hims.net\"\nscheme = \"digest\"\n\
+        password = \"open sesame\"\nimpu = [\"sip:carol@hims.net\"]\n\
+        [[subscriber]]\nimpi = \"dave@hims.net\"\nscheme = \"early-ims\"\n\
+        address = \"10.45.0.7\"\nimpu = [\"sip:dave@hims.net\"]\n";
+    for (_, subscriber) in hss::import::from_toml(toml).unwrap().subscribers {
+        hss::provision::add(&world.database, &world.vault, &mut world.random, &subscriber).unwrap();
+    }
+}
+
+fn of(user: &str, scheme: &str, count: u32) -> impl Fn(&mut common::cx::Mar) {
+    let (user, scheme) = (user.to_owned(), scheme.to_owned());
+    move |mar| {
+        mar.user_name = format!("{user}@hims.net");
+        mar.public_identity = format!("sip:{user}@hims.net");
+        mar.scheme.clone_from(&scheme);
+        mar.sip_number_auth_items = count;
+    }
+}
+
+/// TS 29.228 §6.3.1 table 6.3.5: a user with a password: HA1s, as many as asked for; never by AKA.
+#[test]
+fn gives_ha1s_for_sip_digest() {
+    use common::aka::digest::DigestAlgorithm::{Md5, Sha256};
+    let mut world = World::new();
+    digest_user(&mut world);
+    for scheme in ["SIP Digest", "Unknown", "sip digest"] {
+        let maa = world.mar_of(&server(S1), of("carol", scheme, 2)).unwrap();
+        let given: Vec<_> = maa.items.iter().map(|item| item.digest.clone().unwrap()).collect();
+        assert_eq!(given.len(), 2);
+        for (digest, algorithm) in given.iter().zip([Sha256, Md5]) {
+            assert_eq!(digest.realm, DOMAIN);
+            assert_eq!(digest.algorithm.as_deref(), Some(algorithm.name()));
+            assert_eq!(digest.ha1, algorithm.ha1("carol@hims.net", DOMAIN, b"open sesame"));
+        }
+    }
+    let maa = world.mar_of(&server(S1), of("carol", "SIP Digest", 1)).unwrap();
+    assert_eq!(maa.items[0].digest.as_ref().unwrap().algorithm.as_deref(), Some("MD5"));
+    assert_eq!(world.server_name("carol@hims.net").as_deref(), Some(S1));
+    assert!(world.is_pending("carol@hims.net", "sip:carol@hims.net"));
+    for scheme in ["Digest-AKAv1-MD5", "Early-IMS-Security"] {
+        let refusal = world.mar_of(&server(S1), of("carol", scheme, 1)).unwrap_err();
+        assert_eq!(refusal.outcome(), Outcome::AUTH_SCHEME_NOT_SUPPORTED);
+    }
+    let refusal = world.mar_of(&server(S1), |mar| mar.scheme = "SIP Digest".into()).unwrap_err();
+    assert_eq!(refusal.outcome(), Outcome::AUTH_SCHEME_NOT_SUPPORTED, "a user with a card");
+}
+
+/// TS 33.203 Annex T: the address that the packet core gave, and the next one it gives.
+#[test]
+fn gives_the_address_for_early_ims() {
+    let mut world = World::new();
+    digest_user(&mut world);
+    let given = |world: &mut World| {
+        let maa = world.mar_of(&server(S1), of("dave", "Early-IMS-Security", 1)).unwrap();
+        maa.items[0].framed_address.unwrap().0.to_string()
+    };
+    assert_eq!(given(&mut world), "10.45.0.7");
+    assert!(world.database.set_framed_address("dave@hims.net", "2001:db8::7").unwrap());
+    assert_eq!(given(&mut world), "2001:db8::7");
+    assert!(!world.database.set_framed_address(ALICE, "10.45.0.8").unwrap());
+}
+
+/// A password does not show: not in the database, and not in what the operator sees.
+#[test]
+fn passwords_are_sealed() {
+    let mut world = World::new();
+    digest_user(&mut world);
+    let sealed: Vec<u8> = world
+        .database
+        .row("SELECT digest FROM private_identity WHERE scheme = 'digest'", [], |row| row.get(0))
+        .unwrap()
+        .unwrap();
+    let ha1 =
+        common::aka::digest::DigestAlgorithm::Md5.ha1("carol@hims.net", DOMAIN, b"open sesame");
+    let needle = ha1.expose().as_bytes();
+    assert!(!sealed.windows(needle.len()).any(|window| window == needle));
+    let text = hss::provision::describe(&world.database, "carol@hims.net").unwrap();
+    assert!(text.contains("scheme             digest\n"), "{text}");
+    for wrong in [
+        "scheme = \"digest\"",
+        "scheme = \"digest\"\npassword = \"x\"\nk = \"00\"",
+        "password = \"x\"",
+        "scheme = \"early-ims\"\naddress = \"somewhere\"",
+        "scheme = \"none\"",
+    ] {
+        let toml = format!(
+            "[[subscriber]]\nimpi = \"e@hims.net\"\nimpu = [\"sip:e@hims.net\"]\n{wrong}\n"
+        );
+        assert!(hss::import::from_toml(&toml).is_err(), "{wrong}");
+    }
+}
