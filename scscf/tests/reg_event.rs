@@ -356,7 +356,8 @@ fn rtr(reason_code: ReasonCode) -> cx::Request {
 #[test]
 fn the_network_deregisters() {
     type Begin = fn(&mut Dialogue);
-    let cases: [(&str, Begin, Option<(Event, &str)>); 6] = [
+    type Case = (&'static str, Begin, Option<(Event, &'static str)>);
+    let cases: [Case; 6] = [
         (
             "expiry",
             |dialogue| {
