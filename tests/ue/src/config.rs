@@ -42,6 +42,8 @@ pub struct Config {
     pub gm_t1: Duration,
     /// Registers again in time, and tries again after failures, as TS 24.229 wants it.
     pub automatic: bool,
+    /// Subscribes to the state of its registrations (TS 24.229 §5.1.1.3).
+    pub subscribes: bool,
     /// Octets of the longest IP packet that the bearer takes.
     pub mtu: usize,
     pub faults: Faults,
@@ -93,6 +95,7 @@ impl Config {
             expires_seconds: EXPIRES_SECONDS,
             gm_t1: Duration::from_secs(2),
             automatic: true,
+            subscribes: true,
             mtu: 1500,
             faults: Faults::default(),
             profile: None,

@@ -43,6 +43,29 @@ pub enum Event {
     Lost {
         identity: usize,
     },
+    /// Of the subscription to the registration's state.
+    Watch {
+        identity: usize,
+        what: Watched,
+    },
+}
+
+/// What became of a subscription.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watched {
+    Subscribed {
+        expires_seconds: u32,
+    },
+    /// By the final response of that status; 408 for silence, 503 for no connection.
+    NotSubscribed {
+        status: u16,
+    },
+    Notified {
+        version: u32,
+        is_full: bool,
+        /// Of this phone's own contact, where the document names it.
+        event: Option<common::reginfo::Event>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,6 +9,7 @@
 //! | [`register`] | the registration procedures | TS 24.229 §5.1.1 |
 //! | [`outcome`] | how they end | TS 24.229 §5.1.1 |
 //! | [`event`] | what is told of them | |
+//! | [`watch`] | it watches its own registration | TS 24.229 §5.1.1.3 |
 //! | [`request`] | how a REGISTER is written | TS 24.229 §5.1.1.2 |
 //! | [`sets`] | sets of security associations and their lives | TS 33.203 §7.4 |
 //! | [`packets`] | UDP and IP | |
@@ -32,8 +33,9 @@ pub mod register;
 pub mod request;
 pub mod sets;
 pub mod tcp;
+pub mod watch;
 
 pub use config::{Config, Faults};
-pub use event::{Cause, Event, InvalidChallenge, Kind};
+pub use event::{Cause, Event, InvalidChallenge, Kind, Watched};
 pub use isim::Isim;
 pub use phone::{Command, Dropped, Input, Output, Phone, Trace};

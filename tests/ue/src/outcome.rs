@@ -59,6 +59,7 @@ impl Phone {
             from_tag: attempt.from_tag,
             cseq: attempt.cseq,
             expires_at: now + granted,
+            contact: SocketAddr::new(self.config.address, port),
             is_protected: path.is_some(),
             associated: list(Name::PAssociatedUri),
             service_route: list(Name::ServiceRoute),
@@ -79,6 +80,9 @@ impl Phone {
             is_authenticated: attempt.res.is_some(),
             is_protected: path.is_some(),
         }));
+        if attempt.kind == Kind::Initial || !self.watches.contains_key(&identity) {
+            self.watch(now, identity, out);
+        }
         self.next_command(now, out);
         Ok(())
     }
@@ -217,8 +221,9 @@ impl Phone {
         }
     }
 
-    fn forget_registration(&mut self, identity: usize) {
+    pub(crate) fn forget_registration(&mut self, identity: usize) {
         self.registrations.remove(&identity);
+        self.unwatch(identity);
         for timer in [Timer::Refresh(identity), Timer::Expiry(identity), Timer::Retry(identity)] {
             self.timers.stop(&timer);
         }
@@ -226,7 +231,7 @@ impl Phone {
 }
 
 /// TS 24.229 §5.1.1.4.1: 600 s before the end, or at half of a short registration.
-fn refresh_after(granted: Duration) -> Duration {
+pub(crate) fn refresh_after(granted: Duration) -> Duration {
     let seconds = granted.as_secs();
     if seconds > 1200 { Duration::from_secs(seconds - 600) } else { granted / 2 }
 }

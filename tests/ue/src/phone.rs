@@ -26,6 +26,7 @@ use crate::register::{Attempt, Registration, Timer, Wait};
 use crate::request::host_port;
 use crate::sets::{Role, Sets};
 use crate::tcp::{Happened, Stack};
+use crate::watch::Watch;
 
 /// Commands that may wait behind a procedure that is running.
 const WAITING_COMMANDS: usize = 8;
@@ -100,6 +101,8 @@ pub struct Phone {
     pub(crate) random: Random,
     pub(crate) sets: Sets,
     pub(crate) registrations: BTreeMap<usize, Registration>,
+    /// Subscriptions to their state.
+    pub(crate) watches: BTreeMap<usize, Watch>,
     /// The one procedure that is running (TS 24.229 §5.1.1.2.1).
     pub(crate) attempt: Option<Attempt>,
     /// Authorization of the last answered challenge: later REGISTERs repeat it.
@@ -131,6 +134,7 @@ impl Phone {
         Phone {
             sets,
             registrations: BTreeMap::new(),
+            watches: BTreeMap::new(),
             attempt: None,
             credentials: None,
             timers: Timers::new(),
@@ -229,6 +233,7 @@ impl Phone {
             self.remove_set(set, out);
         }
         self.registrations.clear();
+        self.watches.clear();
         self.attempt = None;
         self.credentials = None;
         self.timers = Timers::new();
@@ -377,7 +382,7 @@ impl Phone {
         }
     }
 
-    /// RFC 3261 §8.2: a phone without sessions answers OPTIONS, and knows no subscription.
+    /// RFC 3261 §8.2: a phone without sessions answers OPTIONS, and NOTIFYs of what it watches.
     ///
     /// Over UDP the answer leaves from port_uc to port_ps, the only association for it
     /// (TS 33.203 §7.1).
@@ -394,10 +399,19 @@ impl Phone {
                 remote: SocketAddr::new(set.pcscf, set.ports.ps),
             });
         }
-        let response = answer_of(incoming.request());
+        let (response, told) = match unsupported(incoming.request()) {
+            Some(refusal) => (refusal, None),
+            None if incoming.request().method() == Method::Notify => {
+                self.on_notify(now, incoming.request())
+            }
+            None => (answer_of(incoming.request()), None),
+        };
         let mut sip = Vec::new();
         self.endpoint.respond(now, incoming, response, &mut sip);
         self.release(now, sip, out);
+        if let Some((identity, info, is_over)) = told {
+            self.on_document(now, identity, &info, is_over, out);
+        }
     }
 
     // ---- Down: to the bearer.
@@ -544,9 +558,8 @@ fn dropped(why: Dropped, out: &mut Vec<Output>) {
     out.push(Output::Trace(Trace::Dropped(why)));
 }
 
-/// RFC 3261 §11.2, §8.2.1; RFC 6665 §4.1.3.
-fn answer_of(request: &Request) -> Response {
-    const ALLOW: &str = "OPTIONS";
+/// RFC 3261 §8.2.2.3
+fn unsupported(request: &Request) -> Option<Response> {
     let mut unsupported = request
         .headers()
         .values(Name::Require)
@@ -557,15 +570,20 @@ fn answer_of(request: &Request) -> Response {
         for tag in unsupported {
             response.headers_mut().append(Name::Unsupported, tag);
         }
-        return response;
+        return Some(response);
     }
+    None
+}
+
+/// RFC 3261 §11.2, §8.2.1
+fn answer_of(request: &Request) -> Response {
+    const ALLOW: &str = "OPTIONS, NOTIFY";
     match request.method() {
         Method::Options => {
             let mut response = request.response(200, "OK");
             response.headers_mut().append(Name::Allow, ALLOW);
             response
         }
-        Method::Notify => request.response(481, "Subscription Does Not Exist"),
         Method::Bye | Method::Update | Method::Prack | Method::Info | Method::Cancel => {
             request.response(481, "Call/Transaction Does Not Exist")
         }

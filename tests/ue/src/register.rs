@@ -31,6 +31,8 @@ pub struct Registration {
     pub(crate) from_tag: String,
     pub(crate) cseq: u32,
     pub expires_at: Now,
+    /// hostport of the Contact that is bound.
+    pub contact: SocketAddr,
     pub is_protected: bool,
     /// P-Associated-URI: the first one is the default public identity.
     pub associated: Vec<String>,
@@ -42,9 +44,12 @@ pub struct Registration {
     pub temporary_gruu: Option<String>,
 }
 
-/// What waits for an answer: the REGISTER of that number.
+/// What waits for an answer: the REGISTER of that number, or the SUBSCRIBE for an identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wait(u64);
+pub enum Wait {
+    Register(u64),
+    Subscribe(usize, u64),
+}
 
 /// Timers, per identity.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -53,6 +58,8 @@ pub enum Timer {
     Refresh(usize),
     Expiry(usize),
     Retry(usize),
+    /// Time to subscribe again.
+    Watch(usize),
 }
 
 /// The procedure that is running.
@@ -115,8 +122,10 @@ impl Phone {
                 self.timers.set(Timer::Retry(identity), now + Duration::from_secs(1));
             }
             Timer::Refresh(identity) | Timer::Retry(identity) => self.register(now, identity, out),
+            Timer::Watch(identity) => self.send_subscribe(now, identity, out),
             Timer::Expiry(identity) => {
                 self.registrations.remove(&identity);
+                self.unwatch(identity);
                 self.timers.stop(&Timer::Refresh(identity));
                 out.push(Output::Event(Event::Lost { identity }));
                 if self.config.automatic {
@@ -207,7 +216,7 @@ impl Phone {
             is_protected: path.is_some(),
         };
         let request = register.write(&self.config);
-        let wait = Wait(attempt.serial);
+        let wait = Wait::Register(attempt.serial);
         self.send(now, request, path, wait, out);
     }
 
@@ -219,7 +228,13 @@ impl Phone {
         reply: Result<Response, NoReply>,
         out: &mut Vec<Output>,
     ) {
-        if self.attempt.as_ref().is_none_or(|attempt| Wait(attempt.serial) != wait) {
+        let serial = match wait {
+            Wait::Register(serial) => serial,
+            Wait::Subscribe(identity, serial) => {
+                return self.on_subscribed(now, identity, serial, reply, out);
+            }
+        };
+        if self.attempt.as_ref().is_none_or(|attempt| attempt.serial != serial) {
             return;
         }
         let response = match reply {
@@ -420,7 +435,7 @@ impl Phone {
         self.config.profile.as_ref().map_or(1, |profile| profile.first_cseq)
     }
 
-    fn new_call_id(&mut self) -> String {
+    pub(crate) fn new_call_id(&mut self) -> String {
         let token = self.random.token();
         format!("{token}@{}", self.config.address)
     }

@@ -254,6 +254,8 @@ impl Fleet {
             config.transport = Transport::Udp;
         }
         config.automatic = habits.automatic;
+        // What is measured is registration alone.
+        config.subscribes = false;
         config.mtu = mtu;
         ue.phone = Some(Box::new(Phone::new(config, self.phone_random.fork())));
         self.idle.insert(number);
@@ -451,7 +453,7 @@ impl Fleet {
                 self.finish(now, number, is_wanted, cause, is_challenged);
             }
             Event::Lost { .. } if attempt.is_none() => self.settle(number),
-            Event::Lost { .. } => {}
+            Event::Lost { .. } | Event::Watch { .. } => {}
         }
     }
 

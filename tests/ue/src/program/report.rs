@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::node::{Flow, Now};
 use serde_json::{Value, json};
 
-use crate::event::{Event, InvalidChallenge, Kind};
+use crate::event::{Event, InvalidChallenge, Kind, Watched};
 use crate::phone::Trace;
 use crate::program::arguments::TraceLevel;
 use crate::register::Registration;
@@ -108,6 +108,27 @@ impl Report {
             Event::Lost { .. } => {
                 self.line(now, "registration lost");
                 self.json(now, "lost", json!({}));
+            }
+            Event::Watch { what, .. } => self.watched(now, what),
+        }
+    }
+
+    fn watched(&mut self, now: Now, what: &Watched) {
+        match what {
+            Watched::Subscribed { expires_seconds } => {
+                let text =
+                    format!("subscribed to the registration's state for {expires_seconds} s");
+                self.line(now, &text);
+                self.json(now, "subscribed", json!({ "expires_seconds": expires_seconds }));
+            }
+            Watched::NotSubscribed { status } => {
+                self.line(now, &format!("not subscribed to the registration's state: {status}"));
+                self.json(now, "not_subscribed", json!({ "status": status }));
+            }
+            Watched::Notified { version, event, .. } => {
+                let event = event.map_or("not named", |event| event.name());
+                self.line(now, &format!("notified: version {version}, own contact {event}"));
+                self.json(now, "notified", json!({ "version": version, "event": event }));
             }
         }
     }

@@ -221,6 +221,7 @@ impl Session<'_> {
                 self.facts = Facts::default();
                 self.failed(now, *kind, text, *retry_at);
             }
+            Event::Watch { .. } => {}
             Event::Lost { .. } => {
                 let text = "not registered any more: the associations or the registration ended";
                 self.last_failure.get_or_insert_with(|| text.to_owned());

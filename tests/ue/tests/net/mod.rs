@@ -79,7 +79,10 @@ pub fn config() -> Config {
         home_domain: "hims.net".to_string(),
         card: common::aka::vector::Card::new(algorithm()),
     };
-    Config::new(isim, UE.parse().unwrap(), PCSCF.parse().unwrap())
+    let mut config = Config::new(isim, UE.parse().unwrap(), PCSCF.parse().unwrap());
+    // Only the tests of it want the subscription among the messages of the registration.
+    config.subscribes = false;
+    config
 }
 
 impl Net {
@@ -251,6 +254,23 @@ impl Net {
         self.send_response(got, &response);
     }
 
+    /// An answer with a body.
+    pub fn answer_with(
+        &mut self,
+        got: &Got,
+        status: u16,
+        headers: &[(Name, &str)],
+        content_type: &str,
+        body: &str,
+    ) {
+        let mut response = got.request().response(status, "As Asked");
+        for (name, value) in headers {
+            response.headers_mut().append(*name, value);
+        }
+        response.set_body(content_type, body.to_owned().into());
+        self.send_response(got, &response);
+    }
+
     fn send_response(&mut self, got: &Got, response: &Response) {
         if got.flow.transport == Transport::Tcp {
             assert!(self.stack.send(self.now, got.flow, &response.to_bytes()));
@@ -351,6 +371,15 @@ impl Net {
         let from = SocketAddr::new(pcscf, ports.pc);
         let to = SocketAddr::new(ue, ports.us);
         let packet = packets::datagram(from, to, text.as_bytes()).unwrap();
+        self.deliver(packet);
+    }
+
+    /// A request of the P-CSCF as it is given, by that set.
+    pub fn ask_with(&mut self, request: &Request, place: usize) {
+        let set = self.sets[place].set();
+        let from = SocketAddr::new(set.pcscf, set.ports.pc);
+        let to = SocketAddr::new(set.ue, set.ports.us);
+        let packet = packets::datagram(from, to, &request.to_bytes()).unwrap();
         self.deliver(packet);
     }
 

@@ -1,0 +1,275 @@
+//! A phone that watches its own registration, against a scripted P-CSCF (TS 24.229 §5.1.1.3,
+//! §5.1.1.5A, §5.1.1.7; RFC 3680, RFC 6665).
+
+mod net;
+
+use std::time::Duration;
+
+use common::reginfo::{self, Contact, RegInfo, Registration, State};
+use common::sip::header::Name;
+use common::sip::message::Request;
+use net::{Got, Net, config};
+use ue::{Command, Event, Watched};
+
+const AOR: &str = "sip:name@hims.net";
+
+fn watching() -> Net {
+    let mut config = config();
+    config.subscribes = true;
+    Net::new(config)
+}
+
+/// A registration, and the SUBSCRIBE behind it.
+fn registered(net: &mut Net, granted_seconds: u32) -> Got {
+    net.command(Command::Register { identity: 0 });
+    let r1 = net.request();
+    net.challenge(&r1);
+    let r2 = net.request();
+    net.accept(&r2, granted_seconds);
+    assert!(matches!(net.event(), Event::Registered { .. }));
+    net.request()
+}
+
+fn accept(net: &mut Net, subscribe: &Got, expires: &str) {
+    net.answer(
+        subscribe,
+        200,
+        "OK",
+        &[
+            (Name::RecordRoute, "<sip:mo@192.0.2.10:5101;lr>"),
+            (Name::Contact, "<sip:scscf1.hims.net>"),
+            (Name::Expires, expires),
+        ],
+    );
+}
+
+/// The subscription stands, and the first document has come.
+fn subscribed(net: &mut Net, granted_seconds: u32) -> (Got, String) {
+    let subscribe = registered(net, granted_seconds);
+    accept(net, &subscribe, "600000");
+    let what = Watched::Subscribed { expires_seconds: 600_000 };
+    assert_eq!(net.event(), Event::Watch { identity: 0, what });
+    let contact = subscribe.header(Name::Contact);
+    let contact = contact.trim_start_matches('<').split('>').next().unwrap().to_owned();
+    (subscribe, contact)
+}
+
+/// A document about one contact of the identity.
+fn about(contact: &str, event: reginfo::Event, is_active: bool, expires: u64) -> RegInfo {
+    RegInfo {
+        version: 1,
+        is_full: true,
+        registrations: vec![Registration {
+            aor: AOR.to_owned(),
+            id: "a".to_owned(),
+            state: if is_active { State::Active } else { State::Terminated },
+            wildcarded_identity: None,
+            contacts: vec![Contact {
+                id: "c".to_owned(),
+                is_active,
+                event,
+                expires_seconds: Some(expires),
+                uri: contact.to_owned(),
+                ..Contact::default()
+            }],
+        }],
+    }
+}
+
+/// A NOTIFY in the dialog of a SUBSCRIBE.
+fn notify(subscribe: &Got, cseq: u32, state: &str, info: &RegInfo) -> Request {
+    let mut request = Request::new("NOTIFY", "sip:ue");
+    let headers = request.headers_mut();
+    headers.append(Name::Via, &format!("SIP/2.0/UDP 192.0.2.10:5101;branch=z9hG4bKn{cseq}"));
+    headers.append(Name::MaxForwards, "69");
+    headers.append(Name::From, &format!("{};tag=registrar", subscribe.header(Name::To)));
+    headers.append(Name::To, subscribe.header(Name::From));
+    headers.append(Name::CallId, subscribe.header(Name::CallId));
+    headers.append(Name::CSeq, &format!("{cseq} NOTIFY"));
+    headers.append(Name::Contact, "<sip:scscf1.hims.net>");
+    headers.append(Name::Event, "reg");
+    headers.append(Name::SubscriptionState, state);
+    request.set_body(reginfo::CONTENT_TYPE, info.to_xml().into());
+    request
+}
+
+impl Net {
+    /// A NOTIFY inside the newest set; gives the status of its answer.
+    fn notified(&mut self, request: &Request) -> u16 {
+        self.ask_with(request, self.sets.len() - 1);
+        let got = self.got.pop_front().expect("an answer");
+        assert_eq!(got.set, Some(self.sets.len() - 1), "the answer is protected");
+        got.response().status()
+    }
+}
+
+/// TS 24.229 §5.1.1.3; S-100: behind the 200 to the initial registration, by the P-CSCF's protected
+/// port and the Service-Route, protected; not again behind a refresh.
+#[test]
+fn subscribes_behind_the_initial_registration() {
+    let mut net = watching();
+    let got = registered(&mut net, 3_600);
+    assert_eq!(got.set, Some(0));
+    assert!(got.text.starts_with("SUBSCRIBE sip:name@hims.net SIP/2.0\r\n"), "{}", got.text);
+    let routes: Vec<_> = got.request().headers().values(Name::Route).collect();
+    assert_eq!(routes, ["<sip:192.0.2.10:5101;lr>", "<sip:orig@scscf1.hims.net;lr>"]);
+    assert!(got.header(Name::From).starts_with("<sip:name@hims.net>;tag="));
+    assert_eq!(got.header(Name::To), "<sip:name@hims.net>");
+    assert_eq!(got.header(Name::Event), "reg");
+    assert_eq!(got.header(Name::Expires), "600000");
+    assert_eq!(got.header(Name::Accept), "application/reginfo+xml");
+    assert_eq!(got.header(Name::PPreferredIdentity), "<sip:name@hims.net>");
+    assert_eq!(got.header(Name::ProxyRequire), "sec-agree");
+    assert!(got.header(Name::SecurityVerify).starts_with("ipsec-3gpp"));
+    let port_us = net.sets[0].set().ports.us;
+    assert_eq!(got.header(Name::Contact), format!("<sip:10.133.202.46:{port_us}>"));
+    accept(&mut net, &got, "600000");
+    net.events.clear();
+    net.command(Command::Register { identity: 0 });
+    let refresh = net.request();
+    net.accept(&refresh, 3_600);
+    assert!(net.got.is_empty(), "{:?}", net.got);
+    assert_eq!(net.phone.owed(), 0);
+}
+
+/// RFC 6665 §4.1.2.2: again in the dialog, before it runs out; by the other way round.
+#[test]
+fn subscribes_again_in_time() {
+    let mut net = watching();
+    let subscribe = registered(&mut net, 600_000);
+    accept(&mut net, &subscribe, "1000");
+    net.advance(Duration::from_secs(499));
+    assert!(net.got.is_empty());
+    net.advance(Duration::from_secs(1));
+    let again = net.request();
+    assert!(again.text.starts_with("SUBSCRIBE sip:scscf1.hims.net SIP/2.0\r\n"), "{}", again.text);
+    let routes: Vec<_> = again.request().headers().values(Name::Route).collect();
+    assert_eq!(routes, ["<sip:mo@192.0.2.10:5101;lr>"]);
+    assert_eq!(again.header(Name::To), "<sip:name@hims.net>;tag=registrar");
+    assert_eq!(again.header(Name::CSeq), "2 SUBSCRIBE");
+    // The network knows the dialog no more: another one.
+    net.answer(&again, 481, "Gone", &[]);
+    let anew = net.request();
+    assert!(anew.text.starts_with("SUBSCRIBE sip:name@hims.net SIP/2.0\r\n"));
+    assert_ne!(anew.header(Name::CallId), again.header(Name::CallId));
+    // 423: as long as the network wants it (RFC 6665 §4.1.2.1).
+    net.answer(&anew, 423, "Interval Too Brief", &[(Name::MinExpires, "700000")]);
+    assert_eq!(net.request().header(Name::Expires), "700000");
+}
+
+/// RFC 6665 §4.1.3: what is no NOTIFY of this subscription gets its status and changes nothing.
+#[test]
+fn answers_notifies() {
+    let mut net = watching();
+    let (subscribe, contact) = subscribed(&mut net, 3_600);
+    let info = about(&contact, reginfo::Event::Registered, true, 3_600);
+    let good = notify(&subscribe, 1, "active;expires=600000", &info);
+    assert_eq!(net.notified(&good), 200);
+    let event = Some(reginfo::Event::Registered);
+    let what = Watched::Notified { version: 1, is_full: true, event };
+    assert_eq!(net.event(), Event::Watch { identity: 0, what });
+    let active = |cseq| notify(&subscribe, cseq, "active;expires=600000", &info);
+    let mut of_others = active(2);
+    of_others.headers_mut().set(Name::CallId, "other");
+    let mut of_nobody = active(3);
+    of_nobody.headers_mut().set(Name::To, "<sip:name@hims.net>;tag=odd");
+    let mut of_another_package = active(4);
+    of_another_package.headers_mut().set(Name::Event, "presence");
+    let mut unreadable = active(5);
+    unreadable.set_body(reginfo::CONTENT_TYPE, "<reginfo".into());
+    let mut late = active(1);
+    late.headers_mut().set(Name::Via, "SIP/2.0/UDP 192.0.2.10:5101;branch=z9hG4bKlate");
+    for (request, status) in [
+        (of_others, 481),
+        (of_nobody, 481),
+        (of_another_package, 489),
+        (unreadable, 400),
+        (late, 500),
+    ] {
+        assert_eq!(net.notified(&request), status);
+    }
+    assert!(net.events.is_empty(), "{:?}", net.events);
+    assert!(net.phone.registration(0).is_some());
+}
+
+/// TS 24.229 §5.1.1.7; S-123: the network has ended the registration: `deactivated` asks for
+/// another one at once, in clear and with a new Call-ID; the others for none.
+#[test]
+fn the_network_deregisters() {
+    for event in [
+        reginfo::Event::Deactivated,
+        reginfo::Event::Rejected,
+        reginfo::Event::Expired,
+        reginfo::Event::Unregistered,
+    ] {
+        let mut net = watching();
+        let (subscribe, contact) = subscribed(&mut net, 3_600);
+        let info = about(&contact, event, false, 0);
+        assert_eq!(net.notified(&notify(&subscribe, 1, "terminated;reason=x", &info)), 200);
+        assert!(net.events.contains(&Event::Lost { identity: 0 }), "{event:?}");
+        assert!(net.phone.registration(0).is_none());
+        net.advance(Duration::from_secs(1));
+        match event {
+            reginfo::Event::Deactivated => {
+                let register = net.request();
+                assert!(register.text.starts_with("REGISTER "));
+                assert_eq!(register.set, None);
+            }
+            _ => assert!(net.got.is_empty(), "{event:?}: {:?}", net.got),
+        }
+        assert!(net.phone.watched(0).is_none());
+    }
+}
+
+/// TS 24.229 §5.1.1.5A: `shortened`: registers again when half of what is left has passed.
+#[test]
+fn the_network_wants_it_sooner() {
+    let mut net = watching();
+    let (subscribe, contact) = subscribed(&mut net, 600_000);
+    let info = about(&contact, reginfo::Event::Shortened, true, 60);
+    assert_eq!(net.notified(&notify(&subscribe, 1, "active;expires=600000", &info)), 200);
+    net.advance(Duration::from_secs(29));
+    assert!(net.got.is_empty());
+    net.advance(Duration::from_secs(1));
+    let register = net.request();
+    assert!(register.text.starts_with("REGISTER ") && register.set == Some(0));
+}
+
+/// RFC 6665 §4.1.3: the subscription has ended, the registration has not: another SUBSCRIBE. A
+/// contact of another device is of no concern.
+#[test]
+fn the_subscription_ends_alone() {
+    let mut net = watching();
+    let (subscribe, _) = subscribed(&mut net, 3_600);
+    let info = about("sip:10.9.9.9:5064", reginfo::Event::Deactivated, false, 0);
+    assert_eq!(net.notified(&notify(&subscribe, 1, "terminated;reason=timeout", &info)), 200);
+    assert!(net.phone.registration(0).is_some());
+    let again = net.request();
+    assert!(again.text.starts_with("SUBSCRIBE sip:name@hims.net"));
+    assert_ne!(again.header(Name::CallId), subscribe.header(Name::CallId));
+}
+
+/// TS 24.229 §5.1.2A.1.6, registration.md U-25: a 504 that says so, of one who may say so, leads to
+/// an initial registration.
+#[test]
+fn restoration_leads_to_a_new_registration() {
+    let body = "<?xml version=\"1.0\"?><ims-3gpp version=\"1\"><alternative-service>\
+        <type>restoration</type><reason/><action>initial-registration</action>\
+        </alternative-service></ims-3gpp>";
+    for (asserted, is_heard) in
+        [("<sip:orig@scscf1.hims.net;lr>", true), ("<sip:scscf9.hims.net>", false)]
+    {
+        let mut net = watching();
+        let subscribe = registered(&mut net, 3_600);
+        let headers = [(Name::PAssertedIdentity, asserted)];
+        net.answer_with(&subscribe, 504, &headers, "application/3gpp-ims+xml", body);
+        let what = Watched::NotSubscribed { status: 504 };
+        assert!(net.events.contains(&Event::Watch { identity: 0, what }), "{:?}", net.events);
+        net.advance(Duration::from_secs(1));
+        match is_heard {
+            true => assert_eq!(net.request().set, None),
+            false => assert!(net.got.is_empty()),
+        }
+        assert_eq!(net.phone.registration(0).is_none(), is_heard);
+    }
+}
