@@ -37,6 +37,8 @@ pub struct Config {
     pub gm: Gm,
     pub mw: Mw,
     #[serde(default)]
+    pub reg_event: RegEvent,
+    #[serde(default)]
     pub ipsec: Ipsec,
     #[cfg(feature = "daemon")]
     #[serde(default)]
@@ -73,6 +75,33 @@ pub struct Gm {
     /// `[5100, 5102]`, `"5100-5107"`, `[5100, "5110-5113"]`.
     #[serde(default = "default_protected_client_ports", deserialize_with = "ports")]
     pub protected_client_ports: Vec<u16>,
+    /// What becomes of a request whose Route is not the Service-Route of its registration:
+    /// `replace` puts that in its place, `reject` answers 400.
+    #[serde(default)]
+    pub route_mismatch: RouteMismatch,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteMismatch {
+    #[default]
+    Replace,
+    Reject,
+}
+
+/// `[reg_event]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RegEvent {
+    /// Subscribes to the state of every registration (TS 24.229 §5.2.3), so that what the home
+    /// network ends, ends here.
+    pub subscribe: bool,
+}
+
+impl Default for RegEvent {
+    fn default() -> Self {
+        RegEvent { subscribe: true }
+    }
 }
 
 /// `[mw]`: towards the home networks.

@@ -6,7 +6,11 @@
 //! |   place of the entry point | TS 24.229 §5.2.2.1 | [`Pcscf::register_located`] |
 //! |   answer of the home network | TS 24.229 §5.2.2.2, §5.2.2.3 | [`Pcscf::register_answered`] |
 //! |   associations installed | TS 24.229 §5.2.2.2 | [`Pcscf::register_secured`] |
+//! | request of a UE | TS 24.229 §5.2.6.3 | [`Pcscf::originate`] |
+//! | request for a UE | TS 24.229 §5.2.6.4 | [`Pcscf::terminate`] |
 //! | any other request | TS 24.229 §5.2.6 | [`Pcscf::session`] |
+//! | a UE has registered | TS 24.229 §5.2.3 | [`Pcscf::watch`] |
+//! | NOTIFY about it | TS 24.229 §5.2.3, §5.2.5.2 | [`Pcscf::notified`] |
 //! | end of a set's life | TS 33.203 §7.4 | [`Pcscf::set_ended`] |
 //! |   by the data plane | TS 33.203 §7.4 | [`Pcscf::set_expired`], [`Pcscf::audited`] |
 //! | start | | [`Pcscf::start`] |
@@ -18,14 +22,18 @@ pub mod audit;
 pub mod config;
 #[cfg(feature = "daemon")]
 mod daemon;
+pub mod dialogs;
 pub mod durable;
 pub mod identity_headers;
+mod originating;
 pub mod refusal;
+pub mod reg_event;
 pub mod register;
 pub mod registrations;
 pub mod sec_agree;
 pub mod security;
 pub mod session;
+mod terminating;
 
 use std::net::IpAddr;
 
@@ -34,7 +42,7 @@ use common::ipsec::sa::SetId;
 use common::node::{Flow, Input, Node, Now, Output, Transport};
 use common::questions::Questions;
 use common::random::Random;
-use common::sip::endpoint::{Endpoint, Event, Incoming, Segment};
+use common::sip::endpoint::{Branch, Endpoint, Event, Incoming, NoReply, Segment};
 use common::sip::header::Name;
 use common::sip::locate::{AddressFamilies, Preference};
 use common::sip::locator::{Located, Locator};
@@ -45,8 +53,10 @@ use common::timers::Timers;
 
 use crate::audit::Audits;
 use crate::config::Config;
+use crate::dialogs::Dialogs;
 use crate::durable::Durable;
 use crate::refusal::Counters;
+use crate::reg_event::Watches;
 use crate::registrations::Registrations;
 use crate::security::Security;
 
@@ -60,6 +70,8 @@ pub struct Pcscf {
     registrations: Registrations,
     durable: Durable,
     audits: Audits,
+    dialogs: Dialogs,
+    watches: Watches,
     timers: Timers<Timer>,
     random: Random,
     counters: Counters,
@@ -70,11 +82,16 @@ pub struct Pcscf {
 #[derive(Debug)]
 enum OnReply {
     RegisterAnswered(register::Forwarded),
+    OriginateAnswered(Box<originating::Originating>),
+    TerminateAnswered,
+    WatchAnswered(Box<reg_event::Watching>),
 }
 
 #[derive(Debug)]
 enum OnPlace {
     RegisterLocated(register::Locating),
+    OriginateLocated(Incoming, Box<originating::Originating>),
+    WatchLocated(Box<reg_event::Watching>),
 }
 
 #[derive(Debug)]
@@ -93,6 +110,8 @@ enum Timer {
     RegistrationEnds(Impi, IpAddr),
     /// The data plane is to be compared with what we know.
     AuditDue,
+    /// Our subscription to that registration is to be renewed.
+    WatchAgain(Impi, IpAddr),
 }
 
 /// Which side of the P-CSCF a flow belongs to.
@@ -128,6 +147,8 @@ impl Pcscf {
             registrations: Registrations::new(config.limits.registrations),
             durable: Durable::default(),
             audits: Audits::default(),
+            dialogs: Dialogs::default(),
+            watches: Watches::default(),
             timers: Timers::new(),
             counters: Counters::default(),
             is_draining: false,
@@ -140,11 +161,29 @@ impl Pcscf {
         match event {
             Event::Request(incoming) => self.on_request(now, incoming, out),
             Event::Ack { .. } => {}
-            // REGISTER has no provisional answers that a phone could use.
+            // Neither REGISTER nor what else is carried has provisional answers of use to anybody.
             Event::Provisional(branch, _) => self.sip.keep(branch),
-            Event::Reply(branch, result) => match branch.wait {
-                OnReply::RegisterAnswered(_) => self.register_answered(now, branch, result, out),
-            },
+            Event::Reply(branch, result) => self.on_reply(now, branch, result, out),
+        }
+    }
+
+    fn on_reply(
+        &mut self,
+        now: Now,
+        mut branch: Branch<OnReply>,
+        result: Result<Response, NoReply>,
+        out: &mut Vec<Output>,
+    ) {
+        match std::mem::replace(&mut branch.wait, OnReply::TerminateAnswered) {
+            OnReply::RegisterAnswered(wait) => {
+                branch.wait = OnReply::RegisterAnswered(wait);
+                self.register_answered(now, branch, result, out);
+            }
+            OnReply::OriginateAnswered(wait) => {
+                self.originate_answered(now, branch, *wait, result, out);
+            }
+            OnReply::TerminateAnswered => self.terminate_answered(now, branch, result, out),
+            OnReply::WatchAnswered(wait) => self.watch_answered(now, *wait, result, out),
         }
     }
 
@@ -168,6 +207,10 @@ impl Pcscf {
     fn on_place(&mut self, now: Now, wait: OnPlace, place: Located, out: &mut Vec<Output>) {
         match wait {
             OnPlace::RegisterLocated(locating) => self.register_located(now, locating, place, out),
+            OnPlace::OriginateLocated(incoming, wait) => {
+                self.originate_located(now, incoming, *wait, place, out);
+            }
+            OnPlace::WatchLocated(wait) => self.watch_located(now, *wait, place, out),
         }
     }
 
@@ -177,8 +220,10 @@ impl Pcscf {
             Timer::OldSetRunsOut(new) => self.old_set_runs_out(now, new),
             Timer::RegistrationEnds(impi, ue) => {
                 self.registrations.remove(&impi, ue);
+                self.forget_followers(&(impi, ue));
             }
             Timer::AuditDue => self.audit_is_due(now, out),
+            Timer::WatchAgain(impi, ue) => self.watch_send(now, (impi, ue), out),
         }
     }
 
@@ -313,6 +358,26 @@ impl Node for Pcscf {
             &[],
             self.registrations.len() as f64,
         );
+        samples.gauge(
+            "tessera_pcscf_dialogs",
+            "Dialogs of registered UEs",
+            &[],
+            self.dialogs.len() as f64,
+        );
+        samples.gauge(
+            "tessera_pcscf_watches",
+            "Own subscriptions to registration state",
+            &[],
+            self.watches.len() as f64,
+        );
+        for (outcome, count) in self.watches.outcomes() {
+            samples.counter(
+                "tessera_pcscf_watch_events_total",
+                "Own subscriptions to registration state, and documents, by what became of them",
+                &[("outcome", outcome)],
+                count,
+            );
+        }
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -384,6 +384,7 @@ impl Pcscf {
             None => {}
         }
         self.register_relay(now, incoming, &attempt, response, out);
+        self.watch(now, (attempt.impi, attempt.ue), out);
     }
 
     fn registered(
@@ -475,6 +476,7 @@ impl Pcscf {
                 "the UE has another address"
             );
             self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), ue));
+            self.forget_followers(&(attempt.impi.clone(), ue));
             for id in self.security.sets_of(&attempt.impi, ue) {
                 self.drop_set(id, out);
             }
@@ -491,6 +493,7 @@ impl Pcscf {
             return;
         }
         self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
+        self.forget_followers(&(attempt.impi.clone(), attempt.ue));
         for id in self.security.sets_of(&attempt.impi, attempt.ue) {
             let Some(set) = self.security.get(id) else { continue };
             let ends = set.expires_at.min(now + self.config.gm.old_set_life());

@@ -1,6 +1,6 @@
 //! What the P-CSCF knows of a registered UE (TS 24.229 §5.2.2.3), and the operator's view of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -30,6 +30,23 @@ impl IdentitySet {
         };
         self.to == *identity || self.associated_uris.iter().any(is_it)
     }
+
+    /// The identity is one that may be used: it was associated, and so is not barred.
+    pub fn holds_usable(&self, identity: &Impu) -> bool {
+        self.usable(identity).is_some()
+    }
+
+    pub fn drop_usable(&mut self, identity: &Impu) {
+        if let Some(place) = self.usable(identity) {
+            self.associated_uris.remove(place);
+        }
+    }
+
+    fn usable(&self, identity: &Impu) -> Option<usize> {
+        self.associated_uris.iter().position(|text| {
+            Address::parse(text).is_ok_and(|address| address.uri.public_identity() == *identity)
+        })
+    }
 }
 
 /// One registered contact: a private identity at an address. Stored as it is (see
@@ -47,15 +64,31 @@ pub struct Registration {
     pub expires_at: Now,
 }
 
+impl Registration {
+    /// TS 24.229 §5.2.6.3.3: the identity that the UE prefers where it is registered and not barred,
+    /// else the default one; as P-Asserted-Identity has it.
+    pub fn asserted_identity(&self, preferred: Option<&str>) -> Option<String> {
+        let preferred = preferred.and_then(|text| Address::parse(text).ok());
+        if let Some(preferred) = preferred {
+            let identity = preferred.uri.public_identity();
+            if self.identities.iter().any(|set| set.holds_usable(&identity)) {
+                return Some(format!("<{}>", preferred.uri_text));
+            }
+        }
+        self.identities.iter().flat_map(|set| &set.associated_uris).next().cloned()
+    }
+}
+
 #[derive(Debug)]
 pub struct Registrations {
     by_contact: Touched<(Impi, IpAddr), Registration>,
+    by_address: BTreeMap<IpAddr, BTreeSet<Impi>>,
     limit: usize,
 }
 
 impl Registrations {
     pub fn new(limit: usize) -> Self {
-        Registrations { by_contact: Touched::default(), limit }
+        Registrations { by_contact: Touched::default(), by_address: BTreeMap::new(), limit }
     }
 
     /// There is room for this UE: it is known already, or the limit is not reached.
@@ -67,11 +100,23 @@ impl Registrations {
         self.by_contact.get(&(impi.clone(), ue))
     }
 
+    /// Private identities registered from an address.
+    pub fn at(&self, ue: IpAddr) -> impl Iterator<Item = &Impi> {
+        self.by_address.get(&ue).into_iter().flatten()
+    }
+
     pub fn insert(&mut self, impi: Impi, ue: IpAddr, registration: Registration) {
+        self.by_address.entry(ue).or_default().insert(impi.clone());
         self.by_contact.insert((impi, ue), registration);
     }
 
     pub fn remove(&mut self, impi: &Impi, ue: IpAddr) -> Option<Registration> {
+        if let Some(impis) = self.by_address.get_mut(&ue) {
+            impis.remove(impi);
+            if impis.is_empty() {
+                self.by_address.remove(&ue);
+            }
+        }
         self.by_contact.remove(&(impi.clone(), ue))
     }
 
@@ -90,7 +135,7 @@ impl Registrations {
         known.identities.retain(|set| !set.holds(identity));
         let is_last = known.identities.is_empty();
         if is_last {
-            self.by_contact.remove(&contact);
+            self.remove(impi, ue);
         }
         is_last
     }

@@ -228,6 +228,18 @@ impl Security {
         self.by_ue.get(&ue).into_iter().flatten().map(|id| &self.sets[id])
     }
 
+    /// The set for requests to the protected server port of a UE, whoever it is: in use, else new,
+    /// else one that is about to end.
+    pub fn set_towards(&self, ue: SocketAddr) -> Option<&Set> {
+        let sets = self.at(ue.ip());
+        let rank = |set: &&Set| match set.state {
+            State::InUse => 0,
+            State::New => 1,
+            State::Old | State::Temporary => 2,
+        };
+        sets.filter(|set| set.ports.us == ue.port() && set.is_established()).min_by_key(rank)
+    }
+
     /// TS 33.203 §7.4, ipsec.md: an offer over `set` brings what no living set at that
     /// address has, and keeps the server port. A port or an SPI of the UE's own old sets may come
     /// again, since only the UE itself can have let go of them; so may those of a challenge that is
@@ -616,6 +628,7 @@ impl Pcscf {
         if was != State::Temporary && !is_left {
             // The S-CSCF ended the registration 30 s ago (registration.md D-09).
             self.registrations.remove(&impi, ue);
+            self.forget_followers(&(impi, ue));
         }
     }
 

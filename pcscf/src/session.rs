@@ -1,14 +1,31 @@
-//! Requests other than REGISTER (TS 24.229 §5.2.6).
+//! Requests other than REGISTER (TS 24.229 §5.2.6): who may speak, and which way they go.
 //!
-//! NOT DONE: TS 24.229 §5.2.6, §5.2.7: sessions and stand-alone transactions are not carried yet;
-//! each is refused with a status that says so.
+//! | from | to | in |
+//! |---|---|---|
+//! | a UE | the home network | `originating` |
+//! | the home network | a UE | `terminating` |
+//! | the home network | us | `reg_event` |
+//!
+//! NOT DONE: TS 24.229 §5.2.7: sessions and other methods than SUBSCRIBE and NOTIFY are not carried
+//! yet; each is refused with a status that says so.
+
+use std::net::IpAddr;
 
 use common::node::{Now, Output};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
 use common::sip::message::Method;
+use common::sip::uri::{Host, Uri};
 
+use crate::config::Policy;
+use crate::dialogs::Owner;
 use crate::{Pcscf, Side};
+
+/// What is taken here.
+const ALLOW: &str = "REGISTER, SUBSCRIBE, NOTIFY, OPTIONS";
+
+/// Why a request goes no further: status, reason phrase, and name in counters and logs.
+pub(crate) type Refused = (u16, &'static str, &'static str);
 
 impl Pcscf {
     /// TS 24.229 §5.2.6.3: who may speak at all (ipsec.md N-01, F-08), then what is carried.
@@ -19,50 +36,126 @@ impl Pcscf {
         side: Side,
         out: &mut Vec<Output>,
     ) {
-        let is_for_us = self.is_own_uri(incoming.request().uri());
-        let (status, reason, label) = match (side, incoming.request().method()) {
-            (Side::Gm, _) => (403, "Only REGISTER Without Protection", "unprotected"),
-            (Side::GmProtected, _) if !self.may_speak(&incoming) => {
-                (403, "Not Registered Over This Association", "not_registered")
+        let method = incoming.request().method();
+        let is_for_us = self.is_for_us(&incoming);
+        if side == Side::Mw {
+            return match method {
+                Method::Notify if is_for_us => self.notified(now, incoming, out),
+                Method::Notify => self.terminate(now, incoming, out),
+                _ => self.session_answer(now, incoming, is_for_us, out),
+            };
+        }
+        let Some(owner) = self.speaker(&incoming, side) else {
+            let refused = match side {
+                Side::Gm => (403, "Only REGISTER Without Protection", "unprotected"),
+                _ => (403, "Not Registered Over This Association", "not_registered"),
+            };
+            return self.session_refuse(now, incoming, refused, out);
+        };
+        match method {
+            Method::Subscribe => self.originate(now, incoming, owner, out),
+            _ => self.session_answer(now, incoming, is_for_us, out),
+        }
+    }
+
+    /// What is not carried.
+    fn session_answer(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        is_for_us: bool,
+        out: &mut Vec<Output>,
+    ) {
+        let refused = match incoming.request().method() {
+            Method::Options if is_for_us => {
+                self.counters.count_other("options");
+                let mut response = incoming.request().response(200, "OK");
+                response.headers_mut().append(Name::Allow, ALLOW);
+                return self.respond(now, incoming, response, out);
             }
-            (_, Method::Options) if is_for_us => (200, "OK", "options"),
-            (Side::Mw, Method::Register) => (403, "REGISTER Comes From UEs Only", "from_core"),
+            Method::Register => (403, "REGISTER Comes From UEs Only", "from_core"),
             _ => (501, "Sessions Not Carried", "not_carried"),
         };
+        self.session_refuse(now, incoming, refused, out);
+    }
+
+    /// The one exit for refusals.
+    pub(crate) fn session_refuse(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        (status, reason, label): Refused,
+        out: &mut Vec<Output>,
+    ) {
         self.counters.count_other(label);
-        if status != 200 {
-            tracing::info!(
-                procedure = "request",
-                method = incoming.request().method_text(),
-                from = %incoming.flow().remote,
-                status,
-                cause = label,
-            );
-        }
+        tracing::info!(
+            procedure = "request",
+            method = incoming.request().method_text(),
+            from = %incoming.flow().remote,
+            status,
+            cause = label,
+        );
         let mut response = incoming.request().response(status, reason);
-        if status == 200 {
-            response.headers_mut().append(Name::Allow, "REGISTER, OPTIONS");
+        let headers = response.headers_mut();
+        match status {
+            420 => {
+                for tag in incoming.request().headers().values(Name::ProxyRequire) {
+                    if !tag.eq_ignore_ascii_case("sec-agree") {
+                        headers.append(Name::Unsupported, tag);
+                    }
+                }
+            }
+            503 => headers.append(Name::RetryAfter, "5"),
+            _ => {}
         }
         self.respond(now, incoming, response, out);
     }
 
-    /// The flow belongs to an established set whose subscriber is registered.
-    fn may_speak(&self, incoming: &Incoming) -> bool {
+    /// Whose request it is: of the subscriber of an established set, who is registered. In clear,
+    /// where the policy allows phones without associations, of the only one registered from there.
+    fn speaker(&self, incoming: &Incoming, side: Side) -> Option<Owner> {
         let flow = incoming.flow();
-        self.security.set_of(&flow).is_some_and(|set| {
-            set.is_established() && self.registrations.get(&set.impi, flow.remote.ip()).is_some()
-        })
+        let ue = flow.remote.ip();
+        let impi = match side {
+            Side::GmProtected => {
+                let set = self.security.set_of(&flow)?;
+                set.is_established().then(|| set.impi.clone())?
+            }
+            Side::Gm if self.config.ipsec.policy != Policy::Required => self.in_clear(ue)?,
+            _ => return None,
+        };
+        self.registrations.get(&impi, ue).is_some().then_some((impi, ue))
     }
 
-    fn is_own_uri(&self, uri: &str) -> bool {
-        let Ok(uri) = common::sip::uri::Uri::parse(uri) else { return false };
-        let Some(host_port) = uri.host_port else { return false };
-        match host_port.host {
-            common::sip::uri::Host::Name(name) => name.eq_ignore_ascii_case(&self.config.name),
-            common::sip::uri::Host::Address(address) => {
-                self.config.gm.addresses.contains(&address)
-                    || self.config.mw.listen.iter().any(|listen| listen.ip() == address)
+    /// The one subscriber that is registered from an address without associations.
+    pub(crate) fn in_clear(&self, ue: IpAddr) -> Option<common::identity::Impi> {
+        let mut found = self.registrations.at(ue);
+        let impi = found.next()?;
+        let is_alone = found.next().is_none() && self.security.sets_of(impi, ue).is_empty();
+        is_alone.then(|| impi.clone())
+    }
+
+    /// Neither Request-URI nor Route lead beyond this node.
+    fn is_for_us(&self, incoming: &Incoming) -> bool {
+        let request = incoming.request();
+        let routes = request.headers().values(Name::Route);
+        let is_ours = |text: &str| {
+            let route = common::sip::address::Address::parse(text);
+            route.is_ok_and(|route| self.is_own(&route.uri))
+        };
+        Uri::parse(request.uri()).is_ok_and(|uri| self.is_own(&uri))
+            && routes.into_iter().all(is_ours)
+    }
+
+    /// The URI leads to this node.
+    pub(crate) fn is_own(&self, uri: &Uri) -> bool {
+        match uri.host_port.as_ref().map(|host_port| &host_port.host) {
+            Some(Host::Name(name)) => name.eq_ignore_ascii_case(&self.config.name),
+            Some(Host::Address(address)) => {
+                self.config.gm.addresses.contains(address)
+                    || self.config.mw.listen.iter().any(|listen| listen.ip() == *address)
             }
+            None => false,
         }
     }
 }

@@ -47,7 +47,8 @@ fn config(policy: Policy) -> Config {
     let text = format!(
         r#"{{ "name": "pcscf1.visited.example", "visited_network": "visited.example",
              "gm": {{ "addresses": ["{PCSCF}"] }},
-             "mw": {{ "listen": ["192.0.2.10:5060"], "entry_point": "sip:{ICSCF}" }} }}"#
+             "mw": {{ "listen": ["192.0.2.10:5060"], "entry_point": "sip:{ICSCF}" }},
+             "reg_event": {{ "subscribe": false }} }}"#
     );
     let mut config: Config = serde_json::from_str(&text).expect("a configuration");
     config.ipsec.policy = policy;
@@ -639,6 +640,7 @@ fn contradictions_in_the_configuration_are_named() {
         t1_milliseconds: 2_000,
         protected_server_port: 5060,
         protected_client_ports: vec![5100],
+        route_mismatch: pcscf::config::RouteMismatch::Replace,
     };
     wildcard.mw =
         Mw { listen: Vec::new(), entry_point: None, attempt_seconds: 32, register_seconds: 200 };

@@ -109,7 +109,8 @@ pub fn config() -> Config {
     let text = format!(
         r#"{{ "name": "pcscf1.visited.example", "visited_network": "visited.example",
              "gm": {{ "addresses": ["{PCSCF}"] }},
-             "mw": {{ "listen": ["192.0.2.10:5060"], "entry_point": "sip:{ICSCF}" }} }}"#
+             "mw": {{ "listen": ["192.0.2.10:5060"], "entry_point": "sip:{ICSCF}" }},
+             "reg_event": {{ "subscribe": false }} }}"#
     );
     serde_json::from_str(&text).expect("a configuration")
 }

@@ -1,0 +1,425 @@
+//! The P-CSCF watches the registrations that go through it (TS 24.229 §5.2.3): what the home network
+//! ends, ends here too.
+//!
+//! 1. `watch`            SUBSCRIBE, behind the first 200 of a UE
+//! 2. `watch_located`    the entry point is known: send
+//! 3. `watch_answered`   the dialog stands, or it does not
+//! 4. `notified`         a document, and what follows from it
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+use common::identity::{Impu, logged};
+use common::node::{Now, Output};
+use common::reginfo::{self, Event, RegInfo};
+use common::sip::address::{Address, delta_seconds};
+use common::sip::endpoint::{Incoming, NoReply};
+use common::sip::header::Name;
+use common::sip::locate::Hop;
+use common::sip::locator::Located;
+use common::sip::message::{Request, Response};
+use common::sip::p_headers::ChargingVector;
+use common::sip::uri::{HostPort, Scheme, Uri};
+
+use crate::dialogs::Owner;
+use crate::registrations::Registration;
+use crate::security::{BEYOND_REGISTRATION, OLD_SET_LIFE};
+use crate::{OnPlace, OnReply, Pcscf, Timer};
+
+/// Longer than a registration lasts (TS 24.229 §5.2.3); refreshed before.
+const EXPIRES_SECONDS: u32 = 600_000;
+/// A subscription is renewed that long before it ends.
+const RENEWAL: Duration = Duration::from_secs(600);
+
+/// Our subscription to the registration of one UE.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The default public identity at the time of the SUBSCRIBE.
+    public_identity: String,
+    call_id: String,
+    local_tag: String,
+    local_cseq: u32,
+    remote_tag: Option<String>,
+    remote_cseq: Option<u32>,
+    remote_target: String,
+    route_set: Vec<String>,
+    serial: u64,
+}
+
+/// A SUBSCRIBE on its way.
+#[derive(Debug)]
+pub struct Watching {
+    owner: Owner,
+    serial: u64,
+    request: Request,
+    deadline: Now,
+    untried: VecDeque<Hop>,
+}
+
+/// All of them, by UE. They end with the registrations, whose number is limited.
+#[derive(Debug, Default)]
+pub struct Watches {
+    by_owner: BTreeMap<Owner, Watch>,
+    owners: HashMap<String, Owner>,
+    next_serial: u64,
+    outcomes: BTreeMap<&'static str, u64>,
+}
+
+impl Watches {
+    pub fn len(&self) -> usize {
+        self.by_owner.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.by_owner.is_empty()
+    }
+
+    /// What became of subscriptions and documents.
+    pub fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.outcomes.iter().map(|(outcome, count)| (*outcome, *count))
+    }
+
+    fn count(&mut self, outcome: &'static str) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+    }
+
+    fn insert(&mut self, owner: Owner, watch: Watch) {
+        self.owners.insert(watch.call_id.clone(), owner.clone());
+        self.by_owner.insert(owner, watch);
+    }
+
+    pub fn forget(&mut self, owner: &Owner) {
+        if let Some(watch) = self.by_owner.remove(owner) {
+            self.owners.remove(&watch.call_id);
+        }
+    }
+}
+
+impl Pcscf {
+    /// TS 24.229 §5.2.3: once for each registered UE.
+    pub(crate) fn watch(&mut self, now: Now, owner: Owner, out: &mut Vec<Output>) {
+        if !self.config.reg_event.subscribe || self.watches.by_owner.contains_key(&owner) {
+            return;
+        }
+        let Some(registration) = self.registrations.get(&owner.0, owner.1) else { return };
+        let Some(public_identity) = registration.default_identity() else { return };
+        let watch = Watch {
+            remote_target: public_identity.clone(),
+            public_identity,
+            call_id: format!("{}@{}", self.random.token(), self.config.name),
+            local_tag: self.random.token(),
+            local_cseq: 0,
+            remote_tag: None,
+            remote_cseq: None,
+            route_set: Vec::new(),
+            serial: 0,
+        };
+        self.watches.insert(owner.clone(), watch);
+        self.watch_send(now, owner, out);
+    }
+
+    /// A SUBSCRIBE: the first one to the entry point of the home network, later ones within the
+    /// dialog.
+    pub(crate) fn watch_send(&mut self, now: Now, owner: Owner, out: &mut Vec<Output>) {
+        let own_uri = self.own_uri();
+        let orig_ioi = self.orig_ioi();
+        let icid_value = format!("{}{}", self.random.token(), self.random.token());
+        let entry_point = self.config.mw.entry_point.clone();
+        let Some(watch) = self.watches.by_owner.get_mut(&owner) else { return };
+        self.watches.next_serial += 1;
+        watch.serial = self.watches.next_serial;
+        watch.local_cseq += 1;
+        let mut request = Request::new("SUBSCRIBE", &watch.remote_target);
+        let headers = request.headers_mut();
+        watch.route_set.iter().for_each(|route| headers.append(Name::Route, route));
+        headers.append(Name::MaxForwards, "70");
+        headers.append(Name::From, &format!("<{own_uri}>;tag={}", watch.local_tag));
+        let tag = watch.remote_tag.as_ref().map(|tag| format!(";tag={tag}")).unwrap_or_default();
+        headers.append(Name::To, &format!("<{}>{tag}", watch.public_identity));
+        headers.append(Name::CallId, &watch.call_id);
+        headers.append(Name::CSeq, &format!("{} SUBSCRIBE", watch.local_cseq));
+        headers.append(Name::Contact, &format!("<{own_uri}>"));
+        headers.append(Name::Event, reginfo::PACKAGE);
+        headers.append(Name::Expires, &EXPIRES_SECONDS.to_string());
+        headers.append(Name::Accept, reginfo::CONTENT_TYPE);
+        headers.append(Name::PAssertedIdentity, &format!("<{own_uri}>"));
+        let vector = ChargingVector {
+            icid_value,
+            orig_ioi: Some(orig_ioi),
+            term_ioi: None,
+            others: Vec::new(),
+        };
+        headers.append(Name::PChargingVector, &vector.to_string());
+        let next_hop = match (watch.route_set.first(), &watch.remote_tag, entry_point) {
+            (Some(route), ..) => {
+                Address::parse(route).map_or_else(|_| route.clone(), |route| route.uri_text)
+            }
+            (None, None, Some(entry_point)) => entry_point,
+            (None, None, None) => home_of(&watch.public_identity, &owner),
+            (None, Some(_), _) => watch.remote_target.clone(),
+        };
+        let wait = Watching {
+            serial: watch.serial,
+            owner,
+            request,
+            deadline: now + Duration::from_secs(self.config.mw.register_seconds),
+            untried: VecDeque::new(),
+        };
+        let wait = OnPlace::WatchLocated(Box::new(wait));
+        if let Some((wait, place)) = self.locator.locate(now, &next_hop, wait, out) {
+            self.on_place(now, wait, place, out);
+        }
+    }
+
+    /// Whom the home network knows us as: the host of our Path.
+    fn own_uri(&self) -> String {
+        format!("sip:{}", self.mw_name())
+    }
+
+    pub(crate) fn watch_located(
+        &mut self,
+        now: Now,
+        mut wait: Watching,
+        place: Located,
+        out: &mut Vec<Output>,
+    ) {
+        match place {
+            Ok(hops) => {
+                wait.untried = hops;
+                self.watch_forward(now, wait, out);
+            }
+            Err(reason) => {
+                tracing::warn!(reason, "no entry point for a subscription");
+                self.watch_failed(&wait, "not_located");
+            }
+        }
+    }
+
+    fn watch_forward(&mut self, now: Now, mut wait: Watching, out: &mut Vec<Output>) {
+        let remaining = wait.deadline.since(now);
+        let is_current =
+            self.watches.by_owner.get(&wait.owner).is_some_and(|one| one.serial == wait.serial);
+        if !is_current {
+            return;
+        }
+        while let Some(hop) = wait.untried.pop_front() {
+            let Some(target) = self.target_in_core(hop) else { continue };
+            if remaining.is_zero() {
+                break;
+            }
+            let limit = remaining.min(Duration::from_secs(self.config.mw.attempt_seconds));
+            let request = wait.request.clone();
+            let wait = OnReply::WatchAnswered(Box::new(wait));
+            return self.sip.send(now, request, target, wait, limit, out);
+        }
+        self.watch_failed(&wait, "silence");
+    }
+
+    /// RFC 6665 §4.1.2: without a subscription the registration goes on; the next REGISTER tries
+    /// again.
+    pub(crate) fn watch_answered(
+        &mut self,
+        now: Now,
+        wait: Watching,
+        result: Result<Response, NoReply>,
+        out: &mut Vec<Output>,
+    ) {
+        let response = match result {
+            Ok(response) => response,
+            Err(_) => return self.watch_forward(now, wait, out),
+        };
+        if !response.is_success() {
+            tracing::info!(status = response.status(), "no subscription to a registration");
+            return self.watch_failed(&wait, "refused");
+        }
+        let watch = self.watches.by_owner.get_mut(&wait.owner);
+        let Some(watch) = watch.filter(|one| one.serial == wait.serial) else { return };
+        let headers = response.headers();
+        let to = headers.get(Name::To).and_then(|to| Address::parse(to).ok());
+        watch.remote_tag = to.and_then(|to| to.parameter("tag").map(str::to_owned));
+        let contact =
+            headers.values(Name::Contact).next().and_then(|text| Address::parse(text).ok());
+        if let Some(contact) = contact {
+            watch.remote_target = contact.uri_text;
+        }
+        watch.route_set = headers.values(Name::RecordRoute).map(str::to_owned).collect();
+        watch.route_set.reverse();
+        let granted = headers.get(Name::Expires).and_then(|text| delta_seconds(text.trim()));
+        let granted = Duration::from_secs(u64::from(granted.unwrap_or(EXPIRES_SECONDS)));
+        let renewal = granted.checked_sub(RENEWAL).unwrap_or(granted / 2);
+        let (impi, ue) = wait.owner;
+        self.timers.set(Timer::WatchAgain(impi, ue), now + renewal);
+        self.watches.count("subscribed");
+    }
+
+    fn watch_failed(&mut self, wait: &Watching, outcome: &'static str) {
+        self.watches.count(outcome);
+        let current = self.watches.by_owner.get(&wait.owner);
+        if current.is_some_and(|one| one.serial == wait.serial) {
+            self.watches.forget(&wait.owner);
+        }
+    }
+
+    /// RFC 6665 §4.1.3: a NOTIFY in one of our dialogs.
+    pub(crate) fn notified(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
+        let request = incoming.request();
+        let is_of = |watch: &&mut Watch| {
+            request.to_tag() == Some(watch.local_tag.as_str())
+                && watch.remote_tag.as_deref().is_none_or(|tag| request.from_tag() == Some(tag))
+        };
+        let owner = self.watches.owners.get(request.call_id()).cloned();
+        let by_owner = &mut self.watches.by_owner;
+        let found = owner.as_ref().and_then(|owner| by_owner.get_mut(owner)).filter(is_of);
+        let (Some(owner), Some(watch)) = (&owner, found) else {
+            let refused = (481, "Subscription Does Not Exist", "no_dialog");
+            return self.session_refuse(now, incoming, refused, out);
+        };
+        if watch.remote_cseq.is_some_and(|last| request.cseq() <= last) {
+            let refused = (500, "Out of Order", "out_of_order");
+            return self.session_refuse(now, incoming, refused, out);
+        }
+        let info = match RegInfo::parse(request.body()) {
+            Ok(info) => info,
+            Err(malformed) => {
+                tracing::warn!(%malformed, "a document of registration state cannot be read");
+                let refused = (400, "Bad Document", "malformed");
+                return self.session_refuse(now, incoming, refused, out);
+            }
+        };
+        watch.remote_cseq = Some(request.cseq());
+        if watch.remote_tag.is_none() {
+            watch.remote_tag = request.from_tag().map(str::to_owned);
+        }
+        let (owner, watched) = (owner.clone(), watch.public_identity.clone());
+        let state = request.headers().get(Name::SubscriptionState).unwrap_or("").to_owned();
+        let response = request.response(200, "OK");
+        self.watches.count("notified");
+        self.respond(now, incoming, response, out);
+        let is_over = state.trim_start().starts_with("terminated");
+        if is_over {
+            self.watches.forget(&owner);
+        }
+        self.apply(now, &owner, &info);
+        let still = self.registrations.get(&owner.0, owner.1);
+        let is_other =
+            still.and_then(Registration::default_identity).is_some_and(|uri| uri != watched);
+        let is_asked = ["deactivated", "timeout"].iter().any(|reason| state.contains(reason));
+        if is_over && still.is_some() && (is_other || is_asked) {
+            self.watch(now, owner, out);
+        }
+    }
+
+    /// TS 24.229 §5.2.3, §5.2.5.2: identities that are registered, no more, or for a shorter time.
+    fn apply(&mut self, now: Now, owner: &Owner, info: &RegInfo) {
+        let Some(known) = self.registrations.get(&owner.0, owner.1) else { return };
+        let Ok(own) = Uri::parse(&known.contact_uri) else { return };
+        let mut registration = known.clone();
+        let mut ended = None;
+        for one in &info.registrations {
+            let is_own = |contact: &&reginfo::Contact| {
+                Uri::parse(&contact.uri).is_ok_and(|uri| uri.is_equivalent(&own))
+            };
+            let Some(contact) = one.contacts.iter().find(is_own) else { continue };
+            let Ok(aor) = Uri::parse(&one.aor) else { continue };
+            if contact.is_active {
+                registration.note_identity(&one.aor, &aor.public_identity());
+            } else {
+                registration.drop_identity(&aor.public_identity());
+                ended = Some(contact.event);
+            }
+            if let (Event::Shortened, true, Some(left)) =
+                (contact.event, contact.is_active, contact.expires_seconds)
+            {
+                registration.expires_at = now + Duration::from_secs(left);
+            }
+        }
+        if registration == *known {
+            return;
+        }
+        if let (true, Some(event)) = (registration.identities.is_empty(), ended) {
+            return self.ended_by_home(now, owner, event);
+        }
+        let ends = registration.expires_at + BEYOND_REGISTRATION;
+        if registration.expires_at < known.expires_at {
+            for id in self.security.sets_of(&owner.0, owner.1) {
+                let established = self.security.get(id).filter(|set| set.is_established());
+                let Some(set) = established else { continue };
+                let ends = ends.min(set.expires_at);
+                self.set_life(id, ends);
+            }
+        }
+        self.timers.set(Timer::RegistrationEnds(owner.0.clone(), owner.1), ends);
+        self.registrations.insert(owner.0.clone(), owner.1, registration);
+    }
+
+    /// TS 24.229 §5.2.5.2: the registration goes at once; the associations stay until the NOTIFY to
+    /// the UE, and its answer, have passed (registration.md D-14).
+    fn ended_by_home(&mut self, now: Now, owner: &Owner, event: Event) {
+        self.watches.count("deregistered");
+        tracing::info!(
+            procedure = "network-initiated deregistration",
+            identity = %logged(owner.0.as_str(), self.config.log_identities),
+            ue = %owner.1,
+            event = event.name(),
+        );
+        self.registrations.remove(&owner.0, owner.1);
+        self.watches.forget(owner);
+        self.timers.stop(&Timer::RegistrationEnds(owner.0.clone(), owner.1));
+        self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
+        for id in self.security.sets_of(&owner.0, owner.1) {
+            let Some(set) = self.security.get(id) else { continue };
+            let ends = set.expires_at.min(now + OLD_SET_LIFE);
+            self.set_life(id, ends);
+        }
+    }
+
+    /// A UE is registered no more: what hangs on it goes too.
+    pub(crate) fn forget_followers(&mut self, owner: &Owner) {
+        if self.registrations.get(&owner.0, owner.1).is_none() {
+            self.watches.forget(owner);
+            self.dialogs.forget(owner);
+            self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
+        }
+    }
+}
+
+/// Where the home network of an identity is found: by its own domain, or for a telephone number by
+/// the realm of the private identity.
+fn home_of(public_identity: &str, owner: &Owner) -> String {
+    let uri = Uri::parse(public_identity).ok();
+    let is_sip = |uri: &Uri| matches!(uri.scheme, Scheme::Sip | Scheme::Sips);
+    match uri.filter(is_sip).and_then(|uri| uri.host_port) {
+        Some(HostPort { host, .. }) => format!("sip:{host}"),
+        None => {
+            let impi = owner.0.as_str();
+            format!("sip:{}", impi.rsplit_once('@').map_or(impi, |(_, realm)| realm))
+        }
+    }
+}
+
+impl Registration {
+    /// URI of the default public identity, of the first set that has one.
+    pub(crate) fn default_identity(&self) -> Option<String> {
+        let mut associated = self.identities.iter().flat_map(|set| &set.associated_uris);
+        let address = associated.find_map(|text| Address::parse(text).ok())?;
+        Some(address.uri_text)
+    }
+
+    /// The identity may be used (again).
+    fn note_identity(&mut self, text: &str, identity: &Impu) {
+        if self.identities.iter().any(|set| set.holds_usable(identity)) {
+            return;
+        }
+        if let Some(set) = self.identities.first_mut() {
+            set.associated_uris.push(format!("<{text}>"));
+        }
+    }
+
+    /// The identity is registered no more; a set without any goes.
+    fn drop_identity(&mut self, identity: &Impu) {
+        for set in &mut self.identities {
+            set.drop_usable(identity);
+        }
+        self.identities.retain(|set| !set.associated_uris.is_empty());
+    }
+}

@@ -1,0 +1,112 @@
+//! Requests of the home network on their way to a UE (TS 24.229 §5.2.6.4).
+//!
+//! 1. `terminate`           whose contact it is; on the set in use
+//! 2. `terminate_answered`  the UE's answer, without what it has no say in
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::node::{Flow, Now, Output, Transport};
+use common::sip::address::Address;
+use common::sip::endpoint::{Branch, Incoming, NoReply, Segment, Target};
+use common::sip::header::Name;
+use common::sip::message::Response;
+use common::sip::uri::{Host, Uri};
+
+use crate::identity_headers::{strip_from_ue, strip_towards_ue};
+use crate::originating::host_port;
+use crate::security::Set;
+use crate::{OnReply, Pcscf};
+
+/// 64 × T1 on Gm.
+const PATIENCE: Duration = Duration::from_secs(128);
+
+impl Pcscf {
+    /// TS 24.229 §5.2.6.4: from port_pc to port_us; Via names the protected server port, or the
+    /// phone would answer outside the associations.
+    pub(crate) fn terminate(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
+        let request = incoming.request();
+        let top = request.headers().values(Name::Route).next();
+        let top = top.and_then(|text| Address::parse(text).ok());
+        if !top.is_some_and(|route| self.is_own(&route.uri)) {
+            let refused = (403, "Not For A UE Of Ours", "not_for_us");
+            return self.session_refuse(now, incoming, refused, out);
+        }
+        let Some(target) = self.target_of_ue(request.uri(), request.call_id()) else {
+            let refused = (480, "Temporarily Unavailable", "no_contact");
+            return self.session_refuse(now, incoming, refused, out);
+        };
+        let mut request = request.clone();
+        let headers = request.headers_mut();
+        headers.remove(Name::Route);
+        strip_towards_ue(headers);
+        let wait = OnReply::TerminateAnswered;
+        self.sip.forward(now, incoming, request, target, wait, PATIENCE, out);
+    }
+
+    /// The registered contact that a Request-URI names, or else the UE of the dialog.
+    fn target_of_ue(&self, uri: &str, call_id: &str) -> Option<Target> {
+        let place = Uri::parse(uri).ok()?.host_port?;
+        let named = match place.host {
+            Host::Address(ue) => Some(SocketAddr::new(ue, place.port.unwrap_or(5060))),
+            Host::Name(_) => None,
+        };
+        if let Some(named) = named {
+            let set = self.security.set_towards(named);
+            return set.map(target_on).or_else(|| self.target_in_clear(named));
+        }
+        let (impi, ue) = self.dialogs.owner(call_id)?;
+        self.security.set_to_use(impi, *ue).map(target_on)
+    }
+
+    fn target_in_clear(&self, ue: SocketAddr) -> Option<Target> {
+        self.in_clear(ue.ip())?;
+        let own = self.config.gm.addresses.iter().find(|own| own.is_ipv4() == ue.is_ipv4())?;
+        let local = SocketAddr::new(*own, self.config.gm.port);
+        Some(Target {
+            flow: Flow { transport: Transport::Udp, local, remote: ue },
+            tcp_local_port: 0,
+            sent_by: host_port(local),
+            segment: Segment::Gm,
+        })
+    }
+
+    /// TS 24.229 §5.2.6.4.4: silence of the UE is 408; it is registered all the same until its time
+    /// is over.
+    pub(crate) fn terminate_answered(
+        &mut self,
+        now: Now,
+        mut branch: Branch<OnReply>,
+        result: Result<Response, NoReply>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(incoming) = branch.incoming.take() else { return };
+        let mut response = match result {
+            Ok(response) => response,
+            Err(NoReply::Timeout) => {
+                let refused = (408, "UE Is Silent", "ue_silent");
+                return self.session_refuse(now, incoming, refused, out);
+            }
+            Err(NoReply::Unreachable) => {
+                let refused = (480, "UE Is Unreachable", "ue_unreachable");
+                return self.session_refuse(now, incoming, refused, out);
+            }
+        };
+        self.counters.count_other("to_ue");
+        let headers = response.headers_mut();
+        strip_from_ue(headers);
+        headers.remove(Name::PPreferredIdentity);
+        headers.pop_value(Name::Via);
+        self.respond(now, incoming, response, out);
+    }
+}
+
+/// From port_pc to port_us; over TCP from port_pc too.
+fn target_on(set: &Set) -> Target {
+    Target {
+        flow: set.flow_to_ue(),
+        tcp_local_port: set.ports.pc,
+        sent_by: host_port(SocketAddr::new(set.pcscf, set.ports.ps)),
+        segment: Segment::Gm,
+    }
+}

@@ -1,0 +1,575 @@
+//! Dialogues with a P-CSCF alone about SUBSCRIBE and NOTIFY (TS 24.229 §5.2.3, §5.2.6), with bytes on
+//! both sides.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use common::ipsec::sa::{SaSet, SetId};
+use common::limits::Limits;
+use common::node::{Flow, Input, Node, Now, Output, Transport};
+use common::random::Random;
+use common::reginfo::{self, Contact, Event, RegInfo, Registration, State};
+use common::sip::header::Name;
+use common::sip::message::{Message, Request, Response};
+use common::stats::{Samples, Value};
+use pcscf::Pcscf;
+use pcscf::config::{Config, Policy, RouteMismatch};
+
+const UE: &str = "10.45.0.2";
+const PCSCF: &str = "10.46.0.1";
+const HOME: &str = "192.0.2.20:5060";
+const SCSCF: &str = "192.0.2.31:5060";
+const OFFER: &str = "ipsec-3gpp;alg=hmac-sha-1-96;ealg=aes-cbc;prot=esp;mod=trans;spi-c=7001;\
+                     spi-s=7002;port-c=31000;port-s=31001";
+
+/// A P-CSCF with nothing around it but this test.
+struct Lone {
+    core: Pcscf,
+    now: Now,
+    sent: Vec<(Flow, Message)>,
+    removed: Vec<SetId>,
+    set: Option<SaSet>,
+}
+
+fn config(subscribes: bool) -> Config {
+    let text = format!(
+        r#"{{ "name": "pcscf1.visited.example", "visited_network": "visited.example",
+             "gm": {{ "addresses": ["{PCSCF}"] }},
+             "mw": {{ "listen": ["192.0.2.10:5060"], "entry_point": "sip:{HOME}" }},
+             "reg_event": {{ "subscribe": {subscribes} }} }}"#
+    );
+    serde_json::from_str(&text).expect("a configuration")
+}
+
+impl Lone {
+    fn with(config: Config) -> Lone {
+        let core = Pcscf::new(config, Random::from_seed([7; 32])).expect("a P-CSCF");
+        let now = Now::from_millis(1_000_000);
+        Lone { core, now, sent: Vec::new(), removed: Vec::new(), set: None }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.core.handle(self.now, input, &mut out);
+        for output in out {
+            match output {
+                Output::Sip { flow, bytes } => {
+                    let message = Message::parse(bytes, &Limits::default());
+                    self.sent.push((flow, message.expect("what we send can be read")));
+                }
+                Output::InstallSas { id, set } => {
+                    self.set = Some(*set);
+                    self.feed(Input::SasInstalled { id, result: Ok(()) });
+                }
+                Output::RemoveSas { set } => self.removed.push(set),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn pass(&mut self, span: Duration) {
+        let until = self.now + span;
+        while let Some(at) = self.core.next_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.feed(Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    fn from_ue(&mut self, ue_port: u16, port: u16, text: &str) {
+        let flow = Flow {
+            transport: Transport::Udp,
+            local: SocketAddr::new(PCSCF.parse().unwrap(), port),
+            remote: SocketAddr::new(UE.parse().unwrap(), ue_port),
+        };
+        self.feed(Input::Sip { flow, bytes: Bytes::copy_from_slice(text.as_bytes()) });
+    }
+
+    /// Over the association from port_uc to port_ps.
+    fn protected(&mut self, text: &str) {
+        let ports = self.set.as_ref().expect("a set").ports;
+        self.from_ue(ports.uc, ports.ps, text);
+    }
+
+    fn from_core(&mut self, bytes: Bytes) {
+        let flow = Flow {
+            transport: Transport::Udp,
+            local: "192.0.2.10:5060".parse().unwrap(),
+            remote: SCSCF.parse().unwrap(),
+        };
+        self.feed(Input::Sip { flow, bytes });
+    }
+
+    fn request(&mut self) -> (Flow, Request) {
+        match self.sent.remove(0) {
+            (flow, Message::Request(request)) => (flow, request),
+            (_, other) => panic!("a request was to be sent: {other:?}"),
+        }
+    }
+
+    fn response(&mut self, status: u16) -> (Flow, Response) {
+        match self.sent.remove(0) {
+            (flow, Message::Response(response)) => {
+                assert_eq!(response.status(), status, "{}", response.reason());
+                (flow, response)
+            }
+            (_, other) => panic!("a response was to be sent: {other:?}"),
+        }
+    }
+
+    fn is_silent(&self) {
+        assert!(self.sent.is_empty(), "{:?}", self.sent);
+    }
+
+    /// Registered for an hour.
+    fn registered(config: Config) -> Lone {
+        let mut lone = Lone::with(config);
+        lone.from_ue(5060, 5060, &register(5060, 1, ""));
+        let (_, first) = lone.request();
+        let mut challenge = first.response(401, "Unauthorized");
+        challenge.headers_mut().append(
+            Name::WwwAuthenticate,
+            "Digest realm=\"home.example\",nonce=\"bm9uY2U=\",algorithm=AKAv1-MD5,qop=\"auth\",\
+             ck=\"00112233445566778899aabbccddeeff\",ik=\"ffeeddccbbaa99887766554433221100\"",
+        );
+        lone.from_core(challenge.to_bytes());
+        let (_, challenge) = lone.response(401);
+        let list: Vec<_> = challenge.headers().lines(Name::SecurityServer).collect();
+        let verify = format!("Security-Verify: {}\r\n", list.join(", "));
+        lone.protected(&register(31_001, 2, &verify));
+        let (_, second) = lone.request();
+        lone.from_core(accepted(&second).to_bytes());
+        let (_, response) = lone.response(200);
+        assert!(response.headers().has(Name::ServiceRoute));
+        lone
+    }
+
+    fn counter(&self, name: &str, label: &str) -> u64 {
+        let mut samples = Samples::default();
+        self.core.samples(&mut samples);
+        let of = samples.0.iter().filter(|sample| {
+            sample.name == name
+                && (label.is_empty() || sample.labels.iter().any(|(_, value)| value == label))
+        });
+        of.map(|sample| match sample.value {
+            Value::Counter(count) => count,
+            Value::Gauge(value) => value as u64,
+            _ => 0,
+        })
+        .sum()
+    }
+
+    /// The home network takes the P-CSCF's own SUBSCRIBE; gives it.
+    fn watched(&mut self) -> Request {
+        let (flow, subscribe) = self.request();
+        assert_eq!(flow.remote, HOME.parse().unwrap());
+        let mut response = subscribe.response(200, "OK");
+        let headers = response.headers_mut();
+        let to = format!("{};tag=home", subscribe.headers().get(Name::To).unwrap());
+        headers.set(Name::To, &to);
+        headers.append(Name::Contact, &format!("<sip:{SCSCF}>"));
+        headers.append(Name::Expires, "600000");
+        self.from_core(response.to_bytes());
+        subscribe
+    }
+}
+
+fn register(port: u16, cseq: u32, more: &str) -> String {
+    let digest = match more.is_empty() {
+        true => "nonce=\"\", response=\"\"",
+        false => "nonce=\"bm9uY2U=\", response=\"0123456789abcdef0123456789abcdef\"",
+    };
+    format!(
+        "REGISTER sip:home.example SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {UE}:{port};branch=z9hG4bK{port}x{cseq};rport\r\n\
+         Max-Forwards: 70\r\nFrom: <sip:alice@home.example>;tag=a\r\n\
+         To: <sip:alice@home.example>\r\nContact: <sip:{UE}:{port}>;expires=600000\r\n\
+         Call-ID: call1\r\nCSeq: {cseq} REGISTER\r\nRequire: sec-agree\r\n\
+         Proxy-Require: sec-agree\r\nSecurity-Client: {OFFER}\r\n{more}\
+         Authorization: Digest username=\"alice@home.example\", realm=\"home.example\", \
+         uri=\"sip:home.example\", {digest}\r\nContent-Length: 0\r\n\r\n"
+    )
+}
+
+fn accepted(request: &Request) -> Response {
+    let mut response = request.response(200, "OK");
+    let headers = response.headers_mut();
+    headers.append(Name::Path, "<sip:term@pcscf1.visited.example;lr>");
+    headers.append(Name::ServiceRoute, &format!("<sip:orig@{SCSCF};lr>"));
+    headers.append(Name::PAssociatedUri, "<sip:alice@home.example>, <tel:+12025550123>");
+    headers.append(Name::Contact, &format!("<sip:{UE}:31001>;expires=3600"));
+    response
+}
+
+/// The SUBSCRIBE of a phone behind its registration.
+fn subscribe(changes: &[(&str, &str)]) -> String {
+    let text = format!(
+        "SUBSCRIBE sip:alice@home.example SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {UE}:31001;branch=z9hG4bKs1\r\nMax-Forwards: 70\r\n\
+         Route: <sip:{PCSCF}:5064;lr>, <sip:orig@{SCSCF};lr>\r\n\
+         From: <sip:alice@home.example>;tag=s\r\nTo: <sip:alice@home.example>\r\n\
+         Call-ID: watch1\r\nCSeq: 1 SUBSCRIBE\r\nContact: <sip:{UE}:31001>\r\nEvent: reg\r\n\
+         Expires: 600000\r\nAccept: application/reginfo+xml\r\nRequire: sec-agree\r\n\
+         Proxy-Require: sec-agree\r\nSecurity-Verify: x;q=1\r\n\
+         P-Preferred-Identity: <sip:alice@home.example>\r\nP-Asserted-Identity: <sip:forged@x>\r\n\
+         P-Access-Network-Info: 3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF\r\n\
+         Content-Length: 0\r\n\r\n"
+    );
+    changes.iter().fold(text, |text, (from, to)| {
+        assert!(text.contains(from), "{from}");
+        text.replace(from, to)
+    })
+}
+
+/// The S-CSCF takes it.
+fn taken(subscribe: &Request) -> Response {
+    let mut response = subscribe.response(200, "OK");
+    let headers = response.headers_mut();
+    if subscribe.to_tag().is_none() {
+        let to = format!("{};tag=t", subscribe.headers().get(Name::To).unwrap());
+        headers.set(Name::To, &to);
+    }
+    headers.copy_from(subscribe.headers(), Name::RecordRoute);
+    headers.append(Name::Contact, &format!("<sip:{SCSCF}>"));
+    headers.append(Name::Expires, "600000");
+    headers.append(Name::PChargingVector, "icid-value=\"1\";orig-ioi=v;term-ioi=h");
+    response
+}
+
+/// TS 24.229 §5.2.6.3.3, §5.2.6.3.4: the identity asserted, the route checked, what is between UE
+/// and P-CSCF taken off; the answer shows the protected port and no charging.
+#[test]
+fn a_subscription_of_a_ue() {
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&subscribe(&[]));
+    let (flow, request) = lone.request();
+    assert_eq!(flow.remote, SCSCF.parse().unwrap());
+    let headers = request.headers();
+    assert_eq!(headers.get(Name::Route), Some("<sip:orig@192.0.2.31:5060;lr>"));
+    assert_eq!(headers.get(Name::RecordRoute), Some("<sip:mo@pcscf1.visited.example;lr>"));
+    let asserted: Vec<_> = headers.values(Name::PAssertedIdentity).collect();
+    assert_eq!(asserted, ["<sip:alice@home.example>"]);
+    for name in [
+        Name::PPreferredIdentity,
+        Name::SecurityVerify,
+        Name::Require,
+        Name::ProxyRequire,
+        Name::SecurityClient,
+    ] {
+        assert!(!headers.has(name), "{name:?}");
+    }
+    assert!(headers.get(Name::PChargingVector).unwrap().contains("Type 1visited.example"));
+    assert!(headers.has(Name::PAccessNetworkInfo));
+    assert_eq!(headers.get(Name::MaxForwards), Some("69"));
+    lone.from_core(taken(&request).to_bytes());
+    let set = lone.set.clone().unwrap();
+    let (flow, response) = lone.response(200);
+    assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
+    let headers = response.headers();
+    assert_eq!(headers.get(Name::RecordRoute), Some("<sip:mo@10.46.0.1:5064;lr>"));
+    assert!(!headers.has(Name::PChargingVector));
+    assert_eq!(headers.values(Name::Via).count(), 1);
+    assert_eq!(lone.core.owed(), 0);
+
+    // Within the dialog, by the recorded route; of no other dialog.
+    let again = [
+        ("SUBSCRIBE sip:alice@home.example", &format!("SUBSCRIBE sip:{SCSCF}")[..]),
+        (", <sip:orig@192.0.2.31:5060;lr>", ""),
+        ("To: <sip:alice@home.example>", "To: <sip:alice@home.example>;tag=t"),
+        ("CSeq: 1", "CSeq: 2"),
+        ("z9hG4bKs1", "z9hG4bKs2"),
+    ];
+    lone.protected(&subscribe(&again));
+    let (flow, request) = lone.request();
+    assert_eq!(flow.remote, SCSCF.parse().unwrap());
+    assert!(!request.headers().has(Name::Route));
+    lone.from_core(taken(&request).to_bytes());
+    lone.response(200);
+    for (number, change) in [("tag=t", "tag=x"), ("watch1", "watch9")].into_iter().enumerate() {
+        let branch = format!("z9hG4bKo{number}");
+        let text = subscribe(&again).replace(change.0, change.1).replace("z9hG4bKs2", &branch);
+        lone.protected(&text);
+        lone.response(481);
+    }
+}
+
+/// TS 24.229 §5.2.6.3.3: another identity than may be used is replaced by the default one; another
+/// route than the Service-Route is replaced, or refused where the operator wants that.
+#[test]
+fn identity_and_route_are_the_networks() {
+    let mut lone = Lone::registered(config(false));
+    for (number, (preferred, asserted)) in [
+        ("<tel:+1-202-555-0123>", "<tel:+1-202-555-0123>"),
+        ("<sip:bob@home.example>", "<sip:alice@home.example>"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let branch = format!("z9hG4bKi{number}");
+        lone.protected(&subscribe(&[
+            ("Identity: <sip:alice@home.example>", &format!("Identity: {preferred}")),
+            ("z9hG4bKs1", &branch),
+            ("watch1", &branch),
+            ("<sip:orig@192.0.2.31:5060;lr>", "<sip:elsewhere.example;lr>"),
+        ]));
+        let (flow, request) = lone.request();
+        assert_eq!(flow.remote, SCSCF.parse().unwrap());
+        assert_eq!(request.headers().get(Name::PAssertedIdentity), Some(asserted));
+        assert_eq!(request.headers().get(Name::Route), Some("<sip:orig@192.0.2.31:5060;lr>"));
+        lone.from_core(request.response(403, "Forbidden").to_bytes());
+        lone.response(403);
+    }
+    let mut strict = config(false);
+    strict.gm.route_mismatch = RouteMismatch::Reject;
+    let mut lone = Lone::registered(strict);
+    lone.protected(&subscribe(&[("<sip:orig@192.0.2.31:5060;lr>", "<sip:elsewhere.example;lr>")]));
+    lone.response(400);
+    lone.protected(&subscribe(&[
+        ("Proxy-Require: sec-agree", "Proxy-Require: wings"),
+        ("s1", "s3"),
+    ]));
+    assert_eq!(lone.response(420).1.headers().get(Name::Unsupported), Some("wings"));
+}
+
+/// ipsec.md N-01; TS 24.229 §5.2.6.3.2: not in clear, not without registration; where the policy
+/// allows phones without associations, in clear.
+#[test]
+fn who_may_send() {
+    let mut lone = Lone::with(config(false));
+    lone.from_ue(5060, 5060, &subscribe(&[]));
+    lone.response(403);
+    let mut lone = Lone::registered(config(false));
+    lone.from_ue(5060, 5060, &subscribe(&[]));
+    lone.response(403);
+    lone.protected(&subscribe(&[]).replace("SUBSCRIBE", "MESSAGE"));
+    lone.response(501);
+
+    let mut open = config(false);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    let plain = |text: String| text.replace("31001", "5060").replace(":5064;lr", ":5060;lr");
+    lone.from_ue(5060, 5060, &plain(register(5060, 1, "")));
+    let (_, request) = lone.request();
+    let response = String::from_utf8(accepted(&request).to_bytes().to_vec()).unwrap();
+    lone.from_core(plain(response).into());
+    lone.response(200);
+    lone.from_ue(5060, 5060, &plain(subscribe(&[])));
+    let (_, request) = lone.request();
+    lone.from_core(taken(&request).to_bytes());
+    let (flow, response) = lone.response(200);
+    assert_eq!(flow.local.port(), 5060);
+    assert_eq!(response.headers().get(Name::RecordRoute), Some("<sip:mo@10.46.0.1:5060;lr>"));
+    lone.from_core(notify(&format!("sip:{UE}:5060")));
+    let (flow, _) = lone.request();
+    assert_eq!((flow.local.port(), flow.remote.port()), (5060, 5060));
+}
+
+fn notify(uri: &str) -> Bytes {
+    format!(
+        "NOTIFY {uri} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.31:5060;branch=z9hG4bKn1\r\n\
+         Max-Forwards: 70\r\nRoute: <sip:mo@pcscf1.visited.example;lr>\r\n\
+         From: <sip:alice@home.example>;tag=t\r\nTo: <sip:alice@home.example>;tag=s\r\n\
+         Call-ID: watch1\r\nCSeq: 1 NOTIFY\r\nContact: <sip:{SCSCF}>\r\nEvent: reg\r\n\
+         Subscription-State: active;expires=600000\r\n\
+         P-Charging-Vector: icid-value=\"1\"\r\nContent-Length: 0\r\n\r\n"
+    )
+    .into()
+}
+
+/// TS 24.229 §5.2.6.4: on the set in use, with port_ps in Via (pitfall 17), without charging; the
+/// answer goes back.
+#[test]
+fn a_notify_for_a_ue() {
+    let mut lone = Lone::registered(config(false));
+    lone.from_core(notify(&format!("sip:someone@{UE}:31001")));
+    let set = lone.set.clone().unwrap();
+    let (flow, request) = lone.request();
+    assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
+    let headers = request.headers();
+    let via = headers.values(Name::Via).next().unwrap();
+    assert!(via.starts_with("SIP/2.0/UDP 10.46.0.1:5064;branch="), "{via}");
+    assert!(!headers.has(Name::Route) && !headers.has(Name::PChargingVector));
+    let mut answer = request.response(200, "OK");
+    answer.headers_mut().append(Name::PAssertedIdentity, "<sip:forged@x>");
+    lone.protected(std::str::from_utf8(&answer.to_bytes()).unwrap());
+    let (flow, response) = lone.response(200);
+    assert_eq!(flow.remote, SCSCF.parse().unwrap());
+    assert_eq!(response.headers().values(Name::Via).count(), 1);
+    assert!(!response.headers().has(Name::PAssertedIdentity));
+    assert_eq!(lone.core.owed(), 0);
+}
+
+/// TS 24.229 §5.2.6.4: nobody there: 480; a silent UE: 408; not by our Route: 403.
+#[test]
+fn a_notify_for_nobody() {
+    let mut lone = Lone::registered(config(false));
+    for uri in ["sip:10.45.0.3:31001", "sip:10.45.0.2:31002", "sip:alice@home.example", "tel:+1"] {
+        let text = String::from_utf8(notify(uri).to_vec()).unwrap();
+        lone.from_core(text.replace("z9hG4bKn1", &format!("z9hG4bK{}", uri.len())).into());
+        lone.response(480);
+    }
+    let text = String::from_utf8(notify(&format!("sip:{UE}:31001")).to_vec()).unwrap();
+    lone.from_core(text.replace("pcscf1.visited", "other").into());
+    lone.response(403);
+    lone.from_core(text.replace("z9hG4bKn1", "z9hG4bKlate").into());
+    lone.pass(Duration::from_secs(129));
+    assert!(lone.sent.iter().any(|(_, message)| {
+        matches!(message, Message::Response(response) if response.status() == 408)
+    }));
+    assert_eq!(lone.core.owed(), 0);
+}
+
+/// A NOTIFY to the P-CSCF about the UE's contact.
+fn document(
+    subscribe: &Request,
+    cseq: u32,
+    state: &str,
+    contacts: &[(&str, Event, bool, u64)],
+) -> Bytes {
+    let registrations = contacts.iter().map(|(aor, event, is_active, expires)| Registration {
+        aor: (*aor).to_owned(),
+        id: (*aor).to_owned(),
+        state: if *is_active { State::Active } else { State::Terminated },
+        wildcarded_identity: None,
+        contacts: vec![Contact {
+            id: "c".to_owned(),
+            is_active: *is_active,
+            event: *event,
+            expires_seconds: Some(*expires),
+            uri: format!("sip:{UE}:31001"),
+            ..Contact::default()
+        }],
+    });
+    let info = RegInfo { version: cseq, is_full: true, registrations: registrations.collect() };
+    let mut request = Request::new("NOTIFY", "sip:pcscf1.visited.example");
+    let headers = request.headers_mut();
+    headers.append(Name::Via, &format!("SIP/2.0/UDP 192.0.2.31:5060;branch=z9hG4bKd{cseq}"));
+    headers.append(Name::MaxForwards, "70");
+    headers.append(Name::From, &format!("{};tag=home", subscribe.headers().get(Name::To).unwrap()));
+    headers.append(Name::To, subscribe.headers().get(Name::From).unwrap());
+    headers.append(Name::CallId, subscribe.call_id());
+    headers.append(Name::CSeq, &format!("{cseq} NOTIFY"));
+    headers.append(Name::Contact, &format!("<sip:{SCSCF}>"));
+    headers.append(Name::Event, "reg");
+    headers.append(Name::SubscriptionState, state);
+    request.set_body(reginfo::CONTENT_TYPE, info.to_xml().into());
+    request.to_bytes()
+}
+
+const ALICE: &str = "sip:alice@home.example";
+const NUMBER: &str = "tel:+12025550123";
+
+/// TS 24.229 §5.2.3; S-101: behind the 200, to the entry point, about the default identity, in the
+/// P-CSCF's own name; once, and renewed in time within the dialog.
+#[test]
+fn the_pcscf_watches() {
+    let mut lone = Lone::registered(config(true));
+    let subscribe = lone.watched();
+    assert_eq!(subscribe.uri(), ALICE);
+    let headers = subscribe.headers();
+    assert!(headers.get(Name::From).unwrap().starts_with("<sip:pcscf1.visited.example>;tag="));
+    assert_eq!(headers.get(Name::To), Some("<sip:alice@home.example>"));
+    assert_eq!(headers.get(Name::PAssertedIdentity), Some("<sip:pcscf1.visited.example>"));
+    assert_eq!(headers.get(Name::Contact), Some("<sip:pcscf1.visited.example>"));
+    assert_eq!(headers.get(Name::Event), Some("reg"));
+    assert_eq!(headers.get(Name::Expires), Some("600000"));
+    assert!(headers.has(Name::PChargingVector) && !headers.has(Name::Route));
+    let active = [(ALICE, Event::Registered, true, 3_600), (NUMBER, Event::Created, true, 3_600)];
+    lone.from_core(document(&subscribe, 1, "active;expires=600000", &active));
+    lone.response(200);
+    lone.is_silent();
+    assert_eq!(lone.core.owed(), 0);
+    assert_eq!(lone.counter("tessera_pcscf_watches", ""), 1);
+    // Late, unreadable, of nobody.
+    let late = document(&subscribe, 1, "active", &active);
+    let late = String::from_utf8(late.to_vec()).unwrap().replace("z9hG4bKd1", "z9hG4bKlate");
+    lone.from_core(late.clone().into());
+    lone.response(500);
+    let broken = late.replace("CSeq: 1", "CSeq: 9").replace("z9hG4bKlate", "z9hG4bKbroken");
+    lone.from_core(broken.replace("<reginfo", "<reginfa").into());
+    lone.response(400);
+    lone.from_core(broken.replace("broken", "odd").replace("tag=home", "tag=odd").into());
+    lone.response(481);
+}
+
+/// TS 24.229 §5.2.5.2; S-123: what the home network has ended is ended here: the registration at
+/// once, the associations when the NOTIFY to the UE has passed.
+#[test]
+fn the_home_network_deregisters() {
+    for event in [Event::Deactivated, Event::Rejected, Event::Expired] {
+        let mut lone = Lone::registered(config(true));
+        let subscribe = lone.watched();
+        let ended = [(ALICE, event, false, 0), (NUMBER, event, false, 0)];
+        lone.from_core(document(&subscribe, 1, "terminated;reason=x", &ended));
+        lone.response(200);
+        lone.is_silent();
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0, "{event:?}");
+        assert_eq!(lone.counter("tessera_pcscf_watches", ""), 0);
+        lone.pass(Duration::from_secs(127));
+        assert_eq!(lone.removed, []);
+        lone.pass(Duration::from_secs(2));
+        assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+        // Nobody speaks on it any more, and the copy of the UE is still passed on before.
+    }
+    let mut lone = Lone::registered(config(true));
+    let subscribe = lone.watched();
+    let ended = [(ALICE, Event::Deactivated, false, 0), (NUMBER, Event::Deactivated, false, 0)];
+    lone.from_core(document(&subscribe, 1, "terminated;reason=deactivated", &ended));
+    lone.response(200);
+    lone.from_core(notify(&format!("sip:{UE}:31001")));
+    let (flow, _) = lone.request();
+    assert_eq!(flow.remote.port(), 31_001);
+}
+
+/// TS 24.229 §5.2.3: one identity of several goes, or comes; a shorter time; a subscription that ends
+/// while the registration stays is made anew.
+#[test]
+fn the_home_network_changes_a_registration() {
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    let changed = [
+        (ALICE, Event::Shortened, true, 60),
+        (NUMBER, Event::Unregistered, false, 0),
+        ("tel:+12025550199", Event::Created, true, 60),
+    ];
+    lone.from_core(document(&watch, 1, "active;expires=600000", &changed));
+    lone.response(200);
+    for (number, (preferred, asserted)) in
+        [(NUMBER, ALICE), ("tel:+12025550199", "tel:+12025550199")].into_iter().enumerate()
+    {
+        let branch = format!("z9hG4bKp{number}");
+        lone.protected(&subscribe(&[
+            ("Identity: <sip:alice@home.example>", &format!("Identity: <{preferred}>")),
+            ("z9hG4bKs1", &branch),
+            ("watch1", &branch),
+        ]));
+        let (_, request) = lone.request();
+        let expected = format!("<{asserted}>");
+        assert_eq!(request.headers().get(Name::PAssertedIdentity), Some(&expected[..]));
+        lone.from_core(request.response(403, "Forbidden").to_bytes());
+        lone.response(403);
+    }
+    lone.from_core(document(&watch, 2, "terminated;reason=timeout", &changed[..1]));
+    lone.response(200);
+    let (_, again) = lone.request();
+    assert_ne!(again.call_id(), watch.call_id());
+    lone.from_core(again.response(404, "Not Found").to_bytes());
+    lone.pass(Duration::from_secs(91));
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+}
+
+/// TS 24.229 §5.2.3: a home network that refuses or is silent costs the subscription only.
+#[test]
+fn a_subscription_that_fails() {
+    let mut lone = Lone::registered(config(true));
+    let (_, subscribe) = lone.request();
+    lone.from_core(subscribe.response(489, "Bad Event").to_bytes());
+    assert_eq!(lone.counter("tessera_pcscf_watch_events_total", "refused"), 1);
+    let mut lone = Lone::registered(config(true));
+    lone.pass(Duration::from_secs(120));
+    assert_eq!(lone.counter("tessera_pcscf_watch_events_total", "silence"), 1);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+    assert_eq!(lone.core.owed(), 0);
+}
