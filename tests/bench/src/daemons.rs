@@ -200,6 +200,7 @@ fn config(name: &str, folder: &Path, ipsec: bool) -> String {
         _ => format!(
             "name = \"pcscf.{HOME}\"\nvisited_network = \"{HOME}\"\n\
              [gm]\naddresses = [\"{}\"]\nport = {}\n\
+             [reg_event]\nsubscribe = false\n\
              [mw]\nlisten = [\"127.0.0.1:19061\"]\nentry_point = \"sip:127.0.0.1:19062\"\n\
              [ipsec]\n{}\n{http}",
             if ipsec { GM } else { "127.0.0.1" },

@@ -120,6 +120,7 @@ impl Fleet {
         let mut config = ue::Config::new(isim, address(number), (gm, 5060).into());
         config.mtu = 1_358;
         config.automatic = false;
+        config.subscribes = false;
         let mut seed = [0x77; 32];
         seed[..8].copy_from_slice(&(number as u64).to_be_bytes());
         self.phones.push(Phone::new(config, Random::from_seed(seed)));

@@ -106,6 +106,22 @@ impl World for LabWorld {
         self.ask(move |laboratory| laboratory.handsets.completed(ue))
     }
 
+    fn notified(&mut self, ue: usize) -> u64 {
+        self.ask(move |laboratory| laboratory.handsets.notified(ue))
+    }
+
+    fn private_identity(&mut self, ue: usize) -> String {
+        self.ask(move |laboratory| laboratory.handsets.private_identity(ue))
+    }
+
+    fn command(&mut self, of: Function, words: &[&str]) {
+        let Some(address) = self.http.get(of.name()) else { return };
+        if let Err(error) = processes::post(*address, "/admin", &words.join(" "), METRICS_PATIENCE)
+        {
+            eprintln!("{}: {error}", of.name());
+        }
+    }
+
     fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64 {
         let Some(address) = self.http.get(of.name()) else { return 0.0 };
         match processes::fetch(*address, "/metrics", METRICS_PATIENCE) {

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
+use scenarios::server::criterion;
+
 use crate::endurance;
 use crate::subscribers::Subscribers;
 use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology, UE_MTU};
@@ -62,6 +64,7 @@ impl Settings<'_> {
             self.file(&format!("{name}.toml"), &self.scscf(name))?;
         }
         self.file("hss.toml", &self.hss())?;
+        self.file("as.toml", &self.application_server())?;
         self.file("subscribers.toml", &self.subscribers.provisioning())
     }
 
@@ -156,14 +159,21 @@ impl Settings<'_> {
     fn scscf(&self, name: &str) -> String {
         format!(
             "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}\
-             [registration]\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}",
+             [registration]\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}\n\
+             [[shared_filter_criteria]]\nid = 1\nxml = '{}'\n",
             quoted_path(&self.directory.join(format!("{name}.db"))),
             self.sip(name),
             self.diameter_client(name),
             if self.plane == Plane::Off { "optional" } else { "required" },
             if self.is_enduring { "every 1" } else { "never" },
             self.dns(),
+            criterion(&format!("as.{HOME_DOMAIN}")),
         )
+    }
+
+    fn application_server(&self) -> String {
+        let at = self.core("as", 5060);
+        format!("name = \"as.{HOME_DOMAIN}\"\nlisten = \"{at}\"\n")
     }
 
     fn hss(&self) -> String {

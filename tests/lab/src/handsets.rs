@@ -18,7 +18,7 @@ use scenarios::Standing;
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use ue::{Cause, Command, Event, Faults, Input, Isim, Output, Phone, Trace};
+use ue::{Cause, Command, Event, Faults, Input, Isim, Output, Phone, Trace, Watched};
 
 use crate::capture_keys;
 use crate::subscribers::Subscribers;
@@ -80,6 +80,7 @@ struct Handset {
     waiting: Option<Command>,
     standing: Standing,
     completed: u64,
+    notified: u64,
 }
 
 /// The default bearer of the IMS APN.
@@ -134,6 +135,7 @@ impl Handsets {
             waiting: None,
             standing: Standing::Idle,
             completed: 0,
+            notified: 0,
         });
         number
     }
@@ -169,6 +171,16 @@ impl Handsets {
         let phone = self.handsets.get(number).and_then(|handset| handset.phone.as_ref());
         let sets = phone.map(|phone| phone.sets().iter().map(|(_, set)| set.esp.set().clone()));
         sets.map(Iterator::collect).unwrap_or_default()
+    }
+
+    /// Of its card.
+    pub fn private_identity(&self, number: usize) -> String {
+        self.handsets.get(number).map_or_else(String::new, |handset| handset.isim.impi.clone())
+    }
+
+    /// Documents of registration state that it has got.
+    pub fn notified(&self, number: usize) -> u64 {
+        self.handsets.get(number).map_or(0, |handset| handset.notified)
     }
 
     pub fn register(&mut self, number: usize) {
@@ -340,6 +352,17 @@ impl Handsets {
             Event::Lost { .. } => {
                 handset.standing = Standing::Idle;
                 "registration lost".to_owned()
+            }
+            Event::Watch { what: Watched::Notified { event, .. }, .. } => {
+                handset.notified += 1;
+                let event = event.map_or("not named", |event| event.name());
+                format!("notified: own contact {event}")
+            }
+            Event::Watch { what: Watched::Subscribed { expires_seconds }, .. } => {
+                format!("subscribed for {expires_seconds} s")
+            }
+            Event::Watch { what: Watched::NotSubscribed { status }, .. } => {
+                format!("not subscribed: {status}")
             }
         };
         self.note(number, text);

@@ -32,8 +32,9 @@ const RECENT_LIMIT: usize = 100_000;
 const TICK: Duration = Duration::from_millis(50);
 
 /// The daemons: name of the node, of the program, and the port of its HTTP on the host.
-pub const DAEMONS: [(&str, &str, u16); 5] = [
+pub const DAEMONS: [(&str, &str, u16); 6] = [
     ("hss", "hss", 9304),
+    ("as", "as", 9306),
     ("scscf1", "scscf", 9303),
     ("scscf2", "scscf", 9305),
     ("icscf", "icscf", 9302),
@@ -329,7 +330,7 @@ impl Laboratory {
     pub async fn stop(mut self) -> Vec<String> {
         self.settle_for(SETTLING * 2).await;
         let mut complaints = std::mem::take(&mut self.casualties);
-        for name in ["pcscf", "icscf", "scscf1", "scscf2", "hss", "lte"] {
+        for name in ["pcscf", "icscf", "scscf1", "scscf2", "as", "hss", "lte"] {
             if let Some(process) = self.processes.get_mut(name)
                 && let Err(complaint) = process.stop().await
             {

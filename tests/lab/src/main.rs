@@ -18,6 +18,7 @@ mod ladder;
 mod matrix;
 mod processes;
 mod protected;
+mod server;
 mod subscribers;
 mod topology;
 mod wire;
@@ -133,6 +134,7 @@ fn run_role(arguments: &[OsString]) -> Option<ExitCode> {
         "icscf" => common::net::run_from::<icscf::Icscf>(rest),
         "scscf" => common::net::run_from::<scscf::Scscf>(rest),
         "hss" => hss::command::run_from(rest),
+        "as" => common::net::run_from::<server::Server>(rest),
         "lte" => lte::run_from(rest),
         "ue" => ue::program::run_from(rest),
         _ => return None,

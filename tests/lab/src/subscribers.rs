@@ -62,7 +62,8 @@ impl Subscribers {
 
     /// What `hss subscriber import` reads.
     pub fn provisioning(&self) -> String {
-        let mut text = String::new();
+        // The application server hears of everybody, by criteria that the S-CSCFs share.
+        let mut text = "[[profile]]\nname = \"default\"\nshared_ifc_set_ids = [1]\n\n".to_owned();
         let known = &self.cards[..self.cards.len() - 1];
         for (number, keys) in known.iter().enumerate() {
             let _ = write!(

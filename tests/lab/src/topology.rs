@@ -7,7 +7,8 @@
 //!                                      scscf1 --+
 //!                                      scscf2 --+-- core (router)
 //!                                      hss    --+
-//!                                      dns    --'
+//!                                      dns    --+
+//!                                      as     --'
 //! ```
 //!
 //! Namespaces are kept by descriptors of this process and reached as `/proc/PID/fd/N`: nothing is
@@ -26,7 +27,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getgid, getuid};
 
 /// Nodes of the core network, each behind a link of its own to the router.
-pub const CORE_NODES: [&str; 6] = ["pcscf", "icscf", "scscf1", "scscf2", "hss", "dns"];
+pub const CORE_NODES: [&str; 7] = ["pcscf", "icscf", "scscf1", "scscf2", "hss", "dns", "as"];
 
 /// Links on which packets are captured, and where: interfaces as (namespace, interface).
 pub const CAPTURED_LINKS: [(&str, &str, &str); 3] =

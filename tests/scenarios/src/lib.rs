@@ -3,7 +3,9 @@
 //! A scenario drives a [`World`] and looks at what others can see: the UE's own state and the metrics of
 //! the daemons. It never looks inside a core.
 
+pub mod reg_event;
 pub mod registration;
+pub mod server;
 
 use std::time::Duration;
 
@@ -24,7 +26,7 @@ pub enum Phone {
     Unknown,
 }
 
-/// The four functions, as scenarios name them.
+/// The four functions, and the application server, as scenarios name them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Function {
     Pcscf,
@@ -33,6 +35,7 @@ pub enum Function {
     Scscf1,
     Scscf2,
     Hss,
+    ApplicationServer,
 }
 
 impl Function {
@@ -43,6 +46,7 @@ impl Function {
             Function::Scscf1 => "scscf1",
             Function::Scscf2 => "scscf2",
             Function::Hss => "hss",
+            Function::ApplicationServer => "as",
         }
     }
 }
@@ -73,6 +77,12 @@ pub trait World {
     fn standing(&mut self, ue: usize) -> Standing;
     /// How many procedures of this UE have ended well.
     fn completed(&mut self, ue: usize) -> u64;
+    /// How many documents of its registration's state this UE has got.
+    fn notified(&mut self, ue: usize) -> u64;
+    /// Whose card is in it.
+    fn private_identity(&mut self, ue: usize) -> String;
+    /// An operator's command; what it answers is of no interest here.
+    fn command(&mut self, of: Function, words: &[&str]);
     /// Sum over all samples of a metric whose labels include `labels`; 0 when there is none.
     fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64;
     /// Kills the process without warning.
@@ -101,7 +111,7 @@ pub struct Scenario {
 }
 
 /// All scenarios that the build knows.
-pub const ALL: &[&[Scenario]] = &[registration::ALL];
+pub const ALL: &[&[Scenario]] = &[registration::ALL, reg_event::ALL];
 
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().flat_map(|group| group.iter())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{Function, Phone, Scenario, Standing, World, ensure};
 
 /// Longer than a phone's own patience (64 × T1 on Gm is 128 s).
-const PATIENCE: Duration = Duration::from_secs(150);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(150);
 
 pub const ALL: &[Scenario] = &[
     Scenario {
@@ -98,7 +98,7 @@ fn register(world: &mut dyn World, ue: usize) -> Result<Standing, String> {
     Ok(world.standing(ue))
 }
 
-fn registers(world: &mut dyn World, ue: usize) -> Result<(), String> {
+pub(crate) fn registers(world: &mut dyn World, ue: usize) -> Result<(), String> {
     let standing = register(world, ue)?;
     ensure(standing == Standing::Registered, || format!("not registered: {standing:?}"))
 }
@@ -114,7 +114,7 @@ fn fails_with(world: &mut dyn World, phone: Phone, expected: u16) -> Result<(), 
     ensure(after == sets, || format!("{after} established sets, {sets} before"))
 }
 
-fn registrations(world: &mut dyn World, of: Function) -> f64 {
+pub(crate) fn registrations(world: &mut dyn World, of: Function) -> f64 {
     let name = match of {
         Function::Pcscf => "tessera_pcscf_registrations",
         _ => "tessera_scscf_registrations",

@@ -17,6 +17,7 @@ use hss::provision::Subscriber;
 use icscf::Icscf;
 use pcscf::Pcscf;
 use rusqlite::{Connection, OpenFlags};
+use scenarios::server::ApplicationServer;
 use scenarios::{Function, Standing};
 use scscf::Scscf;
 use serde::de::DeserializeOwned;
@@ -76,6 +77,15 @@ impl Ims {
             };
             world.add(name, vec![address(number)], None, Box::new(scscf));
         }
+        anchor
+            .execute("UPDATE service_profile SET shared_ifc_set_ids = '[1]'", [])
+            .expect("the schema of the HSS");
+        let server = |seed| {
+            let name = format!("as.{HOME}");
+            let address = SocketAddr::new(address(50), 5060);
+            Box::new(ApplicationServer::new(&name, address, seed)) as Box<dyn Node>
+        };
+        world.add("as", vec![address(50)], None, Box::new(server));
         let gm = gm_address(options.is_ipv6);
         let ports = PCSCF_PORTS.into_iter().chain([PROTECTED_SERVER_PORT]);
         let kernel = Kernel::new(gm, 5060, ports, world.random.fork());
@@ -216,6 +226,19 @@ impl scenarios::World for Ims {
         self.world.phones[ue].completed()
     }
 
+    fn notified(&mut self, ue: usize) -> u64 {
+        self.world.phones[ue].notified()
+    }
+
+    fn private_identity(&mut self, ue: usize) -> String {
+        self.world.phones[ue].private_identity()
+    }
+
+    fn command(&mut self, of: Function, words: &[&str]) {
+        let member = self.world.member(of.name());
+        self.world.admin(member, words);
+    }
+
     fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.gauge(of.name(), name, labels)
     }
@@ -261,11 +284,12 @@ pub struct Mobile {
     lines: Vec<String>,
     standing: Standing,
     completed: u64,
+    notified: u64,
 }
 
 impl Mobile {
     pub fn new(phone: ue::Phone) -> Mobile {
-        Mobile { phone, lines: Vec::new(), standing: Standing::Idle, completed: 0 }
+        Mobile { phone, lines: Vec::new(), standing: Standing::Idle, completed: 0, notified: 0 }
     }
 
     fn feed(&mut self, now: Now, input: ue::Input, out: &mut Vec<Bytes>) {
@@ -299,7 +323,8 @@ impl Mobile {
                 };
                 self.standing = Standing::Failed { status, cause: format!("{cause:?}") };
             }
-            ue::Event::ChallengeRefused { .. } => {}
+            ue::Event::Watch { what: ue::Watched::Notified { .. }, .. } => self.notified += 1,
+            ue::Event::ChallengeRefused { .. } | ue::Event::Watch { .. } => {}
         }
     }
 
@@ -328,6 +353,7 @@ fn describe(event: &ue::Event) -> String {
         ue::Event::ChallengeRefused { reason, .. } => format!("refuses the challenge: {reason:?}"),
         ue::Event::Failed { kind, cause, .. } => format!("{kind:?} failed: {cause:?}"),
         ue::Event::Lost { .. } => "registration lost".into(),
+        ue::Event::Watch { what, .. } => format!("{what:?}"),
     }
 }
 
@@ -375,6 +401,14 @@ impl Phone for Mobile {
 
     fn completed(&self) -> u64 {
         self.completed
+    }
+
+    fn notified(&self) -> u64 {
+        self.notified
+    }
+
+    fn private_identity(&self) -> String {
+        self.phone.config().isim.impi.clone()
     }
 
     fn inbound_spis(&self) -> Vec<u32> {
@@ -439,7 +473,8 @@ fn zone(world: &mut World) {
         let data = RecordData::Srv { priority: 10, weight: 10, port: 5060, target };
         add(&format!("_sip._{transport}.{HOME}"), RecordType::Srv, data);
     }
-    for (host, last) in [("icscf", 20), ("scscf1", 31), ("scscf2", 32), ("hss", 40), ("pcscf", 10)]
+    for (host, last) in
+        [("icscf", 20), ("scscf1", 31), ("scscf2", 32), ("hss", 40), ("pcscf", 10), ("as", 50)]
     {
         add(&format!("{host}.{HOME}"), RecordType::A, RecordData::Address(address(last)));
     }
@@ -477,8 +512,10 @@ fn scscf_toml(name: &str, number: u8) -> String {
     format!(
         "home_domain = \"{HOME}\"\n[sip]\nname = \"{name}.{HOME}\"\n\
          [sip.listen]\nudp = [\"{own}\"]\ntcp = [\"{own}\"]\n\
-         [registration]\nexpires_max_seconds = 3600\n{}",
-        diameter_toml(name)
+         [registration]\nexpires_max_seconds = 3600\n{}\
+         [[shared_filter_criteria]]\nid = 1\nxml = '{}'\n",
+        diameter_toml(name),
+        scenarios::server::criterion(&format!("as.{HOME}")),
     )
 }
 

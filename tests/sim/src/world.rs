@@ -62,6 +62,10 @@ pub trait Phone {
     fn standing(&self) -> Standing;
     /// Procedures that ended well.
     fn completed(&self) -> u64;
+    /// Documents of registration state that it has got.
+    fn notified(&self) -> u64;
+    /// Of its card.
+    fn private_identity(&self) -> String;
     /// SPIs of its inbound associations.
     fn inbound_spis(&self) -> Vec<u32>;
     /// Waits that are open.

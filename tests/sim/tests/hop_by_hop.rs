@@ -47,7 +47,9 @@ fn registered() -> (Ims, Recorded) {
         world.standing(ue) == Standing::Registered
     })
     .expect("a registration");
-    let wire = std::mem::take(&mut ims.world.wire);
+    let mut wire = std::mem::take(&mut ims.world.wire);
+    // What follows a registration is not part of it.
+    wire.retain(|(.., bytes)| bytes.windows(9).any(|part| part == b" REGISTER"));
     (ims, Recorded(wire.into()))
 }
 
@@ -198,6 +200,14 @@ impl Phone for Raw {
 
     fn completed(&self) -> u64 {
         0
+    }
+
+    fn notified(&self) -> u64 {
+        0
+    }
+
+    fn private_identity(&self) -> String {
+        String::new()
     }
 
     fn inbound_spis(&self) -> Vec<u32> {

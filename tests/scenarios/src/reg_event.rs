@@ -1,0 +1,185 @@
+//! Registrations being watched, and ended by the network (TS 24.229 §5.1.1.3, §5.2.3, §5.4.2.1).
+
+use std::time::Duration;
+
+use crate::registration::{PATIENCE, registers, registrations};
+use crate::{Function, Phone, Scenario, Standing, World, ensure};
+
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "phone_and_pcscf_watch",
+        shows: "SUBSCRIBE and NOTIFY for phone and P-CSCF behind the registration",
+        run: phone_and_pcscf_watch,
+        is_fault: false,
+    },
+    Scenario {
+        name: "a_refresh_is_told",
+        shows: "the next document behind a refresh",
+        run: a_refresh_is_told,
+        is_fault: false,
+    },
+    Scenario {
+        name: "hss_ends_a_registration",
+        shows: "RTR: phone, P-CSCF and S-CSCF let the registration go",
+        run: hss_ends_a_registration,
+        is_fault: false,
+    },
+    Scenario {
+        name: "hss_moves_a_user",
+        shows: "RTR for a change of the server, and the phone comes back",
+        run: hss_moves_a_user,
+        is_fault: false,
+    },
+    Scenario {
+        name: "operator_ends_a_registration",
+        shows: "a command at the S-CSCF, and the phone hears of it",
+        run: operator_ends_a_registration,
+        is_fault: false,
+    },
+    Scenario {
+        name: "application_server_hears",
+        shows: "third-party REGISTER by shared filter criteria, and the server watches",
+        run: application_server_hears,
+        is_fault: false,
+    },
+    Scenario {
+        name: "subscriptions_survive_an_scscf_crash",
+        shows: "kill -9 of the S-CSCF, restart, and a refresh is told as before",
+        run: subscriptions_survive_an_scscf_crash,
+        is_fault: true,
+    },
+];
+
+const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
+
+fn at_scscfs(world: &mut dyn World, name: &str) -> f64 {
+    SCSCFS.iter().map(|scscf| world.metric(*scscf, name, &[])).sum()
+}
+
+fn subscriptions(world: &mut dyn World) -> f64 {
+    at_scscfs(world, "tessera_scscf_subscriptions")
+}
+
+/// Registered, and watched by the phone and the P-CSCF.
+fn watched(world: &mut dyn World) -> Result<usize, String> {
+    let before = subscriptions(world);
+    let ue = world.add_phone(Phone::Good);
+    registers(world, ue)?;
+    world.until("two subscriptions more", PATIENCE, &mut |world| {
+        subscriptions(world) >= before + 2.0 && world.notified(ue) >= 1
+    })?;
+    Ok(ue)
+}
+
+/// S-100, S-101, S-102.
+fn phone_and_pcscf_watch(world: &mut dyn World) -> Result<(), String> {
+    let name = "tessera_pcscf_watches";
+    let watches = world.metric(Function::Pcscf, name, &[]);
+    watched(world)?;
+    let now = world.metric(Function::Pcscf, name, &[]);
+    ensure(now == watches + 1.0, || format!("{now} watches of the P-CSCF, {watches} before"))?;
+    let told = [("outcome", "notified")];
+    world.until("the P-CSCF is notified", PATIENCE, &mut |world| {
+        world.metric(Function::Pcscf, "tessera_pcscf_watch_events_total", &told) >= 1.0
+    })
+}
+
+fn a_refresh_is_told(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched(world)?;
+    let told = world.notified(ue);
+    world.reregister(ue);
+    world.until("another document", PATIENCE, &mut |world| world.notified(ue) > told)
+}
+
+/// The phone, the P-CSCF and the S-CSCFs have let go of one registration.
+fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> {
+    world.until("the phone hears of it", PATIENCE, &mut |world| {
+        world.standing(ue) == Standing::Idle
+    })?;
+    world.until("the P-CSCF hears of it", PATIENCE, &mut |world| {
+        registrations(world, Function::Pcscf) == at.0 - 1.0
+    })?;
+    let now = at_scscfs(world, "tessera_scscf_registrations");
+    ensure(now == at.1 - 1.0, || format!("{now} registrations at the S-CSCFs, {} before", at.1))
+}
+
+fn held(world: &mut dyn World) -> (f64, f64) {
+    let at_pcscf = registrations(world, Function::Pcscf);
+    (at_pcscf, at_scscfs(world, "tessera_scscf_registrations"))
+}
+
+/// S-123: RTR with PERMANENT_TERMINATION.
+fn hss_ends_a_registration(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched(world)?;
+    let at = held(world);
+    let impi = world.private_identity(ue);
+    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
+    ends(world, ue, at)
+}
+
+/// S-123: RTR with SERVER_CHANGE: the phone shall come again, and does.
+fn hss_moves_a_user(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched(world)?;
+    let at = held(world);
+    let impi = world.private_identity(ue);
+    world.command(Function::Hss, &["rtr", &impi, "server-change"]);
+    ends(world, ue, at)?;
+    registers(world, ue)
+}
+
+/// S-123: the operator's command at whichever S-CSCF has the user.
+fn operator_ends_a_registration(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched(world)?;
+    let at = held(world);
+    let impi = world.private_identity(ue);
+    for scscf in SCSCFS {
+        world.command(scscf, &["deregister", &impi]);
+    }
+    ends(world, ue, at)
+}
+
+/// S-102: behind the registration, a refresh, and the end; what the server watches it is told.
+fn application_server_hears(world: &mut dyn World) -> Result<(), String> {
+    let at = |world: &mut dyn World, what: &str| {
+        world.metric(Function::ApplicationServer, "tessera_as_events_total", &[("what", what)])
+    };
+    let mut before = ["registered", "notified", "deregistered"].map(|what| at(world, what));
+    let ue = watched(world)?;
+    world.until("the server hears, and is told", PATIENCE, &mut |world| {
+        at(world, "registered") > before[0] && at(world, "notified") > before[1]
+    })?;
+    before = ["registered", "notified", "deregistered"].map(|what| at(world, what));
+    world.reregister(ue);
+    world.until("the server hears of the refresh", PATIENCE, &mut |world| {
+        at(world, "registered") > before[0] && at(world, "notified") > before[1]
+    })?;
+    world.deregister(ue);
+    world.until("the server hears of the end", PATIENCE, &mut |world| {
+        at(world, "deregistered") > before[2]
+    })
+}
+
+/// S-08: subscriptions are durable.
+fn subscriptions_survive_an_scscf_crash(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched(world)?;
+    // What is under way at the moment is told again in full: let it arrive.
+    let mut quiet = 0;
+    world.until("nothing is under way", PATIENCE, &mut |_| {
+        quiet += 1;
+        quiet > 20
+    })?;
+    let name = "tessera_scscf_subscriptions";
+    let before = SCSCFS.map(|scscf| world.metric(scscf, name, &[]));
+    for scscf in SCSCFS {
+        world.kill(scscf);
+        world.start(scscf);
+    }
+    world.until("the S-CSCFs have their subscriptions back", PATIENCE, &mut |world| {
+        SCSCFS.map(|scscf| world.metric(scscf, name, &[])) == before
+    })?;
+    let (told, completed) = (world.notified(ue), world.completed(ue));
+    let limit = PATIENCE + Duration::from_secs(60);
+    world.reregister(ue);
+    world.until("the refresh ends", limit, &mut |world| world.completed(ue) > completed)?;
+    world.until("another document", limit, &mut |world| world.notified(ue) > told)
+}
