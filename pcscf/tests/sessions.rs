@@ -63,6 +63,7 @@ impl Lone {
                     self.feed(Input::SasInstalled { id, result: Ok(()) });
                 }
                 Output::RemoveSas { set } => self.removed.push(set),
+                Output::Persist { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
