@@ -305,7 +305,7 @@ def pcscf():
             panel("Sets, by state", [("sum by (state) (tessera_pcscf_security_association_sets)", "{{state}}")], "short",
                   "temporary: a challenge is open. old: replaced, and kept for what is under way.", stack=True),
             panel("Sets in the data plane", [("tessera_ipsec_sets", "{{instance}} sets"),
-                                             ("tessera_ipsec_kernel_states / 4", "{{instance}} kernel, in fours")]),
+                                             ("tessera_ipsec_kernel_states / 4 or tessera_ipsec_sets * 0", "{{instance}} kernel, in fours")]),
             panel("Audit", [(rate("tessera_pcscf_audits_total", "", "result"), "audit {{result}}"),
                             (rate("tessera_pcscf_sets_lost_total", "", "cause"), "set lost: {{cause}}"),
                             (rate("tessera_pcscf_strays_removed_total", "", "object"), "stray {{object}} removed"),
