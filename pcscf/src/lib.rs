@@ -79,17 +79,19 @@ pub struct Pcscf {
 }
 
 /// Variant `RegisterAnswered` is delivered to `register_answered`, and so on.
+#[expect(clippy::enum_variant_names, reason = "each is the name of the function that gets it")]
 #[derive(Debug)]
 enum OnReply {
-    RegisterAnswered(register::Forwarded),
+    RegisterAnswered(Box<register::Forwarded>),
     OriginateAnswered(Box<originating::Originating>),
     TerminateAnswered,
     WatchAnswered(Box<reg_event::Watching>),
 }
 
+#[expect(clippy::enum_variant_names, reason = "each is the name of the function that gets it")]
 #[derive(Debug)]
 enum OnPlace {
-    RegisterLocated(register::Locating),
+    RegisterLocated(Box<register::Locating>),
     OriginateLocated(Incoming, Box<originating::Originating>),
     WatchLocated(Box<reg_event::Watching>),
 }
@@ -206,7 +208,7 @@ impl Pcscf {
 
     fn on_place(&mut self, now: Now, wait: OnPlace, place: Located, out: &mut Vec<Output>) {
         match wait {
-            OnPlace::RegisterLocated(locating) => self.register_located(now, locating, place, out),
+            OnPlace::RegisterLocated(locating) => self.register_located(now, *locating, place, out),
             OnPlace::OriginateLocated(incoming, wait) => {
                 self.originate_located(now, incoming, *wait, place, out);
             }

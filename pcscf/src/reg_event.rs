@@ -23,7 +23,7 @@ use common::sip::uri::{HostPort, Scheme, Uri};
 
 use crate::dialogs::Owner;
 use crate::registrations::Registration;
-use crate::security::{BEYOND_REGISTRATION, OLD_SET_LIFE};
+use crate::security::BEYOND_REGISTRATION;
 use crate::{OnPlace, OnReply, Pcscf, Timer};
 
 /// Longer than a registration lasts (TS 24.229 §5.2.3); refreshed before.
@@ -368,7 +368,7 @@ impl Pcscf {
         self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
         for id in self.security.sets_of(&owner.0, owner.1) {
             let Some(set) = self.security.get(id) else { continue };
-            let ends = set.expires_at.min(now + OLD_SET_LIFE);
+            let ends = set.expires_at.min(now + self.config.gm.old_set_life());
             self.set_life(id, ends);
         }
     }

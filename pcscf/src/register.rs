@@ -102,7 +102,7 @@ impl Pcscf {
             Some(entry_point) => entry_point.clone(),
             None => attempt.request.uri().to_owned(),
         };
-        let wait = OnPlace::RegisterLocated(Locating { incoming, attempt });
+        let wait = OnPlace::RegisterLocated(Box::new(Locating { incoming, attempt }));
         if let Some((wait, place)) = self.locator.locate(now, &entry_point, wait, out) {
             self.on_place(now, wait, place, out);
         }
@@ -237,7 +237,7 @@ impl Pcscf {
             };
             let limit = remaining.min(Duration::from_secs(self.config.mw.attempt_seconds));
             let request = attempt.request.clone();
-            let wait = OnReply::RegisterAnswered(Forwarded { attempt, hop, untried });
+            let wait = OnReply::RegisterAnswered(Box::new(Forwarded { attempt, hop, untried }));
             self.sip.forward(now, incoming, request, target, wait, limit, out);
             return;
         }
@@ -256,7 +256,7 @@ impl Pcscf {
         else {
             return;
         };
-        let Forwarded { attempt, hop, untried } = wait;
+        let Forwarded { attempt, hop, untried } = *wait;
         let is_unusable = |response: &Response| {
             matches!(response.status(), 300..=399 | 503) || response.status() == 480
         };

@@ -4,7 +4,6 @@
 //! 2. `terminate_answered`  the UE's answer, without what it has no say in
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use common::node::{Flow, Now, Output, Transport};
 use common::sip::address::Address;
@@ -17,9 +16,6 @@ use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::originating::host_port;
 use crate::security::Set;
 use crate::{OnReply, Pcscf};
-
-/// 64 × T1 on Gm.
-const PATIENCE: Duration = Duration::from_secs(128);
 
 impl Pcscf {
     /// TS 24.229 §5.2.6.4: from port_pc to port_us; Via names the protected server port, or the
@@ -40,8 +36,10 @@ impl Pcscf {
         let headers = request.headers_mut();
         headers.remove(Name::Route);
         strip_towards_ue(headers);
+        // 64 × T1 on Gm.
+        let patience = self.config.gm.old_set_life();
         let wait = OnReply::TerminateAnswered;
-        self.sip.forward(now, incoming, request, target, wait, PATIENCE, out);
+        self.sip.forward(now, incoming, request, target, wait, patience, out);
     }
 
     /// The registered contact that a Request-URI names, or else the UE of the dialog.

@@ -1,5 +1,8 @@
 //! A scripted P-CSCF on the other end of a phone's bearer: the tests say what it answers.
 
+// Each test program uses its own part of it.
+#![allow(dead_code)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
