@@ -77,7 +77,7 @@ def until(what, condition, seconds=60):
             return found
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {seconds} s")
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 class Lab:
@@ -89,6 +89,7 @@ class Lab:
                                 TESSERA_PROMETHEUS_PORT=str(free_port()), TESSERA_PLANE=arguments.ipsec, TESSERA_EXPIRES=str(EXPIRES_SECONDS))
         self.compose_command = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
         self.has_registry = True
+        self.known = {}
 
     def start_docker(self):
         if subprocess.run(["docker", "info"], capture_output=True).returncode == 0:
@@ -127,13 +128,16 @@ class Lab:
             self.environment.update(TESSERA_BINARIES="tessera/binaries", TESSERA_RUST_IMAGE=wanted["DEBIAN"])
         self.compose("build")
 
-    def containers(self):
+    def containers(self, is_fresh=True):
         """By service: the container's name and what Docker knows of it."""
+        if not is_fresh and self.known:
+            return self.known
         found = docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
         if not found:
             return {}
         known = json.loads(docker("inspect", *found))
-        return {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in known}
+        self.known = {one["Config"]["Labels"]["com.docker.compose.service"]: one for one in known}
+        return self.known
 
     def health(self):
         return {service: one["State"].get("Health", {}).get("Status", one["State"]["Status"]) for service, one in self.containers().items()}
@@ -149,7 +153,8 @@ class Lab:
 
     def address(self, service):
         # The P-CSCF lives in the network of another container.
-        networks = self.containers()["gm" if service == "pcscf" else service]["NetworkSettings"]["Networks"]
+        # What was looked up last will do: addresses change when a container is started again, and that looks them up.
+        networks = self.containers(is_fresh=False)["gm" if service == "pcscf" else service]["NetworkSettings"]["Networks"]
         return networks[f"{PROJECT}_monitoring"]["IPAddress"]
 
     def samples(self, service):
@@ -190,6 +195,7 @@ class Lab:
             assert code == 0, f"{service} ended with {code} after SIGTERM:\n{self.log(service)}"
         docker("start", name)
         self.wait_for_health([service])
+        self.containers()
 
     def down(self):
         self.compose("down", "-v", "--remove-orphans", check=False)
@@ -302,6 +308,7 @@ def start_load(lab):
     """Phones that come, refresh, go and fall over, for longer than the minute of the panels' rates."""
     lab.environment.update(TESSERA_LOAD_SECONDS=str(lab.arguments.load_seconds + 30), TESSERA_LOAD_RATE=str(lab.arguments.load_rate))
     lab.compose("--profile", "load", "up", "-d", "load")
+    lab.containers()
     until("load", lambda: lab.metric("load", "tessera_load_offered_total") > 0)
     time.sleep(lab.arguments.load_seconds)
 
@@ -342,7 +349,7 @@ def restarts(lab):
     with step("every phone refreshes after all that"):
         refreshed = ("tessera_load_attempts_total", 'operation="refresh"', 'outcome="success"')
         before = phones(lab, *refreshed)
-        until(f"{total} refreshes", lambda: phones(lab, *refreshed) - before >= total, EXPIRES_SECONDS)
+        until(f"{total} refreshes", lambda: phones(lab, *refreshed) - before >= total, 2 * EXPIRES_SECONDS)
         failures = phones(lab, "tessera_load_attempts_total", 'outcome="failure"')
         say(f"{phones(lab, *refreshed):.0f} refreshes succeeded, {failures:.0f} attempts failed")
         assert lab.registered()[1] == total, lab.registered()
