@@ -240,23 +240,22 @@ impl Ends {
         self.ue.wait_for(&format!("sip TCP {us} {pc} OPTIONS sip:own{number} "));
     }
 
-    /// The P-CSCF's TUN went with it before its connections could say so: the UE hears that they are gone
-    /// when it next uses them, by a reset inside ESP.
+    /// The P-CSCF's TUN may go before its connections could say that they end. The UE then hears it when
+    /// it next uses its own, by a reset inside ESP, and what it sent is lost: it sends until something
+    /// arrives. What the P-CSCF opened is settled by its next SYN.
     fn notice_lost_connections(&self, ue: &str, pcscf: &str) {
         let at = |ip: &str, port| SocketAddr::new(ip.parse::<IpAddr>().unwrap(), port).to_string();
-        for (own, remote) in [(PORTS.uc, PORTS.ps), (PORTS.us, PORTS.pc)] {
-            let (own, remote) = (at(ue, own), at(pcscf, remote));
-            let lost = "OPTIONS sip:lost SIP/2.0\r\nContent-Length: 0\r\n\r\n";
-            self.ue.admin(&["sip", "tcp", &own, &remote, lost]);
-        }
+        let (uc, ps) = (at(ue, PORTS.uc), at(pcscf, PORTS.ps));
+        let again = "OPTIONS sip:again SIP/2.0\r\nContent-Length: 0\r\n\r\n";
+        let arrived = || self.pcscf.admin(&["log"]).contains("OPTIONS sip:again ");
         let began = Instant::now();
-        let is_open = || {
-            let metrics = self.ue.get("/metrics").unwrap().1;
-            !metrics.lines().any(|line| line == "tessera_shell_sip_connections 0")
-        };
-        while is_open() {
-            assert!(began.elapsed() < PATIENCE, "lost connections stay");
-            std::thread::sleep(Duration::from_millis(10));
+        while !arrived() {
+            assert!(began.elapsed() < PATIENCE, "the UE does not come back");
+            self.ue.admin(&["sip", "tcp", &uc, &ps, again]);
+            let sent = Instant::now();
+            while !arrived() && sent.elapsed() < Duration::from_millis(200) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
     }
 

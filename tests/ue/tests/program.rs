@@ -209,8 +209,8 @@ fn a_registration_from_its_start_to_its_end() {
     };
     let enodeb = serve_radio(&socket, Box::new(script));
     let output = program(&folder)
-        .args(["--no-ipsec", "--expires", "600", "--hold", "0", "--count-reregister", "1"])
-        .args(["--trace=full", "--json"])
+        .args(["--no-ipsec", "--no-subscribe", "--expires", "600", "--hold", "0"])
+        .args(["--count-reregister", "1", "--trace=full", "--json"])
         .arg(&events)
         .arg("--radio")
         .arg(&socket)

@@ -39,6 +39,8 @@ pub struct Plan {
     pub pcscf: Option<SocketAddr>,
     pub transport: Transport,
     pub ipsec: bool,
+    /// It watches its own registration.
+    pub subscribes: bool,
     pub algorithms: Vec<AlgorithmPair>,
     pub expires_seconds: u32,
     /// Absent: until a signal.
@@ -217,6 +219,9 @@ struct BehaviourOptions {
     /// Offer no security agreement, and stay in clear.
     #[arg(long)]
     no_ipsec: bool,
+    /// Do not watch the own registration (reg event).
+    #[arg(long)]
+    no_subscribe: bool,
     /// Pairs to offer, such as hmac-sha-1-96/aes-cbc,hmac-md5-96/null.
     #[arg(long, value_name = "ALG/EALG,...", value_delimiter = ',', value_parser = pair,
         conflicts_with = "no_ipsec")]
@@ -319,6 +324,7 @@ impl Register {
                 TransportName::Tcp => Transport::Tcp,
             },
             ipsec: !behaviour.no_ipsec,
+            subscribes: !behaviour.no_subscribe,
             algorithms,
             expires_seconds: behaviour.expires,
             hold: behaviour.hold.0,

@@ -116,6 +116,7 @@ fn config(plan: &Plan, bearer: &Bearer) -> Result<Config, End> {
     let mut config = Config::new(plan.isim.clone(), bearer.address, pcscf);
     config.transport = plan.transport;
     config.ipsec = plan.ipsec;
+    config.subscribes = plan.subscribes;
     config.algorithms = plan.algorithms.clone();
     config.expires_seconds = plan.expires_seconds;
     config.mtu = bearer.mtu;
