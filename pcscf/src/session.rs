@@ -27,6 +27,9 @@ const ALLOW: &str = "REGISTER, SUBSCRIBE, NOTIFY, OPTIONS";
 /// Why a request goes no further: status, reason phrase, and name in counters and logs.
 pub(crate) type Refused = (u16, &'static str, &'static str);
 
+/// TS 24.229 §5.2.7 is not done yet; nobody is refused for asking.
+const NOT_CARRIED: Refused = (501, "Sessions Not Carried", "not_carried");
+
 impl Pcscf {
     /// TS 24.229 §5.2.6.3: who may speak at all (ipsec.md N-01, F-08), then what is carried.
     pub(crate) fn session(
@@ -47,6 +50,7 @@ impl Pcscf {
         }
         let Some(owner) = self.speaker(&incoming, side) else {
             let refused = match side {
+                Side::Gm if is_emergency(incoming.request().uri()) => NOT_CARRIED,
                 Side::Gm => (403, "Only REGISTER Without Protection", "unprotected"),
                 _ => (403, "Not Registered Over This Association", "not_registered"),
             };
@@ -74,7 +78,7 @@ impl Pcscf {
                 return self.respond(now, incoming, response, out);
             }
             Method::Register => (403, "REGISTER Comes From UEs Only", "from_core"),
-            _ => (501, "Sessions Not Carried", "not_carried"),
+            _ => NOT_CARRIED,
         };
         self.session_refuse(now, incoming, refused, out);
     }
@@ -158,4 +162,11 @@ impl Pcscf {
             None => false,
         }
     }
+}
+
+/// TS 24.229 §5.2.10: in clear nothing but REGISTER and what is for an emergency service (RFC 5031).
+fn is_emergency(uri: &str) -> bool {
+    const SERVICE: &str = "urn:service:sos";
+    let (head, rest) = uri.split_at_checked(SERVICE.len()).unwrap_or((uri, ""));
+    head.eq_ignore_ascii_case(SERVICE) && (rest.is_empty() || rest.starts_with(['.', ';']))
 }

@@ -688,6 +688,26 @@ fn other_requests_in_clear() {
     }
 }
 
+/// TS 24.229 §5.2.10, registration.md P-01: an emergency call in clear is no offence; it is not carried yet.
+#[test]
+fn emergency_in_clear() {
+    let mut lone = Lone::new();
+    let phone = alice();
+    let invite = |uri: &str, lone: &mut Lone| {
+        let text = lone.write(&phone, 5060, &Register::refresh());
+        let text = text.replace("REGISTER sip:home.example", &format!("INVITE {uri}"));
+        let text = text
+            .replace(" REGISTER\r\n", " INVITE\r\n")
+            .replace("Proxy-Require: sec-agree\r\n", "");
+        lone.text(&phone, 5060, 5060, &text);
+        *lone.statuses().last().unwrap()
+    };
+    assert_eq!(invite("urn:service:sos.fire", &mut lone), 501);
+    assert_eq!(invite("URN:service:sos", &mut lone), 501);
+    assert_eq!(invite("urn:service:sosotto", &mut lone), 403);
+    assert_eq!(invite("sip:bob@home.example", &mut lone), 403);
+}
+
 /// Required means required: a home network that accepts without a challenge cannot let a phone in.
 #[test]
 fn nobody_is_registered_in_clear_where_ipsec_is_required() {

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use scenarios::{Function, Phone, Scenario, Standing, World};
+use scenarios::{Function, Line, Phone, Scenario, Standing, World};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use ue::Faults;
@@ -128,6 +128,18 @@ impl World for LabWorld {
             Ok(text) => sum_of(&text, name, labels),
             Err(_) => 0.0,
         }
+    }
+
+    fn line(&mut self, ue: usize) -> Option<Line> {
+        self.ask(move |laboratory| laboratory.handsets.line(ue))
+    }
+
+    fn inject(&mut self, ue: usize, packet: Vec<u8>) {
+        self.ask(move |laboratory| laboratory.handsets.inject(ue, &packet));
+    }
+
+    fn reboot(&mut self, ue: usize) {
+        self.ask(move |laboratory| laboratory.handsets.reboot(ue));
     }
 
     fn kill(&mut self, function: Function) {

@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use common::ipsec::agree::AlgorithmPair;
+use common::ipsec::esp::spi_of;
 use common::ipsec::sa::{Ports, SaSet, Spis};
 use common::node::{Now, Transport};
 use common::random::Random;
 use lte::attach::{Attached, IpVersion};
 use lte::radio::{self, Message, Record};
-use scenarios::Standing;
+use scenarios::{Line, Standing};
 use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -81,6 +82,10 @@ struct Handset {
     standing: Standing,
     completed: u64,
     notified: u64,
+    /// The last ESP packet that it has sent.
+    sent: Option<Bytes>,
+    /// Packets that have come down to it.
+    arrived: u64,
 }
 
 /// The default bearer of the IMS APN.
@@ -136,6 +141,8 @@ impl Handsets {
             standing: Standing::Idle,
             completed: 0,
             notified: 0,
+            sent: None,
+            arrived: 0,
         });
         number
     }
@@ -181,6 +188,34 @@ impl Handsets {
     /// Documents of registration state that it has got.
     pub fn notified(&self, number: usize) -> u64 {
         self.handsets.get(number).map_or(0, |handset| handset.notified)
+    }
+
+    /// Its identity and bearer, once it is attached.
+    pub fn line(&self, number: usize) -> Option<Line> {
+        let handset = self.handsets.get(number)?;
+        let Bearer::Attached(attached) = &handset.bearer else { return None };
+        let newest = self.sets(number).pop();
+        Some(Line {
+            impi: handset.isim.impi.clone(),
+            public_identity: handset.isim.impus.first()?.clone(),
+            address: attached.address,
+            pcscf: attached.pcscf,
+            ports: newest.map(|set| (set.ports.uc, set.ports.us, set.spis.uc, set.spis.us)),
+            sent: handset.sent.as_ref().map(|packet| packet.to_vec()),
+            arrived: handset.arrived,
+        })
+    }
+
+    /// A packet on its bearer that it did not send itself.
+    pub fn inject(&mut self, number: usize, packet: &[u8]) {
+        self.send(number, Message::Data(packet));
+    }
+
+    /// The battery is taken out. The bearer stays.
+    pub fn reboot(&mut self, number: usize) {
+        let Some(handset) = self.handsets.get_mut(number) else { return };
+        handset.standing = Standing::Idle;
+        self.give(number, Input::Command(Command::Reboot));
     }
 
     pub fn register(&mut self, number: usize) {
@@ -272,6 +307,7 @@ impl Handsets {
         match message {
             Message::Attached(attached) => self.attached(number, attached),
             Message::Data(packet) => {
+                self.handsets[number].arrived += 1;
                 self.give(number, Input::Packet(Bytes::copy_from_slice(packet)))
             }
             Message::Refused { reason } | Message::Detached { reason } => {
@@ -318,7 +354,12 @@ impl Handsets {
         phone.handle(now(), input, &mut out);
         for output in out {
             match output {
-                Output::Packet(packet) => self.send(number, Message::Data(&packet)),
+                Output::Packet(packet) => {
+                    if spi_of(&packet).is_some() {
+                        self.handsets[number].sent = Some(packet.clone());
+                    }
+                    self.send(number, Message::Data(&packet));
+                }
                 Output::Event(event) => self.on_event(number, event),
                 Output::Trace(trace) => self.on_trace(number, trace),
             }

@@ -3,10 +3,12 @@
 //! A scenario drives a [`World`] and looks at what others can see: the UE's own state and the metrics of
 //! the daemons. It never looks inside a core.
 
+pub mod attacks;
 pub mod reg_event;
 pub mod registration;
 pub mod server;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What kind of phone, or what is wrong with it.
@@ -66,6 +68,22 @@ pub enum Standing {
     },
 }
 
+/// A phone's identity and bearer, as somebody sees them who listens on it.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub impi: String,
+    pub public_identity: String,
+    pub address: IpAddr,
+    /// Address of its P-CSCF.
+    pub pcscf: IpAddr,
+    /// Client and server port, SPIs of its newest set.
+    pub ports: Option<(u16, u16, u32, u32)>,
+    /// The last ESP packet that it has sent.
+    pub sent: Option<Vec<u8>>,
+    /// Packets that have come down to it.
+    pub arrived: u64,
+}
+
 /// Where scenarios run. Times are the world's own: virtual in the simulator.
 pub trait World {
     /// Adds a phone; the HSS knows its subscriber unless it is [`Phone::Unknown`].
@@ -85,6 +103,13 @@ pub trait World {
     fn command(&mut self, of: Function, words: &[&str]);
     /// Sum over all samples of a metric whose labels include `labels`; 0 when there is none.
     fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64;
+    /// `None` while it has no bearer.
+    fn line(&mut self, ue: usize) -> Option<Line>;
+    /// Sends an IP packet on its bearer, beside what it sends itself.
+    fn inject(&mut self, ue: usize, packet: Vec<u8>);
+    /// The battery is taken out: it forgets all but the card, and counts ports and SPIs from the same
+    /// numbers as every phone after a boot.
+    fn reboot(&mut self, ue: usize);
     /// Kills the process without warning.
     fn kill(&mut self, function: Function);
     /// Starts it again.
@@ -111,7 +136,7 @@ pub struct Scenario {
 }
 
 /// All scenarios that the build knows.
-pub const ALL: &[&[Scenario]] = &[registration::ALL, reg_event::ALL];
+pub const ALL: &[&[Scenario]] = &[registration::ALL, reg_event::ALL, attacks::ALL];
 
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().flat_map(|group| group.iter())

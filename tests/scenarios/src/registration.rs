@@ -88,7 +88,7 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-fn ended(world: &mut dyn World, ue: usize) -> bool {
+pub(crate) fn ended(world: &mut dyn World, ue: usize) -> bool {
     !matches!(world.standing(ue), Standing::Busy)
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::aka::vector::Algorithm;
 use common::dns::{Answer, Question, RecordData, RecordType};
+use common::ipsec::esp::spi_of;
 use common::node::{Node, Now};
 use common::random::Random;
 use common::secret::Secret;
@@ -18,10 +19,11 @@ use icscf::Icscf;
 use pcscf::Pcscf;
 use rusqlite::{Connection, OpenFlags};
 use scenarios::server::ApplicationServer;
-use scenarios::{Function, Standing};
+use scenarios::{Function, Line, Standing};
 use scscf::Scscf;
 use serde::de::DeserializeOwned;
 
+use crate::associations::Associations;
 use crate::kernel::Kernel;
 use crate::world::{Phone, World};
 
@@ -38,6 +40,21 @@ pub struct Options {
     pub is_ipv6: bool,
     /// Phones prefer TCP.
     pub is_tcp: bool,
+    pub life: Life,
+}
+
+/// How long a registration is granted for, and how often it is authenticated again.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    pub seconds: u32,
+    /// As `registration.reauthenticate` of the S-CSCF.
+    pub reauthenticate: &'static str,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Life { seconds: 3_600, reauthenticate: "never" }
+    }
 }
 
 pub struct Ims {
@@ -72,7 +89,7 @@ impl Ims {
         world.add("icscf", vec![address(20)], None, Box::new(icscf));
         for (name, number) in [("scscf1", 31), ("scscf2", 32)] {
             let scscf = move |seed| {
-                let config = from_toml(&scscf_toml(name, number));
+                let config = from_toml(&scscf_toml(name, number, options.life));
                 Box::new(Scscf::new(config, seed).expect("an S-CSCF")) as Box<dyn Node>
             };
             world.add(name, vec![address(number)], None, Box::new(scscf));
@@ -94,6 +111,7 @@ impl Ims {
             let core = Pcscf::new(config, Random::from_seed(seed));
             Box::new(core.expect("a P-CSCF")) as Box<dyn Node>
         };
+        world.associations = Associations::new(PROTECTED_SERVER_PORT, &PCSCF_PORTS);
         world.add("pcscf", vec![gm, address(10)], Some(kernel), Box::new(pcscf));
         // The Diameter connections stand before anything else happens.
         let settled = world.now + Duration::from_secs(5);
@@ -243,6 +261,20 @@ impl scenarios::World for Ims {
         self.gauge(of.name(), name, labels)
     }
 
+    fn line(&mut self, ue: usize) -> Option<Line> {
+        self.world.phones[ue].line()
+    }
+
+    fn inject(&mut self, ue: usize, packet: Vec<u8>) {
+        self.world.inject(ue, packet.into());
+    }
+
+    fn reboot(&mut self, ue: usize) {
+        self.world.command_after(ue, "reboot", Duration::ZERO);
+        let now = self.world.now;
+        self.world.run(now, |_| false);
+    }
+
     fn kill(&mut self, function: Function) {
         let member = self.world.member(function.name());
         self.world.kill(member);
@@ -285,11 +317,21 @@ pub struct Mobile {
     standing: Standing,
     completed: u64,
     notified: u64,
+    sent: Option<Bytes>,
+    arrived: u64,
 }
 
 impl Mobile {
     pub fn new(phone: ue::Phone) -> Mobile {
-        Mobile { phone, lines: Vec::new(), standing: Standing::Idle, completed: 0, notified: 0 }
+        Mobile {
+            phone,
+            lines: Vec::new(),
+            standing: Standing::Idle,
+            completed: 0,
+            notified: 0,
+            sent: None,
+            arrived: 0,
+        }
     }
 
     fn feed(&mut self, now: Now, input: ue::Input, out: &mut Vec<Bytes>) {
@@ -297,7 +339,12 @@ impl Mobile {
         self.phone.handle(now, input, &mut outputs);
         for output in outputs {
             match output {
-                ue::Output::Packet(packet) => out.push(packet),
+                ue::Output::Packet(packet) => {
+                    if spi_of(&packet).is_some() {
+                        self.sent = Some(packet.clone());
+                    }
+                    out.push(packet);
+                }
                 ue::Output::Event(event) => self.note(event),
                 ue::Output::Trace(trace) => self.trace(&trace),
             }
@@ -363,6 +410,7 @@ impl Phone for Mobile {
     }
 
     fn packet(&mut self, now: Now, packet: &[u8], out: &mut Vec<Bytes>) {
+        self.arrived += 1;
         self.feed(now, ue::Input::Packet(Bytes::copy_from_slice(packet)), out);
     }
 
@@ -379,9 +427,14 @@ impl Phone for Mobile {
         let command = match command {
             "register" => ue::Command::Register { identity: 0 },
             "deregister" => ue::Command::Deregister { identity: 0 },
-            _ => ue::Command::Forget,
+            "reboot" => ue::Command::Reboot,
+            "forget" => ue::Command::Forget,
+            _ => match command.strip_prefix("move ").and_then(|address| address.parse().ok()) {
+                Some(address) => ue::Command::Move { address },
+                None => panic!("a phone knows no command {command}"),
+            },
         };
-        if command == ue::Command::Forget {
+        if !matches!(command, ue::Command::Register { .. } | ue::Command::Deregister { .. }) {
             self.standing = Standing::Idle;
         }
         self.feed(now, ue::Input::Command(command), out);
@@ -416,6 +469,22 @@ impl Phone for Mobile {
         sets.flat_map(|(_, set)| [set.esp.set().spis.uc, set.esp.set().spis.us]).collect()
     }
 
+    fn line(&self) -> Option<Line> {
+        let config = self.phone.config();
+        Some(Line {
+            impi: config.isim.impi.clone(),
+            public_identity: config.isim.impus[0].clone(),
+            address: config.address,
+            pcscf: config.pcscfs[0].ip(),
+            ports: self.phone.sets().iter().last().map(|(_, set)| {
+                let set = set.esp.set();
+                (set.ports.uc, set.ports.us, set.spis.uc, set.spis.us)
+            }),
+            sent: self.sent.as_ref().map(|packet| packet.to_vec()),
+            arrived: self.arrived,
+        })
+    }
+
     fn owed(&self) -> usize {
         self.phone.owed()
     }
@@ -443,6 +512,11 @@ fn gm_address(is_ipv6: bool) -> IpAddr {
     } else {
         IpAddr::V4(Ipv4Addr::new(10, 46, 0, 1))
     }
+}
+
+/// The address that a phone gets when it moves for the nth time.
+pub fn other_address(ue: usize, moves: u16, is_ipv6: bool) -> IpAddr {
+    ue_address(1_000 * (ue as u64 + 1) + u64::from(moves), is_ipv6)
 }
 
 fn ue_address(number: u64, is_ipv6: bool) -> IpAddr {
@@ -507,13 +581,16 @@ fn icscf_toml() -> String {
     )
 }
 
-fn scscf_toml(name: &str, number: u8) -> String {
+fn scscf_toml(name: &str, number: u8, life: Life) -> String {
     let own = SocketAddr::new(address(number), 5060);
     format!(
         "home_domain = \"{HOME}\"\n[sip]\nname = \"{name}.{HOME}\"\n\
          [sip.listen]\nudp = [\"{own}\"]\ntcp = [\"{own}\"]\n\
-         [registration]\nexpires_max_seconds = 3600\n{}\
-         [[shared_filter_criteria]]\nid = 1\nxml = '{}'\n",
+         [registration]\nexpires_min_seconds = 60\nexpires_default_seconds = {0}\n\
+         expires_max_seconds = {0}\nreauthenticate = \"{1}\"\n{2}\
+         [[shared_filter_criteria]]\nid = 1\nxml = '{3}'\n",
+        life.seconds,
+        life.reauthenticate,
         diameter_toml(name),
         scenarios::server::criterion(&format!("as.{HOME}")),
     )

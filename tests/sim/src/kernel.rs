@@ -131,6 +131,10 @@ impl Kernel {
         self.sets.is_empty()
     }
 
+    pub fn set_ids(&self) -> BTreeSet<SetId> {
+        self.sets.keys().copied().collect()
+    }
+
     /// SPIs of outbound associations: what the UEs must have as inbound.
     pub fn outbound_spis(&self) -> BTreeSet<u32> {
         self.sets.values().flat_map(|esp| [esp.set().spis.uc, esp.set().spis.us]).collect()

@@ -2,11 +2,13 @@
 //!
 //! `cargo sim` runs a thousand seeds; `cargo sim 12345` shows one as a ladder.
 
+pub mod associations;
 pub mod checkers;
 pub mod disk;
 pub mod ims;
 pub mod kernel;
 pub mod ladder;
 pub mod network;
+pub mod sets;
 pub mod storm;
 pub mod world;

@@ -1,11 +1,11 @@
-//! `cargo sim`: a thousand seeds. `cargo sim 12345`: that one, as a ladder.
+//! `cargo sim`: a thousand seeds. `cargo sim 12345`: that one, as a ladder. `--sets`: of associations.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use sim::storm;
+use sim::{sets, storm};
 
 /// Runs the four cores and five phones in virtual time, with faults drawn from a seed.
 #[derive(Parser)]
@@ -15,6 +15,9 @@ struct Arguments {
     /// How many seeds.
     #[arg(long, default_value_t = 1_000)]
     seeds: u64,
+    /// Seeds of associations: nothing but their life, with registrations of minutes.
+    #[arg(long)]
+    sets: bool,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
     from: u64,
@@ -23,8 +26,9 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.seed {
+        Some(seed) if arguments.sets => one_of_sets(seed),
         Some(seed) => one(seed),
-        None => many(arguments.from, arguments.seeds),
+        None => many(arguments.from, arguments.seeds, arguments.sets),
     }
 }
 
@@ -43,7 +47,23 @@ fn one(seed: u64) -> ExitCode {
     }
 }
 
-fn many(from: u64, seeds: u64) -> ExitCode {
+fn one_of_sets(seed: u64) -> ExitCode {
+    let (ims, result) = sets::run(seed, true);
+    print!("{}", ims.world.ladder.text(0));
+    println!("seed {seed}: {result:?}");
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn of_sets(seed: u64) -> Result<storm::Report, String> {
+    let (ims, result) = sets::run(seed, false);
+    result.map(|_| storm::Report {
+        messages: ims.world.messages,
+        simulated_seconds: ims.world.now.since(sim::world::BEGIN).as_secs(),
+        ..storm::Report::default()
+    })
+}
+
+fn many(from: u64, seeds: u64, is_sets: bool) -> ExitCode {
     let began = Instant::now();
     let next = AtomicU64::new(from);
     let (failed, messages, seconds) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -53,7 +73,10 @@ fn many(from: u64, seeds: u64) -> ExitCode {
             if seed >= from + seeds {
                 return;
             }
-            match std::panic::catch_unwind(|| storm::run(seed, false).1) {
+            match std::panic::catch_unwind(|| match is_sets {
+                true => of_sets(seed),
+                false => storm::run(seed, false).1,
+            }) {
                 Ok(Ok(report)) => {
                     messages.fetch_add(report.messages, Ordering::Relaxed);
                     seconds.fetch_add(report.simulated_seconds, Ordering::Relaxed);

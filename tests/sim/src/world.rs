@@ -13,9 +13,10 @@ use common::node::{
     ConnectionId, Flow, Input, Node, Now, Output, PeerIndex, StoredRecord, Transport,
 };
 use common::random::Random;
-use common::stats::Samples;
-use scenarios::Standing;
+use common::stats::{Samples, Value};
+use scenarios::{Line, Standing};
 
+use crate::associations::Associations;
 use crate::checkers::Checkers;
 use crate::disk::Disk;
 use crate::kernel::{Kernel, Work};
@@ -68,6 +69,10 @@ pub trait Phone {
     fn private_identity(&self) -> String;
     /// SPIs of its inbound associations.
     fn inbound_spis(&self) -> Vec<u32>;
+    /// Its identity and bearer; `None` where nobody is to take part in them.
+    fn line(&self) -> Option<Line> {
+        None
+    }
     /// Waits that are open.
     fn owed(&self) -> usize;
 }
@@ -95,6 +100,8 @@ pub struct World {
     pub network: Network,
     pub ladder: Ladder,
     pub checkers: Checkers,
+    /// The rules of associations, kept beside the P-CSCF.
+    pub associations: Associations,
     pub random: Random,
     /// Answers of the DNS by question.
     pub zone: BTreeMap<Question, Answer>,
@@ -126,6 +133,7 @@ impl World {
             network: Network::new(random.fork()),
             ladder: Ladder::new(BEGIN),
             checkers: Checkers::default(),
+            associations: Associations::default(),
             random,
             zone: BTreeMap::new(),
             dns_is_dead: false,
@@ -187,6 +195,11 @@ impl World {
         self.push(at, Event::Command { ue, command: command.to_owned() });
     }
 
+    /// An IP packet on a phone's bearer that the phone did not send.
+    pub fn inject(&mut self, ue: usize, packet: Bytes) {
+        self.phone_said(ue, vec![packet]);
+    }
+
     /// The process is gone at once: unsent and unread things with it. The kernel and the disk stay.
     pub fn kill(&mut self, member: usize) {
         self.members[member].core = None;
@@ -220,6 +233,9 @@ impl World {
             self.ladder.note(self.now, host.name, "started again");
         }
         self.feed(member, Input::Start { records });
+        if let Some(kernel) = &self.members[member].kernel {
+            self.associations.restarted(self.now, kernel.set_ids());
+        }
     }
 
     /// Runs until nothing happens before `until`, or `done` says so.
@@ -263,6 +279,9 @@ impl World {
         }
         for member in 0..self.members.len() {
             let host = &self.members[member];
+            if host.hangs && host.kernel.is_some() {
+                self.associations.sleeps();
+            }
             let due = host.core.as_ref().and_then(|core| core.next_timeout());
             if !host.hangs && due.is_some_and(|at| at <= self.now) {
                 self.feed(member, Input::Timeout);
@@ -317,6 +336,9 @@ impl World {
             Event::Command { ue, command } => {
                 let mut out = Vec::new();
                 self.phones[ue].command(self.now, &command, &mut out);
+                // Its bearer may have given it another address; what is under way to the old one
+                // reaches it, and is not for it.
+                self.phone_by_address.insert(self.phones[ue].address(), ue);
                 self.phone_said(ue, out);
             }
             Event::Downlink { ue, packet } => {
@@ -332,10 +354,29 @@ impl World {
     fn feed(&mut self, member: usize, input: Input) {
         let mut out = Vec::new();
         let now = self.now;
+        let has_kernel = self.members[member].kernel.is_some();
+        let name = self.members[member].name;
         let Some(core) = self.members[member].core.as_mut() else { return };
+        let heard = match &input {
+            Input::Sip { flow, bytes } if has_kernel => Some((*flow, bytes.clone())),
+            _ => None,
+        };
+        let is_timeout = matches!(input, Input::Timeout);
+        let dropped = heard.as_ref().map_or(0, |_| dropped(core.as_ref()));
         core.handle(now, input, &mut out);
         core.commit().expect("the simulated store commits");
-        self.checkers.after_turn(self.seed, self.members[member].name, &out);
+        self.checkers.after_turn(self.seed, name, &out);
+        if has_kernel {
+            let core = core.as_ref();
+            let drops = heard.is_some() && out.is_empty() && self::dropped(core) > dropped;
+            let heard = heard.as_ref().map(|(flow, bytes)| (flow, bytes));
+            if let Err(error) = self.associations.turn(now, heard, &out, drops) {
+                panic!("seed {}: {error}", self.seed);
+            }
+            if is_timeout && core.next_timeout().is_none_or(|at| at > now) {
+                self.associations.is_awake();
+            }
+        }
         // Records are on disk before anything else of the turn is visible.
         for output in &out {
             if let Output::Persist { record } = output {
@@ -372,6 +413,9 @@ impl World {
                 let kernel = self.members[member].kernel.as_mut().expect("a kernel with ESP");
                 let result = kernel.install(self.now, &set, refuses, &mut self.random);
                 let what = if result.is_ok() { "installs" } else { "refuses" };
+                if result.is_err() {
+                    self.associations.refused(self.now, set.id);
+                }
                 self.ladder.note(self.now, name, &format!("{what} {}", describe(&set)));
                 let after = self.network.kernel_takes();
                 self.push_input(member, after, Input::SasInstalled { id, result });
@@ -600,6 +644,18 @@ impl World {
         }
         samples
     }
+}
+
+/// What a P-CSCF says it has thrown away for want of an association.
+fn dropped(core: &dyn Node) -> u64 {
+    let mut samples = Samples::default();
+    core.samples(&mut samples);
+    let name = "tessera_pcscf_dropped_without_association_total";
+    let found = samples.0.iter().find(|sample| sample.name == name);
+    found.map_or(0, |sample| match sample.value {
+        Value::Counter(count) => count,
+        _ => 0,
+    })
 }
 
 fn describe(set: &common::ipsec::sa::SaSet) -> String {

@@ -22,17 +22,17 @@ fn over_ipv4_and_udp() {
 
 #[test]
 fn over_ipv6_and_udp() {
-    all(Options { is_ipv6: true, is_tcp: false });
+    all(Options { is_ipv6: true, is_tcp: false, ..Options::default() });
 }
 
 #[test]
 fn over_ipv4_and_tcp() {
-    all(Options { is_ipv6: false, is_tcp: true });
+    all(Options { is_ipv6: false, is_tcp: true, ..Options::default() });
 }
 
 #[test]
 fn over_ipv6_and_tcp() {
-    all(Options { is_ipv6: true, is_tcp: true });
+    all(Options { is_ipv6: true, is_tcp: true, ..Options::default() });
 }
 
 /// S-10, S-29, S-30, S-31, S-41, S-52, S-57, S-64, S-88, S-90..S-98: who says what to whom, in which

@@ -53,6 +53,8 @@ pub enum Command {
     },
     /// The battery was taken out: everything but the card is forgotten, and nobody is told.
     Forget,
+    /// As `Forget`; and ports and SPIs are counted from the same numbers as after every boot.
+    Reboot,
     /// The bearer has given another address.
     Move {
         address: IpAddr,
@@ -207,6 +209,10 @@ impl Phone {
             Command::Register { identity } => self.register(now, identity, out),
             Command::Deregister { identity } => self.deregister(now, identity, out),
             Command::Forget => self.forget(out),
+            Command::Reboot => {
+                self.forget(out);
+                self.sets.count_again();
+            }
             Command::Move { address } => {
                 let identities: Vec<usize> = self.registrations.keys().copied().collect();
                 self.config.address = address;

@@ -15,6 +15,8 @@ use common::random::Random;
 pub const TEMPORARY: Duration = Duration::from_secs(240);
 /// By how much an association outlives the registration (TS 33.203 §7.4).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
+/// Where a phone begins that counts its SPIs.
+const COUNTED_SPI: u32 = 2_000_000_000;
 /// How many port numbers a phone uses for protection.
 const PORTS: u16 = 1000;
 
@@ -58,12 +60,22 @@ pub struct Sets {
     next_port: u16,
     /// 64·T1 on Gm: what an old set is cut to.
     old_life: Duration,
+    /// SPIs are counted from here; `None`: they are drawn.
+    next_spi: Option<u32>,
 }
 
 impl Sets {
     pub fn new(first_port: u16, old_life: Duration, random: &mut Random) -> Sets {
         let next_port = random.below(u64::from(PORTS)) as u16;
-        Sets { sets: BTreeMap::new(), next_id: 1, port_s: None, first_port, next_port, old_life }
+        Sets {
+            sets: BTreeMap::new(),
+            next_id: 1,
+            port_s: None,
+            first_port,
+            next_port,
+            next_spi: None,
+            old_life,
+        }
     }
 
     /// New SPIs and a new client port; the server port stays (TS 24.229 §5.1.1.2.2).
@@ -226,6 +238,12 @@ impl Sets {
         self.sets.keys().copied().collect()
     }
 
+    /// Ports and SPIs are counted from the same numbers at every boot, as some phones do.
+    pub fn count_again(&mut self) {
+        self.next_port = 0;
+        self.next_spi = Some(COUNTED_SPI);
+    }
+
     /// One set whose life has ended.
     pub fn expired(&self, now: Now) -> Option<SetId> {
         self.iter().find(|(_, set)| set.ends_at <= now).map(|(id, _)| id)
@@ -257,7 +275,7 @@ impl Sets {
     }
 
     /// Ten digits, so that readers of either grammar agree (ipsec.md section 1).
-    fn free_spi(&self, random: &mut Random, other: u32) -> u32 {
+    fn free_spi(&mut self, random: &mut Random, other: u32) -> u32 {
         let used: BTreeSet<u32> = self
             .sets
             .values()
@@ -265,7 +283,13 @@ impl Sets {
             .chain([other])
             .collect();
         loop {
-            let spi = 1_000_000_000 + random.below(3_000_000_000) as u32;
+            let spi = match &mut self.next_spi {
+                Some(next) => {
+                    *next = next.checked_add(1).unwrap_or(COUNTED_SPI);
+                    *next
+                }
+                None => 1_000_000_000 + random.below(3_000_000_000) as u32,
+            };
             if !used.contains(&spi) {
                 return spi;
             }
