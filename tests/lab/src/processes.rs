@@ -163,12 +163,18 @@ impl Process {
         }
     }
 
-    /// SIGTERM, and after a while SIGKILL. The answer says whether it ended by itself and well.
+    /// SIGTERM; once more for one that still waits for phones, which are gone by then; after a while
+    /// SIGKILL. The answer says whether it ended by itself and well.
     pub async fn stop(&mut self) -> Result<(), String> {
         self.signal(Signal::SIGCONT);
         self.signal(Signal::SIGTERM);
         let begin = Instant::now();
+        let mut is_hurried = false;
         while self.child.is_some() {
+            if begin.elapsed() > DRAIN_LIMIT / 2 && !is_hurried {
+                is_hurried = true;
+                self.signal(Signal::SIGTERM);
+            }
             if let Some(status) = self.ended() {
                 self.child = None;
                 return match status.success() {
