@@ -3,7 +3,7 @@
 //! 1. `ask_for_restoration`  a REGISTER inside security associations, of a user unknown here: SAR with
 //!    NO_ASSIGNMENT
 //! 2. `restored`             take what another S-CSCF left with the HSS and go on with the REGISTER;
-//!    where nothing was left, challenge
+//!    where nothing was left, the UE begins anew
 //!
 //! `restoration_info` is what this S-CSCF leaves in its turn.
 
@@ -73,7 +73,9 @@ impl Scscf {
         self.stats.restoration(if job.is_restored { "restored" } else { "nothing_left" });
         let decision = match job.is_restored {
             true => self.decide_restored(&job),
-            false => Decision::Challenge(1),
+            // A first registration whose S-CSCF failed in the middle: the answer came inside a set that
+            // was made for it, and a P-CSCF has no offer left to secure another challenge with.
+            false => Decision::Refuse(Refusal::NotRegisteredHere),
         };
         self.follow(now, job, decision, out);
     }
