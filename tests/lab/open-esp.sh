@@ -41,8 +41,13 @@ sets=$(($(wc -l <"$directory/esp_sa") / 4))
 expect "$sets" "$register" 'REGISTERs'
 expect "$sets" "$answer" 'answers'
 expect 0 'esp.icv_bad == 1' 'wrong ICVs'
-# One association of each set carries what goes up, one what comes down.
-expect $((2 * sets)) 'esp.icv_good == 1' 'right ICVs'
+# One association of each set carries what goes up, one what comes down; a subscription behind the
+# registration may add to it.
+good=$(spis 'esp.icv_good == 1')
+if [ "$good" -ge $((2 * sets)) ]; then passed=$((passed + 1)); else
+    echo "right ICVs: $good, fewer than $((2 * sets))"
+    failed=$((failed + 1))
+fi
 echo "$sets sets opened"
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]

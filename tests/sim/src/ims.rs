@@ -41,6 +41,9 @@ pub struct Options {
     /// Phones prefer TCP.
     pub is_tcp: bool,
     pub life: Life,
+    /// Neither phones nor the P-CSCF subscribe to the state of registrations. The model of associations
+    /// does not know what a NOTIFY may end.
+    pub is_unwatched: bool,
 }
 
 /// How long a registration is granted for, and how often it is authenticated again.
@@ -107,7 +110,7 @@ impl Ims {
         let ports = PCSCF_PORTS.into_iter().chain([PROTECTED_SERVER_PORT]);
         let kernel = Kernel::new(gm, 5060, ports, world.random.fork());
         let pcscf = move |seed| {
-            let config = from_toml(&pcscf_toml(gm));
+            let config = from_toml(&pcscf_toml(gm, options.is_unwatched));
             let core = Pcscf::new(config, Random::from_seed(seed));
             Box::new(core.expect("a P-CSCF")) as Box<dyn Node>
         };
@@ -136,6 +139,7 @@ impl Ims {
             ue::Config::new(isim, ue_address(number, self.options.is_ipv6), (gm, 5060).into());
         config.mtu = 1_358;
         config.automatic = false;
+        config.subscribes = !self.options.is_unwatched;
         if self.options.is_tcp {
             config.transport = common::node::Transport::Tcp;
         }
@@ -596,12 +600,14 @@ fn scscf_toml(name: &str, number: u8, life: Life) -> String {
     )
 }
 
-fn pcscf_toml(gm: IpAddr) -> String {
+fn pcscf_toml(gm: IpAddr, is_unwatched: bool) -> String {
     format!(
         "name = \"pcscf.{HOME}\"\nvisited_network = \"{HOME}\"\n\
          [gm]\naddresses = [\"{gm}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
          protected_client_ports = {PCSCF_PORTS:?}\n\
-         [mw]\nlisten = [\"{}\"]\n",
-        SocketAddr::new(address(10), 5060)
+         [mw]\nlisten = [\"{}\"]\n\
+         [reg_event]\nsubscribe = {}\n",
+        SocketAddr::new(address(10), 5060),
+        !is_unwatched
     )
 }

@@ -3,7 +3,7 @@
 //! model in [`crate::associations`] watches each turn of the P-CSCF.
 //!
 //! Nothing but the radio and the kernel fails here, so that phones get far and the model sees much;
-//! [`crate::storm`] has the other faults, with the same model.
+//! [`crate::storm`] has the other faults, without the model.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,7 +32,12 @@ pub fn run(seed: u64, show: bool) -> (Ims, Result<BTreeMap<&'static str, u64>, S
         seconds: [70, 200, 320, 600][draw.below(4) as usize],
         reauthenticate: reauthenticate[draw.below(5) as usize],
     };
-    let options = Options { is_ipv6: draw.below(4) == 0, is_tcp: draw.below(4) == 0, life };
+    let options = Options {
+        is_ipv6: draw.below(4) == 0,
+        is_tcp: draw.below(4) == 0,
+        life,
+        is_unwatched: true,
+    };
     let mut ims = Ims::new(seed, options);
     ims.world.ladder.is_on = show;
     let result = phases(&mut ims, &mut draw, options.is_ipv6);

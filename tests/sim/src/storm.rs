@@ -42,9 +42,14 @@ pub fn run(seed: u64, show: bool) -> (Ims, Result<Report, String>) {
         bytes[..8].copy_from_slice(&seed.to_be_bytes());
         bytes
     });
-    let options =
-        Options { is_ipv6: draw.below(4) == 0, is_tcp: draw.below(4) == 0, ..Options::default() };
+    let options = Options {
+        is_ipv6: draw.below(4) == 0,
+        is_tcp: draw.below(4) == 0,
+        is_unwatched: true,
+        ..Options::default()
+    };
     let mut ims = Ims::new(seed, options);
+    ims.world.has_model = false;
     ims.world.ladder.is_on = show;
     let result = phases(&mut ims, &mut draw);
     (ims, result)

@@ -25,7 +25,6 @@ fn seeds(range: std::ops::Range<u64>) {
     // Each rule has been at work, or the model has watched nothing.
     for what in [
         "made",
-        "asked the phone",
         "authenticated",
         "authenticated again",
         "challenged again",
