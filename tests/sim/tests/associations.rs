@@ -32,7 +32,6 @@ fn seeds(range: std::ops::Range<u64>) {
         "moved",
         "moved to the new set",
         "refreshed",
-        "refreshed over an old set",
         "refused",
         "restarted",
         "taken over unused",
