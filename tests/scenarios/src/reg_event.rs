@@ -56,31 +56,37 @@ fn at_scscfs(world: &mut dyn World, name: &str) -> f64 {
     SCSCFS.iter().map(|scscf| world.metric(*scscf, name, &[])).sum()
 }
 
-fn subscriptions(world: &mut dyn World) -> f64 {
-    at_scscfs(world, "tessera_scscf_subscriptions")
+/// Subscriptions that have been taken: what earlier scenarios leave may still be ending, so what there
+/// are says nothing.
+fn subscribed(world: &mut dyn World) -> f64 {
+    let name = "tessera_scscf_subscription_events_total";
+    let taken = [("outcome", "subscribed")];
+    SCSCFS.iter().map(|scscf| world.metric(*scscf, name, &taken)).sum()
 }
 
 /// Registered, and watched by the phone and the P-CSCF.
 fn watched(world: &mut dyn World) -> Result<usize, String> {
-    let before = subscriptions(world);
+    let before = subscribed(world);
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;
     world.until("two subscriptions more", PATIENCE, &mut |world| {
-        subscriptions(world) >= before + 2.0 && world.notified(ue) >= 1
+        subscribed(world) >= before + 2.0 && world.notified(ue) >= 1
     })?;
     Ok(ue)
 }
 
 /// S-100, S-101, S-102.
 fn phone_and_pcscf_watch(world: &mut dyn World) -> Result<(), String> {
-    let name = "tessera_pcscf_watches";
-    let watches = world.metric(Function::Pcscf, name, &[]);
+    let name = "tessera_pcscf_watch_events_total";
+    let taken = [("outcome", "subscribed")];
+    let before = world.metric(Function::Pcscf, name, &taken);
     watched(world)?;
-    let now = world.metric(Function::Pcscf, name, &[]);
-    ensure(now == watches + 1.0, || format!("{now} watches of the P-CSCF, {watches} before"))?;
+    world.until("the P-CSCF watches", PATIENCE, &mut |world| {
+        world.metric(Function::Pcscf, name, &taken) > before
+    })?;
     let told = [("outcome", "notified")];
     world.until("the P-CSCF is notified", PATIENCE, &mut |world| {
-        world.metric(Function::Pcscf, "tessera_pcscf_watch_events_total", &told) >= 1.0
+        world.metric(Function::Pcscf, name, &told) >= 1.0
     })
 }
 
@@ -91,16 +97,17 @@ fn a_refresh_is_told(world: &mut dyn World) -> Result<(), String> {
     world.until("another document", PATIENCE, &mut |world| world.notified(ue) > told)
 }
 
-/// The phone, the P-CSCF and the S-CSCFs have let go of one registration.
+/// The phone, the P-CSCF and the S-CSCFs have let go of one registration; one of an earlier scenario may
+/// end at the same time.
 fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> {
     world.until("the phone hears of it", PATIENCE, &mut |world| {
         world.standing(ue) == Standing::Idle
     })?;
     world.until("the P-CSCF hears of it", PATIENCE, &mut |world| {
-        registrations(world, Function::Pcscf) == at.0 - 1.0
+        registrations(world, Function::Pcscf) <= at.0 - 1.0
     })?;
     let now = at_scscfs(world, "tessera_scscf_registrations");
-    ensure(now == at.1 - 1.0, || format!("{now} registrations at the S-CSCFs, {} before", at.1))
+    ensure(now <= at.1 - 1.0, || format!("{now} registrations at the S-CSCFs, {} before", at.1))
 }
 
 fn held(world: &mut dyn World) -> (f64, f64) {
@@ -162,14 +169,15 @@ fn application_server_hears(world: &mut dyn World) -> Result<(), String> {
 /// S-08: subscriptions are durable.
 fn subscriptions_survive_an_scscf_crash(world: &mut dyn World) -> Result<(), String> {
     let ue = watched(world)?;
-    // What is under way at the moment is told again in full: let it arrive.
-    let mut quiet = 0;
-    world.until("nothing is under way", PATIENCE, &mut |_| {
-        quiet += 1;
+    // What is under way at the moment is told again in full, and what is ending ends: let it.
+    let name = "tessera_scscf_subscriptions";
+    let (mut before, mut quiet) = ([0.0; 2], 0);
+    world.until("nothing is under way", PATIENCE, &mut |world| {
+        let now = SCSCFS.map(|scscf| world.metric(scscf, name, &[]));
+        quiet = if now == before { quiet + 1 } else { 0 };
+        before = now;
         quiet > 20
     })?;
-    let name = "tessera_scscf_subscriptions";
-    let before = SCSCFS.map(|scscf| world.metric(scscf, name, &[]));
     for scscf in SCSCFS {
         world.kill(scscf);
         world.start(scscf);
