@@ -29,6 +29,9 @@ use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
 /// Option tags that a REGISTER may require (RFC 3261 §8.2.2.3).
 const SUPPORTED: [&str; 2] = ["path", "outbound"];
 
+/// 64·T1 on Gm (TS 24.229 §7.7): as long as a UE waits for an answer to its REGISTER.
+const REPEATED_FOR_SECONDS: u64 = 128;
+
 /// One REGISTER on its way to its answer.
 #[derive(Debug)]
 pub struct Registering {
@@ -61,6 +64,8 @@ pub(crate) enum Decision {
     Resynchronise([u8; 14]),
     Verify,
     Accept,
+    /// It is the REGISTER that made the binding, once more.
+    Repeat,
     /// SIP Digest with a nonce that has been answered before.
     AcceptByNonce,
     /// The user may be registered by an S-CSCF that failed (TS 23.380 §4).
@@ -183,6 +188,24 @@ impl Refusal {
     }
 }
 
+/// Protected, and each contact that it asks for is bound by a REGISTER of its very number, for the same
+/// interval, not longer ago than a UE repeats it.
+fn is_repeated(job: &Registering, registration: &Registration) -> bool {
+    let request = job.incoming.request();
+    let is_bound_by_it = |wanted: &crate::contacts::Wanted| {
+        registration.bindings.iter().any(|binding| {
+            let would_end = job.received.as_secs() + u64::from(wanted.expires_seconds);
+            let age = would_end.checked_sub(binding.expires_at_seconds);
+            wanted.is_bound_as(binding)
+                && binding.call_id == request.call_id()
+                && binding.cseq == request.cseq()
+                && age.is_some_and(|seconds| seconds <= REPEATED_FOR_SECONDS)
+        })
+    };
+    let wanted = &job.contacts.wanted;
+    job.is_protected && !wanted.is_empty() && wanted.iter().all(is_bound_by_it)
+}
+
 impl Scscf {
     /// TS 24.229 §5.4.1.2: reads a REGISTER. What is wrong with it by itself, and an interval that
     /// is too brief, is answered before a vector or an assignment is spent.
@@ -295,6 +318,7 @@ impl Scscf {
             Decision::Resynchronise(auts) => self.resynchronise(now, job, auts, out),
             Decision::Verify => self.verify(now, job, out),
             Decision::Accept => self.accept(now, job, out),
+            Decision::Repeat => self.repeat(now, job, out),
             Decision::AcceptByNonce => self.accept_by_nonce(now, job, out),
             Decision::Restore => self.ask_for_restoration(now, job, out),
             Decision::Refuse(
@@ -312,6 +336,9 @@ impl Scscf {
             return Decision::Refuse(Refusal::Congested);
         }
         let registration = self.registrations.find(&job.private_identity, &job.public_identity);
+        if registration.is_some_and(|registration| is_repeated(job, registration)) {
+            return Decision::Repeat;
+        }
         if let Some(refusal) = self.contradiction(job, registration) {
             return Decision::Refuse(refusal);
         }
@@ -452,6 +479,16 @@ impl Scscf {
         } else {
             self.ask_for_assignment(now, job, out);
         }
+    }
+
+    /// A proxy in front of us died with its transaction, after we had answered, and the UE has sent its
+    /// REGISTER again: it gets the answer again.
+    ///
+    /// DEVIATES: RFC 3261 §10.3 step 7 has it fail, because its CSeq is not higher than the binding's;
+    /// the UE would take that for a registration that is lost, and begin anew.
+    fn repeat(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
+        let response = self.success(now, &job);
+        self.finish_register(now, job, response, "repeated", out);
     }
 
     /// RFC 3261 §10.3 step 6: no Contact changes nothing.

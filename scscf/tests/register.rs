@@ -225,6 +225,27 @@ fn refuses_an_older_register() {
     dialogue.rests();
 }
 
+/// A P-CSCF that died has forgotten that its REGISTER was answered: the same one gets the answer again, for as
+/// long as the UE may wait for it; nothing is stored, and the HSS is not asked.
+#[test]
+fn a_repeated_register_is_answered_again() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let before = dialogue.store.clone();
+    let again = [("CSeq: 25", "CSeq: 26"), ("\"no\"", "\"yes\""), ("z9hG4bK", "z9hG4bKagain")];
+    dialogue.wait(Duration::from_secs(20));
+    dialogue.receives(&register(&again));
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response).len(), 1);
+    assert_eq!(dialogue.registers("repeated"), 1);
+    assert_eq!(dialogue.store, before);
+    dialogue.asks_nothing();
+    dialogue.wait(Duration::from_secs(120));
+    dialogue.receives(&register(&[again[0], again[1], ("z9hG4bK", "z9hG4bKlate")]));
+    dialogue.replies_with(500);
+    dialogue.rests();
+}
+
 /// TS 24.229 §5.4.1.2.2: S-134: protected, but unknown here: 500 makes the UE begin anew.
 #[test]
 fn protected_and_unknown_is_500() {

@@ -75,6 +75,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: true,
     },
     Scenario {
+        name: "registrations_survive_a_pcscf_crash",
+        shows: "kill -9 of the P-CSCF amid refreshes, restart: the same associations, nobody is challenged",
+        run: registrations_survive_a_pcscf_crash,
+        is_fault: true,
+    },
+    Scenario {
         name: "second_scscf_takes_over",
         shows: "a dead S-CSCF costs time, not the registration",
         run: second_scscf_takes_over,
@@ -250,6 +256,39 @@ fn registrations_survive_an_scscf_crash(world: &mut dyn World) -> Result<(), Str
     world.until("the refresh ends", PATIENCE, &mut |world| world.completed(ue) > completed)?;
     let now = world.metric(Function::Hss, "tessera_hss_vectors_total", &[]);
     ensure(now == vectors, || "the crash has cost a vector".into())
+}
+
+/// TS 33.203 §7.4: the associations outlive the process. Refreshes are under way when it dies: some before
+/// the P-CSCF, some behind it, some on their way back.
+fn registrations_survive_a_pcscf_crash(world: &mut dyn World) -> Result<(), String> {
+    let ues: Vec<usize> = (0..12).map(|_| world.add_phone(Phone::Good)).collect();
+    for ue in &ues {
+        registers(world, *ue)?;
+    }
+    let vectors = world.metric(Function::Hss, "tessera_hss_vectors_total", &[]);
+    let held = registrations(world, Function::Pcscf);
+    for round in 0..3 {
+        let completed: Vec<u64> = ues.iter().map(|ue| world.completed(*ue)).collect();
+        for ue in &ues {
+            world.reregister(*ue);
+        }
+        // In each round at another moment of the refreshes.
+        world.until("some refreshes end", PATIENCE, &mut |world| {
+            let ended =
+                ues.iter().zip(&completed).filter(|(ue, old)| world.completed(**ue) > **old);
+            ended.count() >= 4 * round
+        })?;
+        world.kill(Function::Pcscf);
+        world.start(Function::Pcscf);
+        world.until("all refreshes end", PATIENCE, &mut |world| {
+            ues.iter().zip(&completed).all(|(ue, old)| world.completed(*ue) > *old)
+        })?;
+    }
+    world.until("the P-CSCF has its registrations back", PATIENCE, &mut |world| {
+        registrations(world, Function::Pcscf) == held
+    })?;
+    let now = world.metric(Function::Hss, "tessera_hss_vectors_total", &[]);
+    ensure(now == vectors, || format!("{} challenges because of the crash", now - vectors))
 }
 
 /// S-92, S-45: the I-CSCF chooses again while the phone still waits.

@@ -384,7 +384,9 @@ impl Associations {
         };
         let is_register = request.method() == Method::Register;
         let key = (request.call_id().to_owned(), request.cseq());
-        let named = format!("{} {}", request.method_text(), request.call_id());
+        // Over TCP a transaction ends with its answer: what then comes by UDP is another one.
+        let transport = flow.transport.name();
+        let named = format!("{} {} {transport}", request.method_text(), request.call_id());
         if !self.heard.insert((named, request.cseq())) {
             return Ok(());
         }

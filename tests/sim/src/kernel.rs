@@ -13,6 +13,7 @@ use common::ipsec::sa::{SaSet, SetId};
 use common::node::{Flow, Now, Transport, UNKEPT_SAS_LIFE};
 use common::random::Random;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use ue::packets::Reassembly;
 use ue::tcp::{Happened, Stack};
 
 /// How much later than the core the kernel ends a set.
@@ -41,6 +42,7 @@ pub struct Kernel {
     protected_ports: BTreeSet<u16>,
     /// TCP towards each UE.
     stacks: BTreeMap<IpAddr, Stack>,
+    reassembly: Reassembly,
     random: Random,
     /// Packets that decrypted.
     pub opened: u64,
@@ -60,6 +62,7 @@ impl Kernel {
             address,
             open_port,
             stacks: BTreeMap::new(),
+            reassembly: Reassembly::default(),
             random,
             sets: BTreeMap::new(),
             by_spi: BTreeMap::new(),
@@ -184,7 +187,9 @@ impl Kernel {
     }
 
     /// A packet from the UE's bearer.
-    pub fn uplink(&mut self, now: Now, packet: &[u8]) -> Work {
+    pub fn uplink(&mut self, now: Now, packet: Bytes) -> Work {
+        let Some(packet) = self.reassembly.take(now, packet) else { return Work::default() };
+        let packet = packet.as_ref();
         let Some(spi) = spi_of(packet) else { return self.clear_text(now, packet, None) };
         let Some(id) = self.by_spi.get(&spi).copied() else {
             return self.drop_packet("ESP with an unknown SPI");

@@ -28,6 +28,8 @@ pub const BEGIN: Now = Now::from_millis(1_780_000_000_000);
 
 /// Events that one run may take before it counts as never coming to rest.
 const EVENT_LIMIT: u64 = 5_000_000;
+/// Lines of the ladder that are shown with what the model has found.
+const BEFORE_A_FINDING: usize = 400;
 
 /// Makes a core anew: at the start of the run and after each crash.
 pub type Factory = Box<dyn Fn([u8; 32]) -> Box<dyn Node>>;
@@ -349,7 +351,7 @@ impl World {
                 self.phones[ue].packet(self.now, &packet, &mut out);
                 self.phone_said(ue, out);
             }
-            Event::Uplink { ue, packet } => self.uplink(ue, &packet),
+            Event::Uplink { ue, packet } => self.uplink(ue, packet),
         }
     }
 
@@ -374,7 +376,7 @@ impl World {
             let drops = heard.is_some() && out.is_empty() && self::dropped(core) > dropped;
             let heard = heard.as_ref().map(|(flow, bytes)| (flow, bytes));
             if let Err(error) = self.associations.turn(now, heard, &out, drops) {
-                panic!("seed {}: {error}", self.seed);
+                panic!("seed {}: {error}\n{}", self.seed, self.ladder.tail(BEFORE_A_FINDING));
             }
             if is_timeout && core.next_timeout().is_none_or(|at| at > now) {
                 self.associations.is_awake();
@@ -518,8 +520,8 @@ impl World {
         SocketAddr::new(flow.local.ip(), port)
     }
 
-    fn uplink(&mut self, ue: usize, packet: &[u8]) {
-        let Some(destination) = crate::kernel::destination(packet) else { return };
+    fn uplink(&mut self, ue: usize, packet: Bytes) {
+        let Some(destination) = crate::kernel::destination(&packet) else { return };
         let Some(member) = self.by_address.get(&destination).copied() else { return };
         let host = &mut self.members[member];
         let Some(kernel) = host.kernel.as_mut() else { return };

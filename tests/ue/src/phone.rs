@@ -391,19 +391,21 @@ impl Phone {
     /// RFC 3261 §8.2: a phone without sessions answers OPTIONS, and NOTIFYs of what it watches.
     ///
     /// Over UDP the answer leaves from port_uc to port_ps, the only association for it
-    /// (TS 33.203 §7.1).
+    /// (TS 33.203 §7.1); over TCP it goes there when its connection is gone, never in clear.
     fn answer(&mut self, now: Now, mut incoming: Incoming, out: &mut Vec<Output>) {
         let flow = incoming.flow();
         let set = self.sets.of_flow(flow).and_then(|id| self.sets.get(id));
-        if let Some(set) = set
-            && flow.transport == Transport::Udp
-        {
+        if let Some(set) = set {
             let set = set.esp.set();
-            incoming.set_reply_flow(Flow {
-                transport: Transport::Udp,
+            let to_server = Flow {
+                transport: flow.transport,
                 local: SocketAddr::new(set.ue, set.ports.uc),
                 remote: SocketAddr::new(set.pcscf, set.ports.ps),
-            });
+            };
+            match flow.transport {
+                Transport::Udp => incoming.set_reply_flow(to_server),
+                Transport::Tcp => incoming.set_second_reply_flow(Some(to_server)),
+            }
         }
         let (response, told) = match unsupported(incoming.request()) {
             Some(refusal) => (refusal, None),

@@ -23,6 +23,9 @@ use crate::sets::{self, Offered};
 const INVALID_CHALLENGES: u8 = 2;
 /// Right answers that were challenged again, and repeats with a new Call-ID or a longer interval.
 const REPEATS: u8 = 3;
+/// A connection inside associations that failed is opened again so often: after 0.5 s, 1 s, 2 s, then
+/// every 4 s, about as long as a datagram would be repeated.
+const RECONNECTS: u8 = 10;
 
 /// A public identity that is registered.
 #[derive(Clone, Debug)]
@@ -60,6 +63,8 @@ pub enum Timer {
     Retry(usize),
     /// Time to subscribe again.
     Watch(usize),
+    /// The REGISTER of that number goes out again, on another connection.
+    Reconnect(u64),
 }
 
 /// The procedure that is running.
@@ -82,6 +87,7 @@ pub struct Attempt {
     pub(crate) res: Option<Secret<Vec<u8>>>,
     invalid_challenges: u8,
     repeats: u8,
+    reconnects: u8,
 }
 
 impl Attempt {
@@ -123,6 +129,12 @@ impl Phone {
             }
             Timer::Refresh(identity) | Timer::Retry(identity) => self.register(now, identity, out),
             Timer::Watch(identity) => self.send_subscribe(now, identity, out),
+            Timer::Reconnect(serial) => {
+                if let Some(attempt) = self.attempt.as_mut().filter(|it| it.serial == serial) {
+                    attempt.cseq += 1;
+                    self.send_register(now, out);
+                }
+            }
             Timer::Expiry(identity) => {
                 self.registrations.remove(&identity);
                 self.unwatch(identity);
@@ -175,6 +187,7 @@ impl Phone {
             res: None,
             invalid_challenges: 0,
             repeats: 0,
+            reconnects: 0,
         });
         self.send_register(now, out);
     }
@@ -240,6 +253,7 @@ impl Phone {
         let response = match reply {
             Ok(response) => response,
             Err(NoReply::Timeout) => return self.fail(now, Cause::Timeout, None, out),
+            Err(NoReply::Unreachable) if self.reconnects(now) => return,
             Err(NoReply::Unreachable) => return self.fail(now, Cause::Unreachable, None, out),
         };
         let result = match response.status() {
@@ -252,6 +266,21 @@ impl Phone {
             let retry_after = seconds(&response, Name::RetryAfter);
             self.fail(now, cause, retry_after, out);
         }
+    }
+
+    /// TS 33.203 §7.1: a connection that ends says nothing about the associations that it ran in; a
+    /// P-CSCF that starts anew still has them. True when the REGISTER will go out again.
+    fn reconnects(&mut self, now: Now) -> bool {
+        let Some(attempt) = self.attempt.as_mut().filter(|it| it.path().is_some()) else {
+            return false;
+        };
+        if attempt.reconnects >= RECONNECTS {
+            return false;
+        }
+        let wait = Duration::from_millis(500 << attempt.reconnects.min(3));
+        attempt.reconnects += 1;
+        self.timers.set(Timer::Reconnect(attempt.serial), now + wait);
+        true
     }
 
     /// TS 24.229 §5.1.1.5.1: MAC first, then the sequence number, then the security agreement.

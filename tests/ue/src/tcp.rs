@@ -60,8 +60,8 @@ pub enum Happened {
         flow: Flow,
         bytes: Bytes,
     },
-    /// It could not be opened, or ended while something was waiting to be sent. `flow` is as it was
-    /// asked for.
+    /// It could not be opened, or ended otherwise than by [`Stack::abort`]: what waits for an answer on it
+    /// waits in vain. `flow` is as it was asked for.
     Failed {
         flow: Flow,
     },
@@ -73,7 +73,7 @@ struct Connection {
     asked: Flow,
     framer: Framer,
     waiting: VecDeque<u8>,
-    is_open: bool,
+    is_aborted: bool,
 }
 
 impl Stack {
@@ -219,7 +219,7 @@ impl Running {
             let ports = (connection.flow.local.port(), connection.flow.remote.port());
             if ports == (local_port, remote_port) {
                 self.sockets.get_mut::<Socket>(connection.handle).abort();
-                connection.waiting.clear();
+                connection.is_aborted = true;
                 // At the next poll: the connection is to be forgotten.
                 self.due = Some(Now::default());
             }
@@ -318,7 +318,6 @@ impl Running {
     fn read(&mut self, place: usize, happened: &mut Vec<Happened>) {
         let connection = &mut self.connections[place];
         let socket = self.sockets.get_mut::<Socket>(connection.handle);
-        connection.is_open |= socket.may_send();
         while socket.can_recv() {
             let framer = &mut connection.framer;
             let taken = socket.recv(|octets| {
@@ -365,10 +364,11 @@ impl Running {
         let sockets = &mut self.sockets;
         self.connections.retain(|connection| {
             let socket = sockets.get::<Socket>(connection.handle);
-            if !matches!(socket.state(), State::Closed | State::TimeWait) {
+            // One that was taken and reset before it stood listens again, for anybody.
+            if !matches!(socket.state(), State::Closed | State::TimeWait | State::Listen) {
                 return true;
             }
-            if !connection.is_open || !connection.waiting.is_empty() {
+            if !connection.is_aborted {
                 happened.push(Happened::Failed { flow: connection.asked });
             }
             sockets.remove(connection.handle);
@@ -389,7 +389,7 @@ impl fmt::Debug for Stack {
 impl Connection {
     fn new(handle: SocketHandle, flow: Flow, asked: Flow) -> Connection {
         let framer = Framer::default();
-        Connection { handle, flow, asked, framer, waiting: VecDeque::new(), is_open: false }
+        Connection { handle, flow, asked, framer, waiting: VecDeque::new(), is_aborted: false }
     }
 }
 
