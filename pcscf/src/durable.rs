@@ -150,6 +150,7 @@ impl Pcscf {
         }
         let (registrations, sets) = (self.registrations.len(), self.security.len());
         tracing::info!(registrations, sets, "registrations and sets read back");
+        self.watch_all_anew(now);
         self.begin_audits(now, out);
     }
 

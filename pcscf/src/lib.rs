@@ -225,7 +225,7 @@ impl Pcscf {
                 self.forget_followers(&(impi, ue));
             }
             Timer::AuditDue => self.audit_is_due(now, out),
-            Timer::WatchAgain(impi, ue) => self.watch_send(now, (impi, ue), out),
+            Timer::WatchAgain(impi, ue) => self.watch_again(now, (impi, ue), out),
         }
     }
 

@@ -56,6 +56,9 @@ pub struct Watching {
     untried: VecDeque<Hop>,
 }
 
+/// After a start; a hundred a second are little beside what a home network carries.
+const BETWEEN_WATCHES_MILLIS: u64 = 10;
+
 /// All of them, by UE. They end with the registrations, whose number is limited.
 #[derive(Debug, Default)]
 pub struct Watches {
@@ -116,6 +119,25 @@ impl Pcscf {
         };
         self.watches.insert(owner.clone(), watch);
         self.watch_send(now, owner, out);
+    }
+
+    /// Dialogs do not outlive the process: each registration that was read back is subscribed to anew, so that
+    /// what the home network has ended meanwhile ends here, some at a time.
+    pub(crate) fn watch_all_anew(&mut self, now: Now) {
+        if !self.config.reg_event.subscribe {
+            return;
+        }
+        for (number, (impi, ue, _)) in self.registrations.iter().enumerate() {
+            let after = Duration::from_millis(1_000 + number as u64 * BETWEEN_WATCHES_MILLIS);
+            self.timers.set(Timer::WatchAgain(impi.clone(), ue), now + after);
+        }
+    }
+
+    pub(crate) fn watch_again(&mut self, now: Now, owner: Owner, out: &mut Vec<Output>) {
+        match self.watches.by_owner.contains_key(&owner) {
+            true => self.watch_send(now, owner, out),
+            false => self.watch(now, owner, out),
+        }
     }
 
     /// A SUBSCRIBE: the first one to the entry point of the home network, later ones within the

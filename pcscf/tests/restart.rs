@@ -14,7 +14,7 @@ use common::node::{Flow, Input, Node, Now, Output, StoredRecord, Transport};
 use common::questions::QuestionId;
 use common::random::Random;
 use common::sip::header::Name;
-use common::sip::message::{Message, Request, Response};
+use common::sip::message::{Message, Method, Request, Response};
 use common::sip::security::Mechanism;
 use common::stats::{Samples, Value};
 use pcscf::Pcscf;
@@ -443,4 +443,23 @@ fn the_operator_sees_and_clears() {
     assert_eq!(lone.removed(), [set.id]);
     assert_eq!(lone.metric("tessera_pcscf_registrations"), 0.0);
     assert_eq!((lone.rows_of("registration"), lone.rows_of("set")), (0, 0));
+}
+
+/// TS 24.229 §5.2.3: subscriptions do not outlive the process, and are made anew by themselves: what the
+/// home network has ended meanwhile is heard of without a word of the phone.
+#[test]
+fn a_crash_costs_no_watch() {
+    let mut lone = Lone::new();
+    lone.all_is_there();
+    lone.register();
+    let first = lone.request();
+    assert_eq!(first.method(), Method::Subscribe);
+    lone.crash(Duration::from_millis(700));
+    lone.all_is_there();
+    assert_eq!(lone.metric("tessera_pcscf_watches"), 0.0);
+    lone.pass(Duration::from_millis(1_100));
+    let again = lone.request();
+    assert_eq!((again.method(), again.uri()), (Method::Subscribe, first.uri()));
+    assert_ne!(again.call_id(), first.call_id());
+    assert_eq!(lone.metric("tessera_pcscf_watches"), 1.0);
 }

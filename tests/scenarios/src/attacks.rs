@@ -80,7 +80,7 @@ fn two_registered(world: &mut dyn World) -> Result<(usize, usize), String> {
 
 /// What has come down to a phone, once its own business is over: the documents of its registration
 /// come behind it, and what ends their transactions.
-fn arrived_at_rest(world: &mut dyn World, ue: usize) -> Result<u64, String> {
+pub(crate) fn arrived_at_rest(world: &mut dyn World, ue: usize) -> Result<u64, String> {
     const LOOKS: u32 = 40;
     world.until("the phone's first document", PATIENCE, &mut |world| world.notified(ue) > 0)?;
     let (mut last, mut looks) = (0, 0);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::attacks::arrived_at_rest;
 use crate::registration::{PATIENCE, registers, registrations};
 use crate::{Function, Phone, Scenario, Standing, World, ensure};
 
@@ -41,6 +42,12 @@ pub const ALL: &[Scenario] = &[
         shows: "third-party REGISTER by shared filter criteria, and the server watches",
         run: application_server_hears,
         is_fault: false,
+    },
+    Scenario {
+        name: "pcscf_watches_again_after_a_crash",
+        shows: "kill -9 of the P-CSCF, restart: what the HSS ends then is heard of",
+        run: pcscf_watches_again_after_a_crash,
+        is_fault: true,
     },
     Scenario {
         name: "subscriptions_survive_an_scscf_crash",
@@ -164,6 +171,24 @@ fn application_server_hears(world: &mut dyn World) -> Result<(), String> {
     world.until("the server hears of the end", PATIENCE, &mut |world| {
         at(world, "deregistered") > before[2]
     })
+}
+
+/// TS 24.229 §5.2.3: the P-CSCF's own dialogs end with it, and are made anew without a word of a phone.
+fn pcscf_watches_again_after_a_crash(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched(world)?;
+    // A document that is under way when it dies is lost, and its watcher with it (RFC 6665 §4.2.2).
+    arrived_at_rest(world, ue)?;
+    let before = registrations(world, Function::Pcscf);
+    world.kill(Function::Pcscf);
+    world.start(Function::Pcscf);
+    let taken = [("outcome", "notified")];
+    world.until("the P-CSCF is told of all that it holds", PATIENCE, &mut |world| {
+        world.metric(Function::Pcscf, "tessera_pcscf_watch_events_total", &taken) >= before
+    })?;
+    let at = held(world);
+    let impi = world.private_identity(ue);
+    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
+    ends(world, ue, at)
 }
 
 /// S-08: subscriptions are durable.
