@@ -112,25 +112,25 @@ impl<N: Node> Loop<N> {
         let records = store.as_ref().map_or(Ok(Vec::new()), Store::read)?;
         let resolver = Rc::new(Resolver::new(&shell.dns)?);
         let protected = protected(shell);
-        let plane = shell
+        let mut plane = shell
             .ipsec
             .as_ref()
             .map(|config| Plane::open(config, &protected, &inbox))
             .transpose()?;
-        let device = plane.as_ref().and_then(Plane::device);
+        let device = plane.as_ref().and_then(Plane::device).map(str::to_owned);
         let sockets = |transport: Transport| -> Vec<(SocketAddr, Option<String>)> {
             let of_transport = shell.sip.iter().filter(|listen| listen.transport == transport);
             of_transport
-                .map(|listen| {
-                    let device = device.filter(|_| listen.is_protected);
-                    (listen.address, device.map(str::to_owned))
-                })
+                .map(|listen| (listen.address, device.clone().filter(|_| listen.is_protected)))
                 .collect()
         };
         let devices =
-            protected.iter().filter_map(|address| Some((*address, device?.to_owned()))).collect();
+            protected.iter().filter_map(|address| Some((*address, device.clone()?))).collect();
         let udp = UdpSockets::open(&sockets(Transport::Udp), &inbox)?;
         let tcp = SipConnections::open(&sockets(Transport::Tcp), devices, &inbox, &shell.limits)?;
+        if let Some(plane) = &mut plane {
+            plane.shut(&protected)?;
+        }
         let diameter = DiameterConnections::open(
             shell.diameter_listen,
             shell.diameter_local,

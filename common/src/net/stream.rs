@@ -251,6 +251,11 @@ pub(super) async fn connect(
     device: Option<&str>,
 ) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(device) = device {
+        let socket = SockRef::from(&socket);
+        socket.bind_device(Some(device.as_bytes()))?;
+        clamp_segments(&socket)?;
+    }
     if let Some(local) = local.filter(|local| local.port() != 0 || !local.ip().is_unspecified()) {
         if local.port() == 0 {
             choose_port_at_connect(&socket)?;
@@ -259,11 +264,6 @@ pub(super) async fn connect(
             socket.set_reuseport(true)?;
         }
         socket.bind(local)?;
-    }
-    if let Some(device) = device {
-        let socket = SockRef::from(&socket);
-        socket.bind_device(Some(device.as_bytes()))?;
-        clamp_segments(&socket)?;
     }
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(remote)).await {
         Ok(result) => result?,

@@ -3,6 +3,7 @@
 
 mod netlink;
 mod routing;
+mod silence;
 mod state_file;
 mod userspace;
 mod xfrm;
@@ -63,6 +64,16 @@ impl Plane {
         match self {
             Plane::Xfrm(_) => None,
             Plane::Userspace(userspace) => Some(userspace.device()),
+        }
+    }
+
+    /// TS 33.203 §7.1: clear text to protected ports is discarded without a word. Once the protected sockets
+    /// are open: nobody else's may be there before.
+    pub fn shut(&mut self, protected: &[SocketAddr]) -> Result<(), String> {
+        match self {
+            // Its policies do it.
+            Plane::Xfrm(_) => Ok(()),
+            Plane::Userspace(userspace) => userspace.shut(protected),
         }
     }
 

@@ -28,6 +28,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::epoch_seconds;
 use super::routing::Routing;
+use super::silence;
 use super::state_file::{Found, StateFile};
 use crate::ipsec::audit::{Audit, KnownSet, Traffic};
 use crate::ipsec::esp::{EspSet, OpenError, spi_of};
@@ -59,6 +60,7 @@ pub(in crate::net) struct Userspace {
     device: String,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     _routing: Routing,
+    silence: Vec<Socket>,
 }
 
 struct Shared {
@@ -165,11 +167,17 @@ impl Userspace {
             tokio::task::spawn_local(open_all_v4(shared.clone())),
             tokio::task::spawn_local(open_all_v6(shared.clone())),
         ];
-        Ok(Userspace { shared, device: name, tasks, _routing: routing })
+        Ok(Userspace { shared, device: name, tasks, _routing: routing, silence: Vec::new() })
     }
 
     pub fn device(&self) -> &str {
         &self.device
+    }
+
+    pub fn shut(&mut self, protected: &[SocketAddr]) -> Result<(), String> {
+        self.silence = silence::shut(protected, &self.device)
+            .map_err(|error| format!("ipsec: protected ports cannot be shut: {error}"))?;
+        Ok(())
     }
 
     pub fn install(&self, set: &SaSet) -> Result<(), String> {
