@@ -64,7 +64,7 @@ pub(crate) enum Decision {
     Resynchronise([u8; 14]),
     Verify,
     Accept,
-    /// It is the REGISTER that made the binding, once more.
+    /// It is the refresh that made the binding what it is, once more.
     Repeat,
     /// SIP Digest with a nonce that has been answered before.
     AcceptByNonce,
@@ -189,7 +189,7 @@ impl Refusal {
 }
 
 /// Protected, and each contact that it asks for is bound by a REGISTER of its very number, for the same
-/// interval, not longer ago than a UE repeats it.
+/// interval, not longer ago than a UE repeats it. Not the answer to a challenge, which is good once.
 fn is_repeated(job: &Registering, registration: &Registration) -> bool {
     let request = job.incoming.request();
     let is_bound_by_it = |wanted: &crate::contacts::Wanted| {
@@ -203,7 +203,8 @@ fn is_repeated(job: &Registering, registration: &Registration) -> bool {
         })
     };
     let wanted = &job.contacts.wanted;
-    job.is_protected && !wanted.is_empty() && wanted.iter().all(is_bound_by_it)
+    let was_refresh = registration.unchallenged > 0;
+    job.is_protected && was_refresh && !wanted.is_empty() && wanted.iter().all(is_bound_by_it)
 }
 
 impl Scscf {

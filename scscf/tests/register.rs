@@ -225,14 +225,18 @@ fn refuses_an_older_register() {
     dialogue.rests();
 }
 
-/// A P-CSCF that died has forgotten that its REGISTER was answered: the same one gets the answer again, for as
+/// A P-CSCF that died has forgotten that its refresh was answered: the same one gets the answer again, for as
 /// long as the UE may wait for it; nothing is stored, and the HSS is not asked.
 #[test]
 fn a_repeated_register_is_answered_again() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
+    let refresh = [("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")];
+    dialogue.receives(&register(&refresh));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
     let before = dialogue.store.clone();
-    let again = [("CSeq: 25", "CSeq: 26"), ("\"no\"", "\"yes\""), ("z9hG4bK", "z9hG4bKagain")];
+    let again = [refresh[0], refresh[1], ("z9hG4bK", "z9hG4bKagain")];
     dialogue.wait(Duration::from_secs(20));
     dialogue.receives(&register(&again));
     let response = dialogue.replies_with(200);

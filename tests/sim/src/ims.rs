@@ -124,16 +124,37 @@ impl Ims {
 
     /// Adds a phone, and its subscriber to the HSS.
     pub fn add(&mut self, kind: scenarios::Phone) -> usize {
-        let number = self.world.phones.len() as u64 + 1;
-        let imsi = format!("00101{number:010}");
-        let mut k = [0x4B; 16];
-        k[8..].copy_from_slice(&number.to_be_bytes());
-        let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
-        let isim = ue::Isim::of_imsi(&imsi, "001", "01", algorithm.clone());
+        let (isim, algorithm) = self.card();
         if kind != scenarios::Phone::Unknown {
             let identities: Vec<&str> = isim.impus.iter().map(String::as_str).collect();
             self.provision(&Subscriber::new(&isim.impi, algorithm, &identities));
         }
+        self.add_with(isim, kind)
+    }
+
+    /// Adds another device of the same subscription: a card of its own, the same public identity.
+    pub fn add_device_of(&mut self, ue: usize) -> usize {
+        let (mut isim, algorithm) = self.card();
+        let line = self.world.phones[ue].line().expect("a phone has a bearer");
+        isim.impus = vec![line.public_identity];
+        let subscriber =
+            Subscriber { joins: Some(line.impi), ..Subscriber::new(&isim.impi, algorithm, &[]) };
+        self.provision(&subscriber);
+        self.add_with(isim, scenarios::Phone::Good)
+    }
+
+    /// The card of the next phone.
+    fn card(&self) -> (ue::Isim, Algorithm) {
+        let number = self.world.phones.len() as u64 + 1;
+        let mut k = [0x4B; 16];
+        k[8..].copy_from_slice(&number.to_be_bytes());
+        let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
+        let isim = ue::Isim::of_imsi(&format!("00101{number:010}"), "001", "01", algorithm.clone());
+        (isim, algorithm)
+    }
+
+    fn add_with(&mut self, isim: ue::Isim, kind: scenarios::Phone) -> usize {
+        let number = self.world.phones.len() as u64 + 1;
         let gm = gm_address(self.options.is_ipv6);
         let mut config =
             ue::Config::new(isim, ue_address(number, self.options.is_ipv6), (gm, 5060).into());
@@ -153,6 +174,18 @@ impl Ims {
         }
         let phone = ue::Phone::new(config, self.world.random.fork());
         self.world.add_phone(Box::new(Mobile::new(phone)))
+    }
+
+    /// Another display name for the first public identity in the profile of a private one, as an
+    /// operator's change of the database; nobody is told.
+    pub fn rename(&mut self, private_identity: &str, display_name: &str) {
+        let changed = self.anchor.execute(
+            "UPDATE public_identity SET display_name = ?2 WHERE position = 0 AND implicit_set IN
+                (SELECT r.implicit_set FROM registration r
+                 JOIN private_identity m ON m.id = r.private_identity WHERE m.identity = ?1)",
+            (private_identity, display_name),
+        );
+        assert_eq!(changed.expect("the schema of the HSS"), 1);
     }
 
     /// By a second connection, as the provisioning command does it.

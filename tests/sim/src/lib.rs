@@ -9,6 +9,7 @@ pub mod ims;
 pub mod kernel;
 pub mod ladder;
 pub mod network;
+pub mod races;
 pub mod sets;
 pub mod storm;
 pub mod world;

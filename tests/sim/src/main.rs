@@ -1,11 +1,13 @@
-//! `cargo sim`: a thousand seeds. `cargo sim 12345`: that one, as a ladder. `--sets`: of associations.
+//! `cargo sim`: a thousand seeds. `cargo sim 12345`: that one, as a ladder. `--sets`: of associations;
+//! `--races`: of races.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use sim::{sets, storm};
+use sim::ims::Ims;
+use sim::{races, sets, storm};
 
 /// Runs the four cores and five phones in virtual time, with faults drawn from a seed.
 #[derive(Parser)]
@@ -18,6 +20,9 @@ struct Arguments {
     /// Seeds of associations: nothing but their life, with registrations of minutes.
     #[arg(long)]
     sets: bool,
+    /// Seeds of races: two things that happen to one registration at once.
+    #[arg(long, conflicts_with = "sets")]
+    races: bool,
     /// The first of them.
     #[arg(long, default_value_t = 1)]
     from: u64,
@@ -27,8 +32,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.seed {
         Some(seed) if arguments.sets => one_of_sets(seed),
+        Some(seed) if arguments.races => one_of_races(seed),
         Some(seed) => one(seed),
-        None => many(arguments.from, arguments.seeds, arguments.sets),
+        None => many(&arguments),
     }
 }
 
@@ -54,16 +60,33 @@ fn one_of_sets(seed: u64) -> ExitCode {
     if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn one_of_races(seed: u64) -> ExitCode {
+    let (ims, race, result) = races::run(seed, true);
+    print!("{}", ims.world.ladder.text(0));
+    println!("seed {seed}, {race:?}, have met: {result:?}");
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn of_races(seed: u64) -> Result<storm::Report, String> {
+    let (ims, race, result) = races::run(seed, false);
+    result.map(|_| report(&ims)).map_err(|error| format!("{race:?}: {error}"))
+}
+
 fn of_sets(seed: u64) -> Result<storm::Report, String> {
     let (ims, result) = sets::run(seed, false);
-    result.map(|_| storm::Report {
+    result.map(|_| report(&ims))
+}
+
+fn report(ims: &Ims) -> storm::Report {
+    storm::Report {
         messages: ims.world.messages,
         simulated_seconds: ims.world.now.since(sim::world::BEGIN).as_secs(),
         ..storm::Report::default()
-    })
+    }
 }
 
-fn many(from: u64, seeds: u64, is_sets: bool) -> ExitCode {
+fn many(arguments: &Arguments) -> ExitCode {
+    let Arguments { from, seeds, .. } = *arguments;
     let began = Instant::now();
     let next = AtomicU64::new(from);
     let (failed, messages, seconds) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
@@ -73,9 +96,10 @@ fn many(from: u64, seeds: u64, is_sets: bool) -> ExitCode {
             if seed >= from + seeds {
                 return;
             }
-            match std::panic::catch_unwind(|| match is_sets {
-                true => of_sets(seed),
-                false => storm::run(seed, false).1,
+            match std::panic::catch_unwind(|| match arguments {
+                Arguments { sets: true, .. } => of_sets(seed),
+                Arguments { races: true, .. } => of_races(seed),
+                _ => storm::run(seed, false).1,
             }) {
                 Ok(Ok(report)) => {
                     messages.fetch_add(report.messages, Ordering::Relaxed);

@@ -189,6 +189,9 @@ impl Sets {
         for (other, set) in &mut self.sets {
             if *other == id {
                 set.role = Role::InUse;
+                // Kept until the phone is deregistered (ipsec.md A-03); should the network have ended the
+                // registration meanwhile, this is another one.
+                self.port_s = Some(set.esp.set().ports.us);
                 set.ends_at = now + granted + BEYOND_REGISTRATION;
                 if !initial {
                     set.ends_at = previous_end.map_or(set.ends_at, |end| end.max(set.ends_at));
