@@ -1,10 +1,14 @@
 //! ESP against packets made by another implementation, and against what an attacker may do to it
 //! (RFC 4303, TS 33.203 §7).
 
+use std::net::SocketAddr;
+
 use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::esp::{EspSet, OpenError, spi_of};
-use common::ipsec::sa::{Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
+use common::ipsec::sa::{Encryption, Integrity, Keys, Mode, Ports, SaSet, SetId, Side, Spis};
 use common::secret::Secret;
+use hmac::{Hmac, KeyInit, Mac};
+use sha1::Sha1;
 
 const CLEAR: &str = concat!(
     "4500003b12344000401191c00a85ca2ec000020a13c613ed00270000524547495354455220736970",
@@ -86,6 +90,7 @@ fn set(side: Side, integrity: Integrity, encryption: Encryption, is_v6: bool) ->
     SaSet {
         id: SetId(1),
         side,
+        mode: Mode::Transport,
         ue: ue.parse().unwrap(),
         pcscf: pcscf.parse().unwrap(),
         ports: Ports { uc: 5062, us: 5064, pc: 5100, ps: 5101 },
@@ -338,4 +343,144 @@ fn debug_shows_no_key() {
     let (ue, _) = both(Integrity::HmacSha1_96, Encryption::AesCbc, false);
     let text = format!("{ue:?}");
     assert!(text.contains("<secret>") && !text.contains("180, 11, 169"), "{text}");
+}
+
+/// The two ends of a set whose UE is behind a NAT, and the NAT's address.
+fn behind_nat(integrity: Integrity, encryption: Encryption) -> (EspSet, EspSet, SocketAddr) {
+    let nat = |text: &str| Mode::UdpEncTun { nat: text.parse().unwrap() };
+    let mut ue = set(Side::Ue, integrity, encryption, false);
+    ue.mode = nat("10.133.202.46:4500");
+    let mut pcscf = set(Side::Pcscf, integrity, encryption, false);
+    pcscf.mode = nat("198.51.100.7:4500");
+    let public = "198.51.100.7:31234".parse().unwrap();
+    (EspSet::new(&ue, [1; 32]), EspSet::new(&pcscf, [2; 32]), public)
+}
+
+/// What a NAT makes of a packet of the UE.
+fn through_nat(packet: &[u8], public: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(public) = public else { unreachable!() };
+    let mut packet = packet.to_vec();
+    packet[12..16].copy_from_slice(&public.ip().octets());
+    packet[20..22].copy_from_slice(&public.port().to_be_bytes());
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// TS 33.203 Annex M, RFC 3948 §2.1: whole packets inside ESP inside UDP of port 4500, for every pair;
+/// and the P-CSCF answers to where the last authentic packet came from.
+#[test]
+fn tunnel_behind_a_nat() {
+    for (integrity, encryption) in pairs() {
+        let (mut ue, mut pcscf, public) = behind_nat(integrity, encryption);
+        for (length, protocol) in (0..40).zip([6, 17].into_iter().cycle()) {
+            let up = packet(ue.set(), protocol, (5062, 5101), true, &vec![0xC5; length]);
+            let sealed = ue.seal(&up).unwrap();
+            assert!(v4_checksum_is_right(&sealed));
+            assert_eq!((sealed[9], sealed[20..24].to_vec()), (17, [0x11, 0x94].repeat(2)));
+            assert_eq!(sealed[26..28], [0, 0], "RFC 3948 §2.1: no checksum");
+            assert_eq!(spi_of(&sealed), Some(2_222_222_222));
+            assert_eq!(pcscf.open(&through_nat(&sealed, public)), Ok(up), "{integrity:?}");
+            assert_eq!(pcscf.set().mode, Mode::UdpEncTun { nat: public });
+
+            let down = packet(ue.set(), protocol, (5101, 5062), false, &vec![0x5C; length]);
+            let mut sealed = pcscf.seal(&down).unwrap();
+            assert_eq!(sealed[16..20], [198, 51, 100, 7]);
+            assert_eq!(sealed[22..24], 31_234_u16.to_be_bytes());
+            // The NAT again.
+            sealed[16..20].copy_from_slice(&[10, 133, 202, 46]);
+            sealed[22..24].copy_from_slice(&4_500_u16.to_be_bytes());
+            assert_eq!(ue.open(&sealed), Ok(down));
+        }
+        let Mode::UdpEncTun { nat } = ue.set().mode else { unreachable!() };
+        assert_eq!(nat, "10.133.202.46:4500".parse().unwrap(), "a UE knows where it is");
+    }
+}
+
+/// RFC 3948 §3.1: only what is authentic, new and from the NAT of the set says where the UE is.
+#[test]
+fn nobody_else_moves_a_ue_behind_a_nat() {
+    let (mut ue, mut pcscf, public) = behind_nat(Integrity::HmacSha1_96, Encryption::AesCbc);
+    let clear = packet(ue.set(), 17, (5062, 5101), true, b"REGISTER");
+    let first = ue.seal(&clear).unwrap();
+    pcscf.open(&through_nat(&first, public)).unwrap();
+    let elsewhere = "198.51.100.7:6666".parse().unwrap();
+    assert_eq!(pcscf.open(&through_nat(&first, elsewhere)), Err(OpenError::Replayed));
+    let mut forged = ue.seal(&clear).unwrap();
+    *forged.last_mut().unwrap() ^= 1;
+    assert_eq!(pcscf.open(&through_nat(&forged, elsewhere)), Err(OpenError::BadIcv));
+    let other_nat = "203.0.113.9:31234".parse().unwrap();
+    let moved = ue.seal(&clear).unwrap();
+    let mismatch = Err(OpenError::SelectorMismatch);
+    assert_eq!(pcscf.open(&through_nat(&moved, other_nat)), mismatch);
+    assert_eq!(pcscf.set().mode, Mode::UdpEncTun { nat: public });
+}
+
+/// RFC 3948 §2.2, §2.3: a keep-alive and what is for IKE are not ESP; nor is UDP of other ports.
+#[test]
+fn what_is_not_esp_inside_udp() {
+    let (mut ue, _, _) = behind_nat(Integrity::HmacSha1_96, Encryption::Null);
+    let sealed = ue.seal(&packet(ue.set(), 17, (5062, 5101), true, b"x")).unwrap();
+    let mut ike = sealed.clone();
+    ike[28..32].fill(0);
+    assert_eq!(spi_of(&ike), None);
+    let mut other_port = sealed.clone();
+    other_port[20..24].copy_from_slice(&[0x13, 0xC4, 0x13, 0xC4]);
+    assert_eq!(spi_of(&other_port), None);
+    let mut keep_alive = sealed[..29].to_vec();
+    keep_alive[2..4].copy_from_slice(&29_u16.to_be_bytes());
+    keep_alive[28] = 0xFF;
+    assert_eq!(spi_of(&keep_alive), None);
+}
+
+/// ESP with a cipher of none and HMAC-SHA-1, made by hand: SPI, number, packet, trailer, ICV.
+fn by_hand(set: &SaSet, number: u32, inner: &[u8]) -> Vec<u8> {
+    let mut esp = set.spis.ps.to_be_bytes().to_vec();
+    esp.extend(number.to_be_bytes());
+    esp.extend(inner);
+    let padding = (inner.len() + 2).next_multiple_of(4) - inner.len() - 2;
+    esp.extend((1..=padding).map(|octet| octet as u8));
+    esp.extend([padding as u8, 4]);
+    let key = set.integrity_key().unwrap();
+    let mut mac = Hmac::<Sha1>::new_from_slice(key.expose()).unwrap();
+    mac.update(&esp);
+    esp.extend(&mac.finalize().into_bytes()[..12]);
+    esp
+}
+
+/// A tunnel carries fragments (another implementation may cut before it encrypts), which have ports in
+/// their first part only. Addresses, and ports where there are any, are the association's.
+#[test]
+fn fragments_inside_a_tunnel() {
+    let (mut ue, _, public) = behind_nat(Integrity::HmacSha1_96, Encryption::Null);
+    let front = ue.seal(&packet(ue.set(), 17, (5062, 5101), true, &[])).unwrap()[..28].to_vec();
+    let mut first = packet(ue.set(), 17, (5062, 5101), true, &[0xC5; 64]);
+    first[6] = 0x20;
+    let mut later = packet(ue.set(), 17, (0xC5C5, 0xC5C5), true, &[0xC5; 64]);
+    later[7] = 9;
+    let mut foreign_ports = first.clone();
+    foreign_ports[20] ^= 1;
+    let mut foreign_address = later.clone();
+    foreign_address[15] ^= 1;
+    let mut of_icmp = later.clone();
+    of_icmp[9] = 1;
+    let mut cut = first.clone();
+    cut.truncate(first.len() - 8);
+    for (inner, is_right) in [
+        (first, true),
+        (later, true),
+        (foreign_ports, false),
+        (foreign_address, false),
+        (of_icmp, false),
+        (cut, false),
+    ] {
+        let (_, mut pcscf, _) = behind_nat(Integrity::HmacSha1_96, Encryption::Null);
+        let esp = by_hand(pcscf.set(), 1, &inner);
+        let mut outer = front.clone();
+        outer[2..4].copy_from_slice(&((28 + esp.len()) as u16).to_be_bytes());
+        outer.extend(esp);
+        let expected = if is_right { Ok(inner) } else { Err(OpenError::SelectorMismatch) };
+        assert_eq!(pcscf.open(&through_nat(&outer, public)), expected);
+    }
 }

@@ -226,13 +226,14 @@ impl Pcscf {
             }
             let _ = writeln!(
                 text,
-                "    set {} {}, {} s old, {} s left, {} {}",
+                "    set {} {}, {} s old, {} s left, {} {}{}",
                 set.id.0,
                 set.state.name(),
                 now.since(set.created_at).as_secs(),
                 set.expires_at.since(now).as_secs(),
                 set.pair.alg.name(),
                 set.pair.ealg.name(),
+                set.nat.map(|nat| format!(", behind {nat}")).unwrap_or_default(),
             );
             for (place, association) in known(set).associations().iter().enumerate() {
                 let _ = write!(
@@ -251,8 +252,8 @@ impl Pcscf {
 }
 
 fn known(set: &Set) -> KnownSet {
-    let Set { id, ue, pcscf, ports, spis, .. } = *set;
-    KnownSet { id, side: Side::Pcscf, ue, pcscf, ports, spis }
+    let Set { id, nat, ue, pcscf, ports, spis, .. } = *set;
+    KnownSet { id, side: Side::Pcscf, nat, ue, pcscf, ports, spis }
 }
 
 fn counters(now: Now, traffic: &Traffic) -> String {

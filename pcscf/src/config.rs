@@ -179,6 +179,10 @@ pub struct Ipsec {
     /// sees a key. Default: beside `store`, with the extension `sas`. XFRM needs none.
     #[cfg(feature = "daemon")]
     pub state: Option<PathBuf>,
+    /// Phones behind a NAT that offer `mod=UDP-enc-tun` get it: ESP inside UDP, to port 4500 of the IPv4
+    /// address in `gm.addresses` (TS 33.203 Annex M). What such a phone is sent goes to its private
+    /// address until IPsec takes hold of it, so the host needs a route there; a default route will do.
+    pub nat: bool,
     /// Algorithm pairs in order of preference.
     pub algorithms: Vec<AlgorithmPair>,
     pub answer: SecurityAnswer,
@@ -205,6 +209,7 @@ impl Default for Ipsec {
             plane: common::net::PlaneChoice::default(),
             #[cfg(feature = "daemon")]
             state: None,
+            nat: false,
             algorithms: vec![
                 AlgorithmPair { alg: Integrity::Null, ealg: Encryption::AesGcm },
                 AlgorithmPair { alg: Integrity::HmacSha1_96, ealg: Encryption::AesCbc },
@@ -340,6 +345,13 @@ impl Config {
         }
         if self.gm.protected_client_ports.contains(&self.gm.protected_server_port) {
             say("gm.protected_client_ports: holds the protected server port".into());
+        }
+        if self.ipsec.nat && !self.gm.addresses.iter().any(IpAddr::is_ipv4) {
+            say("ipsec.nat: needs an IPv4 address in gm.addresses".into());
+        }
+        let own_ports = [self.gm.port, self.gm.protected_server_port];
+        if self.ipsec.nat && own_ports.iter().chain(&client_ports).any(|port| *port == 4500) {
+            say("gm: with ipsec.nat, port 4500 is for ESP inside UDP (RFC 3948)".into());
         }
         let SpiRange { first, last } = self.ipsec.spi_range;
         if first < 256 {

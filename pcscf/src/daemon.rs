@@ -42,6 +42,7 @@ impl Daemon for Pcscf {
             ipsec: has_ipsec.then(|| PlaneConfig {
                 choice: config.ipsec.plane,
                 state: config.ipsec.state.clone().or_else(|| beside_the_store(config)),
+                nat: config.ipsec.nat,
             }),
             http: config.http.clone(),
             log: config.log.clone(),

@@ -31,7 +31,7 @@ use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::refusal::Refusal;
 use crate::registrations::{IdentitySet, Registration};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
-use crate::security::{BEYOND_REGISTRATION, Security, State, Wanted};
+use crate::security::{BEYOND_REGISTRATION, Security, Set, State, Wanted};
 use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer};
 
 /// What is known of a REGISTER in progress.
@@ -40,6 +40,10 @@ pub struct Attempt {
     began: Now,
     impi: Impi,
     public_identity: Impu,
+    /// Where the REGISTER came from: the UE's address, or that of the NAT in front of it.
+    source: IpAddr,
+    /// As in [`crate::security::Set`].
+    nat: Option<IpAddr>,
     ue: IpAddr,
     pcscf: IpAddr,
     /// The set it came in on; `None`: in clear.
@@ -94,7 +98,7 @@ impl Pcscf {
             Err(refusal) => return self.refuse(now, incoming, refusal, out),
         };
         if attempt.is_to_be_challenged()
-            && !self.security.await_challenge(&attempt.impi, attempt.ue)
+            && !self.security.await_challenge(&attempt.impi, attempt.source)
         {
             return self.refuse(now, incoming, Refusal::TooManyChallenges, out);
         }
@@ -127,15 +131,32 @@ impl Pcscf {
             if impi != set.impi {
                 return Err(Refusal::ForeignIdentity);
             }
-            check_via(request.headers(), set.ue)?;
+            check_via(request.headers(), set)?;
         }
+        let source = flow.remote.ip();
+        let private = match set {
+            None => private_address(request.headers(), source, &self.config.gm.addresses),
+            Some(_) => None,
+        };
         let agreed = match set.map(|set| (set.state, set)) {
-            None => self.agree_in_clear(request.headers())?,
+            None => self.agree_in_clear(request.headers(), private.is_some())?,
             Some((State::Temporary, set)) => agree_on_temporary(request.headers(), set)?,
             Some((_, set)) => self.agree_on_established(request.headers(), set)?,
         };
         let is_deregistration = is_deregistration(request.headers())?;
-        let is_full = !self.registrations.has_room(&impi, flow.remote.ip());
+        // Of a UE inside a tunnel the sockets will see the private address.
+        let in_tunnel = agreed.offer.as_ref().is_some_and(|offer| offer.is_udp_encapsulated);
+        let (ue, nat) = match (set, private) {
+            (Some(set), _) => (set.ue, set.nat),
+            (None, Some(private)) if in_tunnel => (private, Some(source)),
+            (None, private) => {
+                if let Some(private) = private {
+                    self.tell_nat(&impi, source, private);
+                }
+                (source, None)
+            }
+        };
+        let is_full = !self.registrations.has_room(&impi, ue);
         if is_full && !is_deregistration {
             return Err(Refusal::Exhausted);
         }
@@ -143,7 +164,9 @@ impl Pcscf {
         Ok(Attempt {
             began: now,
             public_identity,
-            ue: flow.remote.ip(),
+            source,
+            nat,
+            ue,
             pcscf: flow.local.ip(),
             set: set.map(|set| set.id),
             offer: agreed.offer,
@@ -153,6 +176,22 @@ impl Pcscf {
             deadline: now + Duration::from_secs(self.config.mw.register_seconds),
             impi,
         })
+    }
+
+    /// A phone that will hardly be reached by ESP: only it can help itself, or our configuration.
+    fn tell_nat(&self, impi: &Impi, source: IpAddr, private: IpAddr) {
+        let advice = match (self.config.ipsec.policy, self.config.ipsec.nat) {
+            (Policy::Off, _) => return,
+            (_, true) => "it does not offer mod=UDP-enc-tun",
+            (_, false) => "ipsec.nat is off",
+        };
+        tracing::warn!(
+            identity = %logged(impi.as_str(), self.config.log_identities),
+            from = %source,
+            sent_by = %private,
+            advice,
+            "a phone behind a NAT: ESP outside UDP may not get through"
+        );
     }
 
     /// TS 24.229 §5.2.2.1: the REGISTER as the home network gets it.
@@ -306,6 +345,7 @@ impl Pcscf {
         };
         let wanted = Wanted {
             impi: &attempt.impi,
+            nat: attempt.nat,
             ue: attempt.ue,
             pcscf: attempt.pcscf,
             offer: &offer,
@@ -319,8 +359,9 @@ impl Pcscf {
         }
         let pairs = self.listed_pairs(offer.pair);
         let set = self.security.create(now, wanted, &allotted);
+        let (spis, ports, in_tunnel) = (set.spis, set.ports, set.nat.is_some());
         let security_server =
-            agree::security_server(&pairs, set.spis.pc, set.spis.ps, set.ports.pc, set.ports.ps);
+            agree::security_server(&pairs, in_tunnel, spis.pc, spis.ps, ports.pc, ports.ps);
         set_security_server(challenge.headers_mut(), &security_server);
         if let Some(agreed) = &mut set.agreed {
             agreed.security_client = attempt.security_client.clone();
@@ -576,7 +617,7 @@ impl Pcscf {
 
     fn end(&mut self, attempt: &Attempt) {
         if attempt.is_to_be_challenged() {
-            self.security.awaits_no_more(attempt.ue);
+            self.security.awaits_no_more(attempt.source);
         }
     }
 
@@ -663,16 +704,30 @@ fn private_identity(credentials: Option<&DigestParameters>, public_identity: &Im
     }
 }
 
-/// TS 24.229 §5.2.2.1: the only Via of a protected REGISTER names the UE of the association. A
-/// sent-by that is a name says nothing.
-fn check_via(headers: &Headers, ue: IpAddr) -> Result<(), Refusal> {
+/// TS 24.229 §5.2.2.1: the only Via of a protected REGISTER names the UE of the association, by its own
+/// address or by that of its NAT. A sent-by that is a name says nothing.
+fn check_via(headers: &Headers, set: &Set) -> Result<(), Refusal> {
     let mut vias = headers.values(Name::Via);
     let via = vias.next().and_then(|via| Via::parse(via).ok()).ok_or(Refusal::Malformed)?;
     match via.sent_by.host {
-        Host::Address(address) if address != ue => Err(Refusal::ForeignAddress),
+        Host::Address(address) if address != set.ue && Some(address) != set.nat => {
+            Err(Refusal::ForeignAddress)
+        }
         _ if vias.next().is_some() => Err(Refusal::ForeignAddress),
         _ => Ok(()),
     }
+}
+
+/// TS 33.203 Annex M: the address that a UE behind a NAT says is its own, where packets come from
+/// another; IPv4 only. Never one of ours, nor one that no UE can have.
+fn private_address(headers: &Headers, source: IpAddr, own: &[IpAddr]) -> Option<IpAddr> {
+    let via = Via::parse(headers.values(Name::Via).next()?).ok()?;
+    let Host::Address(said @ IpAddr::V4(address)) = via.sent_by.host else { return None };
+    let is_somebody = !address.is_unspecified()
+        && !address.is_loopback()
+        && !address.is_multicast()
+        && !address.is_broadcast();
+    (source.is_ipv4() && said != source && is_somebody && !own.contains(&said)).then_some(said)
 }
 
 /// TS 24.229 §5.2.2.1, registration.md P-08: set from facts, never from what the UE says.

@@ -23,14 +23,23 @@ pub(crate) struct SecAgree {
 impl Pcscf {
     /// RFC 3329 §2.3.1, TS 24.229 §5.2.2.1: the offer of a REGISTER in clear. Where there is nothing
     /// to agree on, who asks for an agreement gets 494, who does not 421 (registration.md P-04).
-    pub(crate) fn agree_in_clear(&self, headers: &Headers) -> Result<SecAgree, Refusal> {
+    ///
+    /// A UE behind a NAT gets UDP-enc-tun if it offers that, and else what it offers: its Via may be
+    /// wrong, or a helper in between may see to it (TS 33.203 Annex M).
+    pub(crate) fn agree_in_clear(
+        &self,
+        headers: &Headers,
+        is_behind_nat: bool,
+    ) -> Result<SecAgree, Refusal> {
         let nothing = SecAgree { offer: None, security_client: Vec::new() };
         if self.config.ipsec.policy == Policy::Off {
             return Ok(nothing);
         }
         let security_client =
             mechanisms(headers, Name::SecurityClient).map_err(|_| Refusal::Malformed)?;
-        if let Some(offer) = self.choose(&security_client) {
+        let in_tunnel = is_behind_nat && self.config.ipsec.nat;
+        let offer = if in_tunnel { self.choose(&security_client, true) } else { None };
+        if let Some(offer) = offer.or_else(|| self.choose(&security_client, false)) {
             return Ok(SecAgree { offer: Some(offer), security_client });
         }
         let asks = [Name::Require, Name::ProxyRequire, Name::Supported]
@@ -55,7 +64,8 @@ impl Pcscf {
         if security_client.is_empty() {
             return Ok(SecAgree { offer: None, security_client });
         }
-        let offer = self.choose(&security_client).ok_or(Refusal::NoCommonAlgorithm)?;
+        let offer =
+            self.choose(&security_client, set.nat.is_some()).ok_or(Refusal::NoCommonAlgorithm)?;
         if !self.security.may_follow(set, &offer) {
             return Err(Refusal::OfferCollides);
         }
@@ -63,13 +73,13 @@ impl Pcscf {
     }
 
     /// By the preference of the configuration.
-    fn choose(&self, security_client: &[Mechanism]) -> Option<Offer> {
+    fn choose(&self, security_client: &[Mechanism], is_udp_encapsulated: bool) -> Option<Offer> {
         let preference = match self.config.ipsec.prefer {
             Prefer::Operator => Preference::Ours,
             Prefer::Phone => Preference::Theirs,
         };
         let offers = agree::offers(security_client);
-        agree::choose(&self.config.ipsec.algorithms, preference, &offers)
+        agree::choose(&self.config.ipsec.algorithms, preference, is_udp_encapsulated, &offers)
     }
 
     /// The pairs that Security-Server lists beside a challenge. The UE takes the first it knows: that
@@ -87,13 +97,13 @@ impl Pcscf {
     /// it is the list that was sent with the challenge; else our algorithms without SPIs and client
     /// port, since none are allocated.
     pub(crate) fn security_server_for(&self, incoming: &Incoming) -> Vec<Mechanism> {
-        if let Some(agreed) =
-            self.security.set_of(&incoming.flow()).and_then(|set| set.agreed.as_ref())
-        {
+        let set = self.security.set_of(&incoming.flow());
+        if let Some(agreed) = set.and_then(|set| set.agreed.as_ref()) {
             return agreed.security_server.clone();
         }
-        let ps = self.config.gm.protected_server_port;
-        let mut list = agree::security_server(&self.config.ipsec.algorithms, 0, 0, 0, ps);
+        let in_tunnel = set.is_some_and(|set| set.nat.is_some());
+        let (pairs, ps) = (&self.config.ipsec.algorithms, self.config.gm.protected_server_port);
+        let mut list = agree::security_server(pairs, in_tunnel, 0, 0, 0, ps);
         for mechanism in &mut list {
             mechanism
                 .parameters

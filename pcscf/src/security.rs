@@ -4,6 +4,10 @@
 //! A set is keyed by what identifies its packets: UE address, UE port and own port. Ports and SPIs
 //! of a set never serve two sets at a time. Keys are not kept here: they go to the kernel with the
 //! set and nowhere else.
+//!
+//! Behind a NAT (TS 33.203 Annex M) the UE address is the private one, which is what the sockets see.
+//! Two UEs behind different NATs may have the same; whoever comes second with the same ports is asked to
+//! come again, since only the address of the NAT tells the one from the other.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +15,7 @@ use std::time::Duration;
 
 use common::identity::Impi;
 use common::ipsec::agree::{AlgorithmPair, Offer};
-use common::ipsec::sa::{Keys, Ports, SaSet, SetId, Side, Spis};
+use common::ipsec::sa::{Keys, Mode, Ports, SaSet, SetId, Side, Spis, UDP_ENCAPSULATION_PORT};
 use common::node::{Flow, Now, Output, Transport};
 use common::random::Random;
 use common::sip::endpoint::Incoming;
@@ -69,6 +73,9 @@ pub struct Agreed {
 pub struct Set {
     pub id: SetId,
     pub impi: Impi,
+    /// The address of the NAT in front of the UE, in UDP-encapsulated tunnel mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<IpAddr>,
     pub ue: IpAddr,
     pub pcscf: IpAddr,
     pub ports: Ports,
@@ -92,11 +99,14 @@ impl Set {
         self.state == State::New
     }
 
-    /// This offer cannot stand beside the set in one kernel, nor in one phone (ipsec.md A-05): the
-    /// same client port, or an SPI that is in use.
-    fn clashes_with(&self, offer: &Offer) -> bool {
+    /// From which its packets come, as the network sees them.
+    fn source(&self) -> IpAddr {
+        self.nat.unwrap_or(self.ue)
+    }
+
+    fn has_spi_of(&self, offer: &Offer) -> bool {
         let has_spi = |spi| self.spis.uc == spi || self.spis.us == spi;
-        self.ports.uc == offer.port_c || has_spi(offer.spi_c) || has_spi(offer.spi_s)
+        has_spi(offer.spi_c) || has_spi(offer.spi_s)
     }
 
     /// It is temporary, and its challenge answered a REGISTER in clear: anybody can cause such.
@@ -121,6 +131,8 @@ pub struct Exhausted;
 /// For whom a temporary set is to be made, and from what.
 pub struct Wanted<'a> {
     pub impi: &'a Impi,
+    /// As in [`Set`].
+    pub nat: Option<IpAddr>,
     pub ue: IpAddr,
     pub pcscf: IpAddr,
     pub offer: &'a Offer,
@@ -144,6 +156,8 @@ pub struct Security {
     /// (UE address, port_us, port_pc): packets to port_pc.
     by_server_port: HashMap<(IpAddr, u16, u16), SetId>,
     by_ue: HashMap<IpAddr, BTreeSet<SetId>>,
+    /// Sets of UEs behind a NAT.
+    by_nat: HashMap<IpAddr, BTreeSet<SetId>>,
     /// Temporary sets from REGISTERs in clear, oldest first.
     from_clear: BTreeMap<Impi, BTreeSet<SetId>>,
     from_clear_count: usize,
@@ -165,6 +179,9 @@ pub struct Security {
     pub exhausted: u64,
     /// Temporary sets that made room for others of their identity.
     pub crowded_out: u64,
+    /// A UE behind another NAT has the same private address and port, or one behind the same NAT the
+    /// same SPI.
+    pub clashed: u64,
 }
 
 impl Security {
@@ -174,6 +191,7 @@ impl Security {
             by_client_port: HashMap::new(),
             by_server_port: HashMap::new(),
             by_ue: HashMap::new(),
+            by_nat: HashMap::new(),
             from_clear: BTreeMap::new(),
             from_clear_count: 0,
             spis: BTreeSet::new(),
@@ -190,6 +208,7 @@ impl Security {
             refused_by_kernel: 0,
             exhausted: 0,
             crowded_out: 0,
+            clashed: 0,
         }
     }
 
@@ -228,16 +247,47 @@ impl Security {
         self.by_ue.get(&ue).into_iter().flatten().map(|id| &self.sets[id])
     }
 
+    /// Sets whose packets come from this address, as the network sees them.
+    fn from(&self, source: IpAddr) -> impl Iterator<Item = &Set> {
+        let direct = self.at(source).filter(|set| set.nat.is_none());
+        direct.chain(self.by_nat.get(&source).into_iter().flatten().map(|id| &self.sets[id]))
+    }
+
+    /// Sets beside which an offer cannot stand in one kernel (ipsec.md A-05): the same client port at the
+    /// same address of a UE, or an SPI that is in use at the same address of the network. And requests
+    /// to one of two subscribers must not reach the other.
+    fn clashing(&self, wanted: &Wanted<'_>) -> impl Iterator<Item = &Set> {
+        let Wanted { impi, nat, ue, offer, .. } = *wanted;
+        let source = nat.unwrap_or(ue);
+        let by_port = self.at(ue).filter(move |set| {
+            let is_elsewhere = set.source() != source && set.impi != *impi;
+            set.ports.uc == offer.port_c || (is_elsewhere && set.ports.us == offer.port_s)
+        });
+        by_port.chain(self.from(source).filter(move |set| set.has_spi_of(offer)))
+    }
+
     /// The set for requests to the protected server port of a UE, whoever it is: in use, else new,
-    /// else one that is about to end.
+    /// else one that is about to end. A UE behind a NAT may be named by the NAT's address, as long as
+    /// it is the only one there with that port.
     pub fn set_towards(&self, ue: SocketAddr) -> Option<&Set> {
-        let sets = self.at(ue.ip());
+        self.best_of(self.at(ue.ip()), ue.port()).or_else(|| {
+            let sets = self.by_nat.get(&ue.ip())?;
+            let found = self.best_of(sets.iter().map(|id| &self.sets[id]), ue.port())?;
+            let is_other = |id: &SetId| {
+                let set = &self.sets[id];
+                set.ports.us == ue.port() && (&set.impi, set.ue) != (&found.impi, found.ue)
+            };
+            (!sets.iter().any(is_other)).then_some(found)
+        })
+    }
+
+    fn best_of<'a>(&self, sets: impl Iterator<Item = &'a Set>, port_us: u16) -> Option<&'a Set> {
         let rank = |set: &&Set| match set.state {
             State::InUse => 0,
             State::New => 1,
             State::Old | State::Temporary => 2,
         };
-        sets.filter(|set| set.ports.us == ue.port() && set.is_established()).min_by_key(rank)
+        sets.filter(|set| set.ports.us == port_us && set.is_established()).min_by_key(rank)
     }
 
     /// TS 33.203 §7.4, ipsec.md: an offer over `set` brings what no living set at that
@@ -250,34 +300,52 @@ impl Security {
                 && other.impi == set.impi
                 && matches!(other.state, State::Old | State::Temporary)
         };
-        offer.port_s == set.ports.us
-            && self.at(set.ue).filter(|other| other.clashes_with(offer)).all(gives_way)
+        let wanted = Wanted {
+            impi: &set.impi,
+            nat: set.nat,
+            ue: set.ue,
+            pcscf: set.pcscf,
+            offer,
+            challenged_over: Some(set.id),
+        };
+        offer.port_s == set.ports.us && self.clashing(&wanted).all(gives_way)
     }
 
-    /// A REGISTER in clear is on its way to be challenged; false: too many are at that address, or
-    /// in all. The identity's own temporary set does not count: a new one replaces it.
-    pub fn await_challenge(&mut self, impi: &Impi, ue: IpAddr) -> bool {
-        let temporary = self.at(ue).filter(|set| set.is_from_clear() && set.impi != *impi).count();
-        let awaiting = self.awaiting.get(&ue).copied().unwrap_or_default();
+    /// A REGISTER in clear is on its way to be challenged; false: too many are at the address that it
+    /// came from, or in all. The identity's own temporary set does not count: a new one replaces it.
+    pub fn await_challenge(&mut self, impi: &Impi, source: IpAddr) -> bool {
+        let counts = |set: &&Set| set.is_from_clear() && set.impi != *impi;
+        let temporary = self.from(source).filter(counts).count();
+        let awaiting = self.awaiting.get(&source).copied().unwrap_or_default();
         if temporary + awaiting >= self.challenges_per_address {
             return false;
         }
-        *self.awaiting.entry(ue).or_default() += 1;
+        *self.awaiting.entry(source).or_default() += 1;
         true
     }
 
     /// That REGISTER has its answer.
-    pub fn awaits_no_more(&mut self, ue: IpAddr) {
-        let Some(count) = self.awaiting.get_mut(&ue) else { return };
+    pub fn awaits_no_more(&mut self, source: IpAddr) {
+        let Some(count) = self.awaiting.get_mut(&source) else { return };
         *count -= 1;
         if *count == 0 {
-            self.awaiting.remove(&ue);
+            self.awaiting.remove(&source);
         }
     }
 
     /// TS 33.203 §7.1: ports and SPIs of our own that nobody else uses, and the sets that the new one
     /// displaces. Nothing changes yet: where something is lacking, nothing is lost.
     pub fn allot(&mut self, wanted: &Wanted<'_>) -> Result<Allotted, Exhausted> {
+        // Whoever is somewhere else has nothing to do with this UE, and loses nothing to it.
+        let source = wanted.nat.unwrap_or(wanted.ue);
+        let is_elsewhere = |set: &Set| (set.source(), set.ue) != (source, wanted.ue);
+        let other = self.clashing(wanted).find(|set| is_elsewhere(set)).map(|set| set.id.0);
+        if let Some(set) = other {
+            let ue = wanted.ue;
+            tracing::warn!(%ue, %source, set, "another UE behind a NAT has these ports or SPIs");
+            self.clashed += 1;
+            return Err(Exhausted);
+        }
         let allotted = self.try_allot(wanted);
         if allotted.is_none() {
             self.exhausted += 1;
@@ -315,12 +383,13 @@ impl Security {
     /// whatever at this address has the same client port or SPIs, since a phone that offers them again
     /// has restarted; and of too many challenges for one identity the oldest.
     fn displaced_by(&self, wanted: &Wanted<'_>) -> Vec<SetId> {
-        let is_displaced = |set: &&Set| {
-            (set.impi == *wanted.impi && set.state == State::Temporary)
-                || set.clashes_with(wanted.offer)
+        let is_earlier = |set: &&Set| {
+            set.impi == *wanted.impi && set.nat == wanted.nat && set.state == State::Temporary
         };
-        let mut displaced: Vec<SetId> =
-            self.at(wanted.ue).filter(is_displaced).map(|set| set.id).collect();
+        let earlier = self.at(wanted.ue).filter(is_earlier);
+        let displaced: BTreeSet<SetId> =
+            earlier.chain(self.clashing(wanted)).map(|set| set.id).collect();
+        let mut displaced: Vec<SetId> = displaced.into_iter().collect();
         if wanted.challenged_over.is_none()
             && let Some(others) = self.from_clear.get(wanted.impi)
         {
@@ -334,7 +403,7 @@ impl Security {
 
     /// TS 33.203 §7.1: the temporary set. What it displaces has gone before.
     pub fn create(&mut self, now: Now, wanted: Wanted<'_>, allotted: &Allotted) -> &mut Set {
-        let Wanted { impi, ue, pcscf, offer, challenged_over } = wanted;
+        let Wanted { impi, nat, ue, pcscf, offer, challenged_over } = wanted;
         let Allotted { port_pc, spi_pc, spi_ps, displaced: _ } = *allotted;
         let ports = Ports {
             uc: offer.port_c,
@@ -349,6 +418,9 @@ impl Security {
         self.by_client_port.insert((ue, ports.uc), id);
         self.by_server_port.insert((ue, ports.us, ports.pc), id);
         self.by_ue.entry(ue).or_default().insert(id);
+        if let Some(nat) = nat {
+            self.by_nat.entry(nat).or_default().insert(id);
+        }
         if challenged_over.is_none() {
             self.from_clear.entry(impi.clone()).or_default().insert(id);
             self.from_clear_count += 1;
@@ -358,6 +430,7 @@ impl Security {
         let set = Set {
             id,
             impi: impi.clone(),
+            nat,
             ue,
             pcscf,
             ports,
@@ -406,6 +479,9 @@ impl Security {
         self.by_client_port.insert(client, set.id);
         self.by_server_port.insert(server, set.id);
         self.by_ue.entry(set.ue).or_default().insert(set.id);
+        if let Some(nat) = set.nat {
+            self.by_nat.entry(nat).or_default().insert(set.id);
+        }
         self.spis.extend([set.spis.pc, set.spis.ps]);
         self.sets.insert(set.id, set);
         Ok(())
@@ -466,22 +542,26 @@ impl Security {
         let set = self.sets.remove(&id)?;
         self.by_client_port.remove(&(set.ue, set.ports.uc));
         self.by_server_port.remove(&(set.ue, set.ports.us, set.ports.pc));
-        if let Some(ids) = self.by_ue.get_mut(&set.ue) {
-            ids.remove(&id);
-            if ids.is_empty() {
-                self.by_ue.remove(&set.ue);
-            }
+        forget(&mut self.by_ue, set.ue, id);
+        if let Some(nat) = set.nat {
+            forget(&mut self.by_nat, nat, id);
         }
         self.spis.remove(&set.spis.pc);
         self.spis.remove(&set.spis.ps);
         Some(set)
     }
 
-    /// What the kernel gets: the set with its keys.
+    /// What the kernel gets: the set with its keys. The port of the NAT shows with the first packet that
+    /// comes from it (TS 33.203 Annex M); until then it may be the UE's own.
     pub fn with_keys(set: &Set, keys: Keys) -> SaSet {
+        let mode = match set.nat {
+            None => Mode::Transport,
+            Some(nat) => Mode::UdpEncTun { nat: SocketAddr::new(nat, UDP_ENCAPSULATION_PORT) },
+        };
         SaSet {
             id: set.id,
             side: Side::Pcscf,
+            mode,
             ue: set.ue,
             pcscf: set.pcscf,
             ports: set.ports,
@@ -516,11 +596,19 @@ impl Security {
                 count as f64,
             );
         }
+        let behind_nat: usize = self.by_nat.values().map(BTreeSet::len).sum();
+        samples.gauge(
+            "tessera_pcscf_security_association_sets_behind_nat",
+            "Sets of four security associations of UEs behind a NAT, inside UDP",
+            &[],
+            behind_nat as f64,
+        );
         for (result, value) in [
             ("installed", self.installed),
             ("refused_by_kernel", self.refused_by_kernel),
             ("exhausted", self.exhausted),
             ("crowded_out", self.crowded_out),
+            ("clashed", self.clashed),
         ] {
             samples.counter(
                 "tessera_pcscf_set_requests_total",
@@ -528,6 +616,15 @@ impl Security {
                 &[("result", result)],
                 value,
             );
+        }
+    }
+}
+
+fn forget(index: &mut HashMap<IpAddr, BTreeSet<SetId>>, address: IpAddr, id: SetId) {
+    if let Some(ids) = index.get_mut(&address) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            index.remove(&address);
         }
     }
 }

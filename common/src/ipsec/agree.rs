@@ -5,6 +5,8 @@ use std::cmp::Reverse;
 use crate::ipsec::sa::{Encryption, Integrity};
 use crate::sip::security::Mechanism;
 
+const UDP_ENC_TUN: &str = "UDP-enc-tun";
+
 /// A pair of algorithms; the order of a list of them is the operator's preference.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct AlgorithmPair {
@@ -58,9 +60,15 @@ pub enum Preference {
 
 /// The offer to use, of those whose pair is in `ours`, which is in order of preference.
 ///
-/// Only transport mode is chosen: UDP-enc-tun is for a UE behind a NAT.
-pub fn choose(ours: &[AlgorithmPair], preference: Preference, offers: &[Offer]) -> Option<Offer> {
-    let usable = offers.iter().filter(|offer| !offer.is_udp_encapsulated).filter_map(|offer| {
+/// Of offers of one mode only: UDP-enc-tun is for a UE behind a NAT (TS 33.203 Annex M).
+pub fn choose(
+    ours: &[AlgorithmPair],
+    preference: Preference,
+    is_udp_encapsulated: bool,
+    offers: &[Offer],
+) -> Option<Offer> {
+    let has_mode = |offer: &&Offer| offer.is_udp_encapsulated == is_udp_encapsulated;
+    let usable = offers.iter().filter(has_mode).filter_map(|offer| {
         let place = ours.iter().position(|pair| *pair == offer.pair)?;
         Some((offer, place, Reverse(offer.q)))
     });
@@ -72,16 +80,20 @@ pub fn choose(ours: &[AlgorithmPair], preference: Preference, offers: &[Offer]) 
     Some(chosen.clone())
 }
 
-/// The entries of Security-Server: one per pair of `preference` with falling q, all with these SPIs
-/// and ports (RFC 3329 §2.2).
+/// The entries of Security-Server: one per pair of `preference` with falling q, all of one mode and
+/// with these SPIs and ports (RFC 3329 §2.2).
 pub fn security_server(
     preference: &[AlgorithmPair],
+    is_udp_encapsulated: bool,
     spi_c: u32,
     spi_s: u32,
     port_c: u16,
     port_s: u16,
 ) -> Vec<Mechanism> {
     let mut entries = security_client(preference, spi_c, spi_s, port_c, port_s);
+    if is_udp_encapsulated {
+        entries.iter_mut().for_each(encapsulate);
+    }
     for (place, entry) in entries.iter_mut().enumerate() {
         // Nine steps are more than there are pairs; equal ones rank by their order.
         let tenths = 9usize.saturating_sub(place).max(1);
@@ -114,6 +126,15 @@ pub fn security_client(
     pairs.iter().map(entry).collect()
 }
 
+/// The same entry with the mode for UEs behind a NAT (TS 33.203 Annex M).
+pub fn encapsulate(mechanism: &mut Mechanism) {
+    for (name, value) in &mut mechanism.parameters {
+        if name == "mod" {
+            *value = UDP_ENC_TUN.to_string();
+        }
+    }
+}
+
 fn offer(mechanism: &Mechanism) -> Option<Offer> {
     if !mechanism.name.eq_ignore_ascii_case("ipsec-3gpp") {
         return None;
@@ -122,7 +143,7 @@ fn offer(mechanism: &Mechanism) -> Option<Offer> {
         return None;
     }
     let mode = mechanism.get("mod").unwrap_or("trans");
-    let is_udp_encapsulated = mode.eq_ignore_ascii_case("UDP-enc-tun");
+    let is_udp_encapsulated = mode.eq_ignore_ascii_case(UDP_ENC_TUN);
     if !is_udp_encapsulated && !mode.eq_ignore_ascii_case("trans") {
         return None;
     }
@@ -218,11 +239,17 @@ mod tests {
     fn first_of_the_one_or_the_other_preference() {
         let ours = Preference::Ours;
         let offered = offers(&security_client(&[SHA1_NULL, SHA1_CBC], 1000, 1001, 6000, 6001));
-        assert_eq!(choose(&[GCM, SHA1_CBC, SHA1_NULL], ours, &offered).unwrap().pair, SHA1_CBC);
-        assert_eq!(choose(&[GCM], ours, &offered), None);
-        assert_eq!(choose(&[], ours, &offered), None);
+        assert_eq!(
+            choose(&[GCM, SHA1_CBC, SHA1_NULL], ours, false, &offered).unwrap().pair,
+            SHA1_CBC
+        );
+        assert_eq!(choose(&[GCM], ours, false, &offered), None);
+        assert_eq!(choose(&[], ours, false, &offered), None);
         let tunnel = entry(&format!("ipsec-3gpp;alg=hmac-sha-1-96;mod=UDP-enc-tun;{NUMBERS}"));
-        assert_eq!(choose(&[SHA1_NULL], ours, &offers(&[tunnel])), None);
+        let tunnel = offers(&[tunnel]);
+        assert_eq!(choose(&[SHA1_NULL], ours, false, &tunnel), None);
+        assert_eq!(choose(&[SHA1_NULL], ours, true, &tunnel).as_ref(), tunnel.first());
+        assert_eq!(choose(&[SHA1_CBC, SHA1_NULL], ours, true, &offered), None);
 
         let with_q = |q: &str, algorithms: &str, spi_c: u32| {
             format!("ipsec-3gpp;q={q};{algorithms};spi-c={spi_c};spi-s=9000;port-c=6;port-s=7")
@@ -237,7 +264,7 @@ mod tests {
         ];
         let offered = offers(&listed.map(|text| entry(&text)));
         let spi = |ours: &[AlgorithmPair], preference| {
-            choose(ours, preference, &offered).map(|offer| offer.spi_c)
+            choose(ours, preference, false, &offered).map(|offer| offer.spi_c)
         };
         assert_eq!(spi(&[SHA1_CBC, SHA1_NULL], Preference::Ours), Some(1003));
         assert_eq!(spi(&[SHA1_NULL, SHA1_CBC], Preference::Ours), Some(1002));
@@ -249,7 +276,8 @@ mod tests {
     /// RFC 3329 §2.2: S-67, one entry per pair with falling q.
     #[test]
     fn security_server_entries() {
-        let entries = security_server(&[SHA1_CBC, GCM], 2_222_222_221, 2_222_222_222, 5100, 5101);
+        let entries =
+            security_server(&[SHA1_CBC, GCM], false, 2_222_222_221, 2_222_222_222, 5100, 5101);
         let texts: Vec<_> = entries.iter().map(|entry| entry.to_string()).collect();
         let numbers =
             "prot=esp;mod=trans;spi-c=2222222221;spi-s=2222222222;port-c=5100;port-s=5101";
@@ -261,7 +289,10 @@ mod tests {
             ]
         );
         assert_eq!(offers(&entries).len(), 2);
-        let many = security_server(&[SHA1_CBC; 12], 1000, 1001, 6000, 6001);
+        let behind_nat = security_server(&[SHA1_CBC], true, 1000, 1001, 6000, 6001);
+        assert!(behind_nat[0].to_string().contains(";mod=UDP-enc-tun;"), "{}", behind_nat[0]);
+        assert!(offers(&behind_nat)[0].is_udp_encapsulated);
+        let many = security_server(&[SHA1_CBC; 12], false, 1000, 1001, 6000, 6001);
         assert!(many.is_sorted_by(|a, b| a.get("q") >= b.get("q")));
         assert_eq!(many[11].get("q"), Some("0.1"));
     }

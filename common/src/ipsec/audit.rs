@@ -1,8 +1,8 @@
 //! The comparison of what a core knows of its sets with what its data plane holds.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use crate::ipsec::sa::{Association, Ports, SaSet, SetId, Side, Spis, associations};
+use crate::ipsec::sa::{Association, Mode, Ports, SaSet, SetId, Side, Spis, associations};
 use crate::node::Now;
 
 /// What names the four associations of a set, without keys.
@@ -10,6 +10,9 @@ use crate::node::Now;
 pub struct KnownSet {
     pub id: SetId,
     pub side: Side,
+    /// The address of the NAT in front of the UE, in UDP-encapsulated tunnel mode. Its port is the
+    /// data plane's business: it may change at any time.
+    pub nat: Option<IpAddr>,
     pub ue: IpAddr,
     pub pcscf: IpAddr,
     pub ports: Ports,
@@ -17,16 +20,24 @@ pub struct KnownSet {
 }
 
 impl KnownSet {
-    /// As [`SaSet::associations`].
+    /// As [`SaSet::associations`], with port 0 of the NAT.
     pub fn associations(&self) -> [Association; 4] {
-        associations(self.side, self.ue, self.pcscf, self.ports, self.spis)
+        let mode = match self.nat {
+            None => Mode::Transport,
+            Some(nat) => Mode::UdpEncTun { nat: SocketAddr::new(nat, 0) },
+        };
+        associations(self.side, mode, self.ue, self.pcscf, self.ports, self.spis)
     }
 }
 
 impl From<&SaSet> for KnownSet {
     fn from(set: &SaSet) -> KnownSet {
+        let nat = match set.mode {
+            Mode::Transport => None,
+            Mode::UdpEncTun { nat } => Some(nat.ip()),
+        };
         let SaSet { id, side, ue, pcscf, ports, spis, .. } = *set;
-        KnownSet { id, side, ue, pcscf, ports, spis }
+        KnownSet { id, side, nat, ue, pcscf, ports, spis }
     }
 }
 

@@ -1,16 +1,23 @@
-//! ESP in transport mode (RFC 4303): encrypt, ICV, replay window. Used by the user-space data plane
-//! and by simulated UEs. Packets are whole IP packets (IPv4 or IPv6 without extension headers).
+//! ESP (RFC 4303): encrypt, ICV, replay window; in transport mode, or for UEs behind a NAT in tunnel
+//! mode inside UDP (RFC 3948, TS 33.203 Annex M). Used by the user-space data plane and by simulated
+//! UEs. Packets are whole IP packets (IPv4, or IPv6 without extension headers; inside UDP IPv4 only).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
-use crate::ipsec::sa::{Association, SaSet};
+use crate::ipsec::sa::{Association, Mode, SaSet, Side, UDP_ENCAPSULATION_PORT};
 use crate::ipsec::transform::{HEADER_OCTETS, Transform};
 use crate::random::Random;
 
+const PROTOCOL_IPV4: u8 = 4;
 const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 const PROTOCOL_ESP: u8 = 50;
+const IPV4_HEADER_OCTETS: usize = 20;
+const UDP_HEADER_OCTETS: usize = 8;
+/// Of an outer packet: as a host's own.
+const TIME_TO_LIVE: u8 = 64;
 
 /// ESP state of the four associations of one set.
 pub struct EspSet {
@@ -103,7 +110,12 @@ impl EspSet {
             let Association { source: from, destination: to, is_inbound, .. } = state.association;
             !is_inbound && from == source && to == destination
         })?;
-        let payload = &packet[ip.header_octets..ip.total_octets];
+        let whole = &packet[..ip.total_octets];
+        // What ESP carries, and what stands in front of it.
+        let (payload, next_header, front_octets) = match state.association.around {
+            None => (&whole[ip.header_octets..], ip.protocol, ip.header_octets),
+            Some(_) => (whole, PROTOCOL_IPV4, IPV4_HEADER_OCTETS + UDP_HEADER_OCTETS),
+        };
         let transform = &self.transform;
         let padding = padding_octets(payload.len(), transform.block_octets());
         let esp_octets = HEADER_OCTETS
@@ -114,15 +126,22 @@ impl EspSet {
             + transform.icv_octets();
         let progress = &mut state.progress;
         let Some(sequence) = progress.sequence.checked_add(1) else { return Some(Vec::new()) };
-        if ip.header_octets + esp_octets > usize::from(u16::MAX) {
+        if front_octets + esp_octets > usize::from(u16::MAX) {
             return Some(Vec::new());
         }
         progress.sequence = sequence;
         progress.counters.count(ip.total_octets);
 
-        let mut sealed = Vec::with_capacity(ip.header_octets + esp_octets);
-        sealed.extend_from_slice(&packet[..ip.header_octets]);
-        fix_ip_header(&mut sealed, PROTOCOL_ESP, esp_octets);
+        let mut sealed = Vec::with_capacity(front_octets + esp_octets);
+        match state.association.around {
+            None => {
+                sealed.extend_from_slice(&packet[..ip.header_octets]);
+                fix_ip_header(&mut sealed, PROTOCOL_ESP, esp_octets);
+            }
+            Some((source, destination)) => {
+                sealed.extend_from_slice(&udp_around(source, destination, esp_octets)?);
+            }
+        }
         sealed.extend_from_slice(&state.association.spi.to_be_bytes());
         sealed.extend_from_slice(&sequence.to_be_bytes());
         if transform.wants_random_iv() {
@@ -137,24 +156,25 @@ impl EspSet {
         sealed.extend_from_slice(payload);
         sealed.extend((1..=padding).map(|octet| octet as u8));
         sealed.push(padding as u8);
-        sealed.push(ip.protocol);
-        transform.protect(&mut sealed, ip.header_octets);
+        sealed.push(next_header);
+        transform.protect(&mut sealed, front_octets);
         Some(sealed)
     }
 
     /// The clear IP packet inside an ESP packet of an inbound association (RFC 4303 §3.4).
     ///
     /// The ICV is checked before anything that could tell two packets apart; then the replay
-    /// window, the padding, and the selector (TS 33.203 §7.1).
+    /// window, the padding, and the selector (TS 33.203 §7.1). A fragment inside a tunnel has the
+    /// addresses of the selector, and its first part the ports: whoever puts them together looks at
+    /// these.
     pub fn open(&mut self, packet: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let ip = Ip::parse(packet).ok_or(OpenError::TooShort)?;
-        let spi = spi_of(packet).ok_or(OpenError::TooShort)?;
+        let found = Esp::find(packet).ok_or(OpenError::TooShort)?;
         let state = self
             .associations
             .iter_mut()
-            .find(|state| state.association.is_inbound && state.association.spi == spi)
+            .find(|state| state.association.is_inbound && state.association.spi == found.spi)
             .ok_or(OpenError::UnknownSpi)?;
-        let mut esp = packet[ip.header_octets..ip.total_octets].to_vec();
+        let mut esp = packet[found.octets].to_vec();
         let progress = &mut state.progress;
         let clear = self.transform.open(&mut esp).inspect_err(|error| {
             progress.bad_icv += u64::from(*error == OpenError::BadIcv);
@@ -165,17 +185,47 @@ impl EspSet {
             return Err(OpenError::Replayed);
         }
         let (payload, protocol) = without_trailer(&esp[clear]).ok_or(OpenError::BadPadding)?;
-
-        let mut opened = Vec::with_capacity(ip.header_octets + payload.len());
-        opened.extend_from_slice(&packet[..ip.header_octets]);
-        fix_ip_header(&mut opened, protocol, payload.len());
-        opened.extend_from_slice(payload);
-        let sockets = Ip::parse(&opened).and_then(|inner| inner.sockets(&opened));
-        if sockets != Some((state.association.source, state.association.destination)) {
-            return Err(OpenError::SelectorMismatch);
+        let Association { source, destination, around, .. } = state.association;
+        let opened = match (around, found.around) {
+            (None, None) => {
+                let header_octets = found.ip.header_octets;
+                let mut opened = Vec::with_capacity(header_octets + payload.len());
+                opened.extend_from_slice(&packet[..header_octets]);
+                fix_ip_header(&mut opened, protocol, payload.len());
+                opened.extend_from_slice(payload);
+                let sockets = Ip::parse(&opened).and_then(|inner| inner.sockets(&opened));
+                if sockets != Some((source, destination)) {
+                    return Err(OpenError::SelectorMismatch);
+                }
+                opened
+            }
+            // The NAT may give another port, but never another address: that is another NAT.
+            (Some(expected), Some(around))
+                if protocol == PROTOCOL_IPV4 && expected.0.ip() == around.0.ip() =>
+            {
+                if !is_from_tunnel(payload, source, destination) {
+                    return Err(OpenError::SelectorMismatch);
+                }
+                payload.to_vec()
+            }
+            _ => return Err(OpenError::SelectorMismatch),
+        };
+        state.progress.counters.count(opened.len());
+        if let (Side::Pcscf, Some((nat, _))) = (self.set.side, found.around) {
+            self.set_nat(nat);
         }
-        progress.counters.count(opened.len());
         Ok(opened)
+    }
+
+    /// TS 33.203 Annex M: where packets to the UE go from now on, in UDP-encapsulated tunnel mode.
+    pub fn set_nat(&mut self, nat: SocketAddr) {
+        if !matches!(self.set.mode, Mode::UdpEncTun { nat: known } if known != nat) {
+            return;
+        }
+        self.set.mode = Mode::UdpEncTun { nat };
+        for (state, association) in self.associations.iter_mut().zip(self.set.associations()) {
+            state.association = association;
+        }
     }
 
     /// By SPI, inbound and outbound.
@@ -187,14 +237,85 @@ impl EspSet {
     }
 }
 
-/// SPI of a whole IP packet that carries ESP.
+/// SPI of a whole IP packet that carries ESP, be it inside UDP.
 pub fn spi_of(packet: &[u8]) -> Option<u32> {
-    let ip = Ip::parse(packet)?;
-    let payload = &packet[ip.header_octets..ip.total_octets];
-    if ip.protocol != PROTOCOL_ESP || payload.len() < HEADER_OCTETS {
-        return None;
+    Esp::find(packet).map(|found| found.spi)
+}
+
+/// Where a packet has its ESP.
+struct Esp {
+    ip: Ip,
+    octets: Range<usize>,
+    spi: u32,
+    /// Source and destination of the UDP around it.
+    around: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Esp {
+    /// RFC 3948 §2.2, §2.3: inside UDP of port 4500, four octets of zero are somebody else's, and a
+    /// keep-alive is too short for ESP.
+    fn find(packet: &[u8]) -> Option<Esp> {
+        let ip = Ip::parse(packet)?;
+        let (start, around) = match ip.protocol {
+            PROTOCOL_ESP => (ip.header_octets, None),
+            PROTOCOL_UDP => {
+                let (source, destination) = ip.sockets(packet)?;
+                if ![source.port(), destination.port()].contains(&UDP_ENCAPSULATION_PORT) {
+                    return None;
+                }
+                (ip.header_octets + UDP_HEADER_OCTETS, Some((source, destination)))
+            }
+            _ => return None,
+        };
+        let octets = start..ip.total_octets;
+        let esp = packet.get(octets.clone()).filter(|esp| esp.len() >= HEADER_OCTETS)?;
+        let spi = u32::from_be_bytes([esp[0], esp[1], esp[2], esp[3]]);
+        if around.is_some() && spi == 0 {
+            return None;
+        }
+        Some(Esp { ip, octets, spi, around })
     }
-    Some(u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]]))
+}
+
+/// An IPv4 and a UDP header (RFC 3948 §2.1, where the checksum of UDP is zero); `None` for IPv6.
+fn udp_around(source: SocketAddr, destination: SocketAddr, esp_octets: usize) -> Option<[u8; 28]> {
+    let (SocketAddr::V4(source), SocketAddr::V4(destination)) = (source, destination) else {
+        return None;
+    };
+    let mut front = [0; IPV4_HEADER_OCTETS + UDP_HEADER_OCTETS];
+    let (ip, udp) = front.split_at_mut(IPV4_HEADER_OCTETS);
+    ip[0] = 0x45;
+    ip[8] = TIME_TO_LIVE;
+    ip[12..16].copy_from_slice(&source.ip().octets());
+    ip[16..20].copy_from_slice(&destination.ip().octets());
+    fix_ip_header(ip, PROTOCOL_UDP, UDP_HEADER_OCTETS + esp_octets);
+    udp[..2].copy_from_slice(&source.port().to_be_bytes());
+    udp[2..4].copy_from_slice(&destination.port().to_be_bytes());
+    udp[4..6].copy_from_slice(&((UDP_HEADER_OCTETS + esp_octets) as u16).to_be_bytes());
+    Some(front)
+}
+
+/// A packet that came out of a tunnel has addresses and ports of its association. A fragment has no
+/// ports but in its first part.
+fn is_from_tunnel(packet: &[u8], source: SocketAddr, destination: SocketAddr) -> bool {
+    if let Some(ip) = Ip::parse(packet) {
+        return ip.sockets(packet) == Some((source, destination));
+    }
+    let Some(header) = packet.first_chunk::<IPV4_HEADER_OCTETS>() else { return false };
+    let header_octets = usize::from(header[0] & 15) * 4;
+    let total_octets = usize::from(u16::from_be_bytes([header[2], header[3]]));
+    let address =
+        |at: usize| IpAddr::V4(Ipv4Addr::from(std::array::from_fn::<u8, 4, _>(|i| header[at + i])));
+    let offset = u16::from_be_bytes([header[6], header[7]]) & 0x1FFF;
+    let ports = packet.get(header_octets..header_octets + 4).map(|ports| {
+        (u16::from_be_bytes([ports[0], ports[1]]), u16::from_be_bytes([ports[2], ports[3]]))
+    });
+    header[0] >> 4 == 4
+        && header_octets >= IPV4_HEADER_OCTETS
+        && total_octets == packet.len()
+        && (address(12), address(16)) == (source.ip(), destination.ip())
+        && matches!(header[9], PROTOCOL_UDP | PROTOCOL_TCP)
+        && (offset > 0 || ports == Some((source.port(), destination.port())))
 }
 
 impl fmt::Debug for EspSet {

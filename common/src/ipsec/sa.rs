@@ -72,11 +72,27 @@ pub enum Side {
     Ue,
 }
 
+/// UDP port of the P-CSCF for ESP inside UDP (RFC 3948 §2.1; TS 33.203 Annex M).
+pub const UDP_ENCAPSULATION_PORT: u16 = 4500;
+
+/// How the packets of a set travel: `mod` (TS 33.203 Annexes H and M).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// `trans`: ESP between the addresses of the sockets.
+    Transport,
+    /// `UDP-enc-tun`: whole packets inside ESP inside UDP, between `nat` and port 4500 of the P-CSCF.
+    /// `nat` is where the UE's packets come from: to the P-CSCF an address and a port of the NAT, to
+    /// the UE its own address and port 4500.
+    UdpEncTun { nat: SocketAddr },
+}
+
 /// Four associations of one authentication.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SaSet {
     pub id: SetId,
     pub side: Side,
+    pub mode: Mode,
+    /// As its sockets know it: behind a NAT the UE's own, private one.
     pub ue: IpAddr,
     pub pcscf: IpAddr,
     pub ports: Ports,
@@ -93,13 +109,23 @@ pub struct Association {
     pub destination: SocketAddr,
     pub spi: u32,
     pub is_inbound: bool,
+    /// Source and destination of the UDP around it; `None`: in transport mode.
+    pub around: Option<(SocketAddr, SocketAddr)>,
+}
+
+impl Association {
+    /// The addresses of its ESP packets as the network sees them: source and destination.
+    pub fn on_the_wire(&self) -> (IpAddr, IpAddr) {
+        let (source, destination) = self.around.unwrap_or((self.source, self.destination));
+        (source.ip(), destination.ip())
+    }
 }
 
 impl SaSet {
     /// SA1 uc to ps (spi_ps), SA2 ps to uc (spi_uc), SA3 pc to us (spi_us), SA4 us to pc (spi_pc)
     /// (TS 33.203 §7.1).
     pub fn associations(&self) -> [Association; 4] {
-        associations(self.side, self.ue, self.pcscf, self.ports, self.spis)
+        associations(self.side, self.mode, self.ue, self.pcscf, self.ports, self.spis)
     }
 
     /// Authentication key as the kernel wants it: IK, padded for SHA-1; `None` for Null
@@ -157,22 +183,29 @@ impl SaSet {
 /// The four associations between these ends, in the order of [`SaSet::associations`].
 pub(crate) fn associations(
     side: Side,
+    mode: Mode,
     ue: IpAddr,
     pcscf: IpAddr,
     ports: Ports,
     spis: Spis,
 ) -> [Association; 4] {
+    let around = match mode {
+        Mode::Transport => None,
+        Mode::UdpEncTun { nat } => Some((nat, SocketAddr::new(pcscf, UDP_ENCAPSULATION_PORT))),
+    };
     let sent_by_ue = |source, destination, spi| Association {
         source: SocketAddr::new(ue, source),
         destination: SocketAddr::new(pcscf, destination),
         spi,
         is_inbound: side == Side::Pcscf,
+        around,
     };
     let sent_to_ue = |source, destination, spi| Association {
         source: SocketAddr::new(pcscf, source),
         destination: SocketAddr::new(ue, destination),
         spi,
         is_inbound: side == Side::Ue,
+        around: around.map(|(nat, pcscf)| (pcscf, nat)),
     };
     let Ports { uc, us, pc, ps } = ports;
     [
@@ -230,6 +263,7 @@ mod tests {
         SaSet {
             id: SetId(1),
             side: Side::Ue,
+            mode: Mode::Transport,
             ue: "10.133.202.46".parse().unwrap(),
             pcscf: "192.0.2.10".parse().unwrap(),
             ports: Ports { uc: 5062, us: 5064, pc: 5100, ps: 5101 },
@@ -301,6 +335,22 @@ mod tests {
         set.side = Side::Pcscf;
         assert_eq!(listed(&set), expected);
         assert_eq!(set.associations().map(|sa| sa.is_inbound), [true, false, false, true]);
+    }
+
+    /// TS 33.203 Annex M: behind a NAT the sockets are the same, and the packets go between the NAT
+    /// and port 4500.
+    #[test]
+    fn associations_behind_a_nat() {
+        let mut set = set(Integrity::HmacSha1_96, Encryption::Null);
+        let in_transport = set.associations();
+        let nat: SocketAddr = "198.51.100.7:31234".parse().unwrap();
+        set.mode = Mode::UdpEncTun { nat };
+        let pcscf = SocketAddr::new(set.pcscf, 4500);
+        let around = [(nat, pcscf), (pcscf, nat), (pcscf, nat), (nat, pcscf)];
+        assert_eq!(set.associations().map(|sa| sa.around.unwrap()), around);
+        assert_eq!(set.associations().map(|sa| Association { around: None, ..sa }), in_transport);
+        assert_eq!(set.associations()[1].on_the_wire(), (set.pcscf, nat.ip()));
+        assert_eq!(in_transport[1].on_the_wire(), (set.pcscf, set.ue));
     }
 
     /// TS 33.203 Annex H

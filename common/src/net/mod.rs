@@ -76,6 +76,8 @@ pub struct PlaneConfig {
     /// File in which the user-space plane keeps its sets, keys included, over the end of the process;
     /// absent: they end with it. XFRM keeps them in the kernel.
     pub state: Option<PathBuf>,
+    /// UEs behind a NAT are served too, through UDP port 4500 of the protected IPv4 addresses.
+    pub nat: bool,
 }
 
 /// `[dns]` of a daemon.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::dns::{Question, RecordType};
 use common::ipsec::audit::KnownSet;
-use common::ipsec::sa::{Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
+use common::ipsec::sa::{Encryption, Integrity, Keys, Mode, Ports, SaSet, SetId, Side, Spis};
 use common::limits::Limits;
 use common::net::{
     Daemon, DnsConfig, HttpConfig, LogConfig, PlaneChoice, PlaneConfig, Shell, SipListen, run_from,
@@ -213,6 +213,7 @@ fn set(side: &str, alg: &str, ealg: &str, ue: &str, pcscf: &str, number: u64) ->
     SaSet {
         id: SetId(number),
         side: if side == "ue" { Side::Ue } else { Side::Pcscf },
+        mode: Mode::Transport,
         ue: ue.parse::<IpAddr>().unwrap(),
         pcscf: pcscf.parse::<IpAddr>().unwrap(),
         ports: PORTS,
@@ -271,7 +272,11 @@ impl Daemon for Toy {
             diameter_local: None,
             store: config.store.clone(),
             dns: config.dns.clone(),
-            ipsec: config.plane.map(|choice| PlaneConfig { choice, state: config.state.clone() }),
+            ipsec: config.plane.map(|choice| PlaneConfig {
+                choice,
+                state: config.state.clone(),
+                nat: false,
+            }),
             http: config.http.clone(),
             log: config.log.clone(),
             limits: config.limits.clone(),

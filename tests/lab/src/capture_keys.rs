@@ -28,14 +28,17 @@ pub fn esp_sa(set: &SaSet) -> Vec<String> {
     };
     let integrity_key = key(set.integrity_key());
     let line = |association: &common::ipsec::sa::Association| {
+        // Which address the NAT has is not known here.
+        let behind_nat = |ip: IpAddr| association.around.is_some() && ip == set.ue;
+        let shown = |ip| if behind_nat(ip) { "*".to_owned() } else { ip.to_string() };
         let version = match association.source.ip() {
             IpAddr::V4(_) => "IPv4",
             IpAddr::V6(_) => "IPv6",
         };
         format!(
             "\"{version}\",\"{}\",\"{}\",\"0x{:08x}\",\"{encryption}\",\"{}\",\"{integrity}\",\"{}\"",
-            association.source.ip(),
-            association.destination.ip(),
+            shown(association.source.ip()),
+            shown(association.destination.ip()),
             association.spi,
             hex(&encryption_key),
             hex(&integrity_key),

@@ -36,6 +36,22 @@ pub enum Part {
     Endurance,
 }
 
+/// What is to run.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub part: Part,
+    /// Of the part `endurance`.
+    pub count: usize,
+    /// Of the part `scenarios`, those alone whose name has one of these in it; empty: all.
+    pub only: Vec<String>,
+}
+
+impl Wanted {
+    fn has(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
+    }
+}
+
 /// What became of a scenario.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
@@ -79,8 +95,10 @@ impl World for LabWorld {
             ..Faults::default()
         };
         let is_known = phone != Phone::Unknown;
+        let is_behind_nat = phone == Phone::BehindNat;
         let number = self.ask(move |laboratory| {
-            laboratory.add_phone(is_known, Model { faults, ..Model::default() })
+            let model = Model { faults, is_behind_nat, ..Model::default() };
+            laboratory.add_phone(is_known, model)
         });
         number.unwrap_or(usize::MAX)
     }
@@ -140,6 +158,10 @@ impl World for LabWorld {
 
     fn reboot(&mut self, ue: usize) {
         self.ask(move |laboratory| laboratory.handsets.reboot(ue));
+    }
+
+    fn rebind(&mut self, ue: usize) {
+        self.ask(move |laboratory| laboratory.handsets.rebind(ue));
     }
 
     fn kill(&mut self, function: Function) {
@@ -215,7 +237,7 @@ fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
 }
 
 /// Runs a part, one check after the other, while the loop of the lab goes on. One line for each.
-pub async fn run(laboratory: &mut Laboratory, part: Part, count: usize) -> Vec<Outcome> {
+pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
     let ues = laboratory.options.ues;
     let (sender, mut asks) = mpsc::channel::<Ask>(16);
     let http = laboratory.http();
@@ -224,10 +246,10 @@ pub async fn run(laboratory: &mut Laboratory, part: Part, count: usize) -> Vec<O
         let mut world = LabWorld { asks: sender, http };
         // Nobody listens any more: what is left need not run.
         let mut tell = |outcome| outcomes_sender.blocking_send(outcome).is_ok();
-        match part {
-            Part::Scenarios => run_scenarios(&mut world, &mut tell),
+        match wanted.part {
+            Part::Scenarios => run_scenarios(&mut world, &wanted, &mut tell),
             Part::Matrix => matrix::run(&mut world, &mut tell),
-            Part::Endurance => endurance::run(&mut world, ues, count, &mut tell),
+            Part::Endurance => endurance::run(&mut world, ues, wanted.count, &mut tell),
         }
     });
     let mut all = Vec::new();
@@ -251,19 +273,21 @@ pub async fn run(laboratory: &mut Laboratory, part: Part, count: usize) -> Vec<O
 /// Takes the outcome of a check; false when nobody wants more.
 pub type Tell<'a> = dyn FnMut(Outcome) -> bool + 'a;
 
-fn run_scenarios(world: &mut LabWorld, tell: &mut Tell<'_>) {
-    for scenario in scenarios::all() {
+fn run_scenarios(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) {
+    for scenario in scenarios::all().filter(|scenario| wanted.has(scenario.name)) {
         if !tell(run_one(scenario, world)) {
             return;
         }
     }
     let begin = Instant::now();
     let shows = "packets and, with XFRM, states as the data plane itself counts them";
-    let counted = outcome("esp_counters_move", shows, begin, esp_counters_move(world));
-    if !tell(counted) {
-        return;
+    if wanted.has("esp_counters_move") {
+        let counted = outcome("esp_counters_move", shows, begin, esp_counters_move(world));
+        if !tell(counted) {
+            return;
+        }
     }
-    for check in wire::ALL {
+    for check in wire::ALL.iter().filter(|check| wanted.has(check.name)) {
         let begin = Instant::now();
         let result = run_wire(check, world);
         if !tell(outcome(check.name, check.shows, begin, result)) {

@@ -128,7 +128,7 @@ impl Settings<'_> {
              [gm]\naddresses = [\"{}\"]\n{t1}protected_server_port = {PROTECTED_SERVER_PORT}\n\
              protected_client_ports = {PROTECTED_CLIENT_PORTS:?}\n\n\
              [mw]\nlisten = [\"{}\"]\n\n\
-             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\n\n\
+             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\nnat = {}\n\n\
              [log]\nfilter = \"info,pcscf::security=debug\"\n\n{}",
             quoted_path(&self.directory.join("pcscf.db")),
             self.addresses().pcscf_gm(),
@@ -136,6 +136,7 @@ impl Settings<'_> {
             self.plane.name(),
             if self.plane == Plane::Off { "off" } else { "required" },
             if self.is_choice_announced { "chosen" } else { "list" },
+            self.addresses().pcscf_gm().is_ipv4(),
             self.dns(),
         )
     }

@@ -195,6 +195,8 @@ impl Decoder {
         }
         let what = match (from, to) {
             (53, _) | (_, 53) => dns(payload),
+            // RFC 3948: ESP inside UDP, unless it is a keep-alive.
+            (4500, _) | (_, 4500) => esp(payload),
             _ => sip(payload, "UDP", from, to).map(|(what, _)| what),
         };
         what.map(|what| carried.inner(what)).into_iter().collect()

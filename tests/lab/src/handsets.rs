@@ -49,6 +49,8 @@ pub struct Model {
     /// It says no more than it must, so that its answer to a challenge fits a datagram: beyond 1300
     /// octets a request goes by TCP, whatever the phone prefers (RFC 3261 §18.1.1).
     pub is_brief: bool,
+    /// Its address is [`scenarios::PRIVATE_ADDRESS`], behind a NAT of its own that has the bearer.
+    pub is_behind_nat: bool,
 }
 
 /// Something worth a line of the ladder.
@@ -218,6 +220,13 @@ impl Handsets {
         self.give(number, Input::Command(Command::Reboot));
     }
 
+    /// Its NAT gives it other ports.
+    pub fn rebind(&mut self, number: usize) {
+        if number < self.handsets.len() {
+            self.give(number, Input::Command(Command::Rebind));
+        }
+    }
+
     pub fn register(&mut self, number: usize) {
         self.command(number, Command::Register { identity: 0 });
     }
@@ -336,6 +345,7 @@ impl Handsets {
             config.access_network = None;
         }
         config.faults = model.faults;
+        config.behind_nat = model.is_behind_nat.then_some(scenarios::PRIVATE_ADDRESS);
         handset.phone = Some(Phone::new(config, self.random.fork()));
         let waiting = handset.waiting.take();
         let address = attached.address;

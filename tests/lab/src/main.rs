@@ -63,6 +63,9 @@ enum Verb {
         /// Re-registrations of the part `endurance`.
         #[arg(long, default_value_t = 1_000)]
         count: usize,
+        /// Of the part `scenarios`, those alone whose name has this in it; may be given again.
+        #[arg(long, value_name = "NAME")]
+        only: Vec<String>,
     },
 }
 
@@ -114,8 +117,9 @@ fn main() -> ExitCode {
         return status;
     }
     let line = CommandLine::parse_from(arguments);
-    let part = line.command.map(|Verb::Check { part, count }| (part, count));
-    let result = run(line.options, part);
+    let wanted =
+        line.command.map(|Verb::Check { part, count, only }| check::Wanted { part, count, only });
+    let result = run(line.options, wanted);
     match result {
         Ok(status) => status,
         Err(error) => {
@@ -141,13 +145,14 @@ fn run_role(arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn run(line: CommonOptions, part: Option<(Part, usize)>) -> Result<ExitCode, String> {
+fn run(line: CommonOptions, wanted: Option<check::Wanted>) -> Result<ExitCode, String> {
     let started = Instant::now();
     let mut http = Vec::new();
     for (_, _, port) in DAEMONS {
         http.push(processes::open_http(port)?);
     }
     topology::enter()?;
+    let part = wanted.as_ref().map(|wanted| wanted.part);
     let options = Options {
         plane: line.ipsec,
         version: match line.ip {
@@ -163,10 +168,10 @@ fn run(line: CommonOptions, part: Option<(Part, usize)>) -> Result<ExitCode, Str
         are_keys_captured: line.capture_keys,
         json: line.json,
         keep: line.keep,
-        automatic: part.is_none(),
-        is_ladder_printed: part.is_none(),
-        is_choice_announced: matches!(part, Some((Part::Matrix, _))),
-        is_enduring: matches!(part, Some((Part::Endurance, _))),
+        automatic: wanted.is_none(),
+        is_ladder_printed: wanted.is_none(),
+        is_choice_announced: part == Some(Part::Matrix),
+        is_enduring: part == Some(Part::Endurance),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -176,8 +181,8 @@ fn run(line: CommonOptions, part: Option<(Part, usize)>) -> Result<ExitCode, Str
         let random = Random::from_seed(seed()?);
         let laboratory = Laboratory::start(options, http, random).await?;
         println!("lab: everything is up after {:.2} s", started.elapsed().as_secs_f64());
-        match part {
-            Some((part, count)) => check(laboratory, part, count).await,
+        match wanted {
+            Some(wanted) => check(laboratory, wanted).await,
             None => show(laboratory).await,
         }
     })
@@ -235,8 +240,8 @@ async fn show(mut laboratory: Laboratory) -> Result<ExitCode, String> {
 }
 
 /// Runs a part of the checks and says how many passed.
-async fn check(mut laboratory: Laboratory, part: Part, count: usize) -> Result<ExitCode, String> {
-    let outcomes = check::run(&mut laboratory, part, count).await;
+async fn check(mut laboratory: Laboratory, wanted: check::Wanted) -> Result<ExitCode, String> {
+    let outcomes = check::run(&mut laboratory, wanted).await;
     let complaints = finish(laboratory, &outcomes).await?;
     let failed = outcomes.iter().filter(|outcome| outcome.error.is_some()).count();
     println!("{} passed, {failed} failed", outcomes.len() - failed);

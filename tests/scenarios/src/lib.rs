@@ -4,11 +4,12 @@
 //! the daemons. It never looks inside a core.
 
 pub mod attacks;
+pub mod nat;
 pub mod reg_event;
 pub mod registration;
 pub mod server;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// What kind of phone, or what is wrong with it.
@@ -26,7 +27,13 @@ pub enum Phone {
     AlteredSecurityVerify,
     /// The HSS does not know it.
     Unknown,
+    /// It has [`PRIVATE_ADDRESS`] behind a NAT of its own, which has its bearer; on an IPv6 bearer there is
+    /// no NAT.
+    BehindNat,
 }
+
+/// Of every phone behind a NAT: as in a million homes.
+pub const PRIVATE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);
 
 /// The four functions, and the application server, as scenarios name them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -110,6 +117,8 @@ pub trait World {
     /// The battery is taken out: it forgets all but the card, and counts ports and SPIs from the same
     /// numbers as every phone after a boot.
     fn reboot(&mut self, ue: usize);
+    /// Its NAT gives it other ports from now on.
+    fn rebind(&mut self, ue: usize);
     /// Kills the process without warning.
     fn kill(&mut self, function: Function);
     /// Starts it again.
@@ -136,7 +145,7 @@ pub struct Scenario {
 }
 
 /// All scenarios that the build knows.
-pub const ALL: &[&[Scenario]] = &[registration::ALL, reg_event::ALL, attacks::ALL];
+pub const ALL: &[&[Scenario]] = &[registration::ALL, reg_event::ALL, nat::ALL, attacks::ALL];
 
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().flat_map(|group| group.iter())

@@ -73,8 +73,12 @@ fn subscribed(world: &mut dyn World) -> f64 {
 
 /// Registered, and watched by the phone and the P-CSCF.
 fn watched(world: &mut dyn World) -> Result<usize, String> {
+    watched_phone(world, Phone::Good)
+}
+
+pub(crate) fn watched_phone(world: &mut dyn World, phone: Phone) -> Result<usize, String> {
     let before = subscribed(world);
-    let ue = world.add_phone(Phone::Good);
+    let ue = world.add_phone(phone);
     registers(world, ue)?;
     world.until("two subscriptions more", PATIENCE, &mut |world| {
         subscribed(world) >= before + 2.0 && world.notified(ue) >= 1
@@ -106,7 +110,7 @@ fn a_refresh_is_told(world: &mut dyn World) -> Result<(), String> {
 
 /// The phone, the P-CSCF and the S-CSCFs have let go of one registration; one of an earlier scenario may
 /// end at the same time.
-fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> {
+pub(crate) fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> {
     world.until("the phone hears of it", PATIENCE, &mut |world| {
         world.standing(ue) == Standing::Idle
     })?;
@@ -117,7 +121,7 @@ fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> 
     ensure(now <= at.1 - 1.0, || format!("{now} registrations at the S-CSCFs, {} before", at.1))
 }
 
-fn held(world: &mut dyn World) -> (f64, f64) {
+pub(crate) fn held(world: &mut dyn World) -> (f64, f64) {
     let at_pcscf = registrations(world, Function::Pcscf);
     (at_pcscf, at_scscfs(world, "tessera_scscf_registrations"))
 }

@@ -20,7 +20,8 @@ use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
 use common::sip::message::{Headers, Message, Method};
 use common::sip::security::mechanisms;
-use common::sip::uri::Uri;
+use common::sip::uri::{Host, Uri};
+use common::sip::via::Via;
 
 /// reg-await-auth, 64 × T1 on Gm, and what a set lives beyond its registration.
 const AWAIT_AUTH: Duration = Duration::from_secs(240);
@@ -31,12 +32,14 @@ const CHALLENGES: usize = 4;
 /// Timers fire in the millisecond in which they are due.
 const TICK: Duration = Duration::from_millis(1);
 
-/// A private identity at an address.
+/// A private identity at an address, which behind a NAT is its private one.
 type Owner = (String, IpAddr);
 
 #[derive(Clone, Debug)]
 struct Set {
     owner: Owner,
+    /// From where its packets come: the owner's address, or that of the NAT.
+    source: IpAddr,
     ports: common::ipsec::sa::Ports,
     spis: common::ipsec::sa::Spis,
     /// What protected the challenged REGISTER.
@@ -60,6 +63,7 @@ struct Place {
 #[derive(Clone, Debug)]
 struct Open {
     owner: Owner,
+    came_from: IpAddr,
     transport: Transport,
     over: Option<SetId>,
     spi_and_port: Option<(u32, u16)>,
@@ -211,8 +215,10 @@ impl Associations {
             .find(|open| open.owner.1 == set.ue && open.spi_and_port == offered)
             .ok_or_else(|| format!("set {} was made for no REGISTER", set.id.0))?;
         let (owner, over) = (open.owner.clone(), open.over);
+        let source = set.associations().into_iter().find(|one| one.is_inbound);
+        let source = source.map_or(set.ue, |association| association.on_the_wire().0);
         let displaced = |(id, other): (&SetId, &Set)| {
-            let clashes = other.owner.1 == set.ue
+            let clashes = (other.owner.1, other.source) == (set.ue, source)
                 && (other.ports.uc == set.ports.uc
                     || [other.spis.uc, other.spis.us].contains(&set.spis.uc)
                     || [other.spis.uc, other.spis.us].contains(&set.spis.us));
@@ -244,6 +250,7 @@ impl Associations {
         self.held.insert(set.id);
         let made = Set {
             owner: owner.clone(),
+            source,
             ports: set.ports,
             spis: set.spis,
             over,
@@ -407,11 +414,18 @@ impl Associations {
             let first = list.first()?;
             Some((first.number("spi-c")?, first.number("port-c")? as u16))
         });
+        // TS 33.203 Annex M: in clear the Via tells the phone's own address.
+        let via = headers.values(Name::Via).next().and_then(|via| Via::parse(via).ok());
+        let own = match (on, via.map(|via| via.sent_by.host)) {
+            (None, Some(Host::Address(own))) => own,
+            _ => flow.remote.ip(),
+        };
         let bound = contacts(headers);
         let default = headers.get(Name::Expires).and_then(|text| text.trim().parse().ok());
         let seconds = |seconds: &Option<u32>| seconds.or(default) == Some(0);
         let open = Open {
-            owner: (username.unwrap_or_default(), flow.remote.ip()),
+            owner: (username.unwrap_or_default(), own),
+            came_from: flow.remote.ip(),
             transport: flow.transport,
             over: on,
             spi_and_port: offer,
@@ -453,7 +467,8 @@ impl Associations {
         }
         let key = (response.call_id().to_owned(), response.cseq());
         // Only the first answer means something, and only towards the phone.
-        let Some(open) = self.open.get(&key).filter(|open| open.owner.1 == flow.remote.ip()) else {
+        let Some(open) = self.open.get(&key).filter(|open| open.came_from == flow.remote.ip())
+        else {
             return Ok(());
         };
         let open = open.clone();

@@ -171,6 +171,7 @@ impl Ims {
             scenarios::Phone::WrongKey => faults.wrong_k = true,
             scenarios::Phone::WrongResponse => faults.wrong_response = true,
             scenarios::Phone::AlteredSecurityVerify => faults.wrong_security_verify = true,
+            scenarios::Phone::BehindNat => config.behind_nat = Some(scenarios::PRIVATE_ADDRESS),
         }
         let phone = ue::Phone::new(config, self.world.random.fork());
         self.world.add_phone(Box::new(Mobile::new(phone)))
@@ -308,6 +309,12 @@ impl scenarios::World for Ims {
 
     fn reboot(&mut self, ue: usize) {
         self.world.command_after(ue, "reboot", Duration::ZERO);
+        let now = self.world.now;
+        self.world.run(now, |_| false);
+    }
+
+    fn rebind(&mut self, ue: usize) {
+        self.world.command_after(ue, "rebind", Duration::ZERO);
         let now = self.world.now;
         self.world.run(now, |_| false);
     }
@@ -465,6 +472,7 @@ impl Phone for Mobile {
             "register" => ue::Command::Register { identity: 0 },
             "deregister" => ue::Command::Deregister { identity: 0 },
             "reboot" => ue::Command::Reboot,
+            "rebind" => ue::Command::Rebind,
             "forget" => ue::Command::Forget,
             _ => match command.strip_prefix("move ").and_then(|address| address.parse().ok()) {
                 Some(address) => ue::Command::Move { address },
@@ -639,8 +647,10 @@ fn pcscf_toml(gm: IpAddr, is_unwatched: bool) -> String {
          [gm]\naddresses = [\"{gm}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
          protected_client_ports = {PCSCF_PORTS:?}\n\
          [mw]\nlisten = [\"{}\"]\n\
-         [reg_event]\nsubscribe = {}\n",
+         [reg_event]\nsubscribe = {}\n\
+         [ipsec]\nnat = {}\n",
         SocketAddr::new(address(10), 5060),
-        !is_unwatched
+        !is_unwatched,
+        gm.is_ipv4(),
     )
 }

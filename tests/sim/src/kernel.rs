@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::ipsec::audit::{Audit, KnownSet};
 use common::ipsec::esp::{EspSet, OpenError, spi_of};
-use common::ipsec::sa::{SaSet, SetId};
+use common::ipsec::sa::{Association, SaSet, SetId};
 use common::node::{Flow, Now, Transport, UNKEPT_SAS_LIFE};
 use common::random::Random;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
@@ -265,9 +265,7 @@ impl Kernel {
             return failed();
         }
         let mut work = Work::default();
-        if let Some(packet) = self.seal_or_clear(packet) {
-            work.packets.push((flow.remote.ip(), packet));
-        }
+        work.packets.extend(self.seal_or_clear(packet));
         work
     }
 
@@ -275,13 +273,13 @@ impl Kernel {
     pub fn poll(&mut self, now: Now) -> Work {
         let mut work = Work::default();
         let mut leaving = Vec::new();
-        for (ue, stack) in &mut self.stacks {
+        for stack in self.stacks.values_mut() {
             if stack.next_timeout().is_none_or(|at| at > now) {
                 continue;
             }
             let (mut packets, mut happened) = (Vec::new(), Vec::new());
             stack.poll(now, &mut packets, &mut happened);
-            leaving.extend(packets.into_iter().map(|packet| (*ue, packet)));
+            leaving.extend(packets);
             for happened in happened {
                 match happened {
                     Happened::Message { flow, bytes } => {
@@ -292,10 +290,8 @@ impl Kernel {
                 }
             }
         }
-        for (ue, packet) in leaving {
-            if let Some(packet) = self.seal_or_clear(packet) {
-                work.packets.push((ue, packet));
-            }
+        for packet in leaving {
+            work.packets.extend(self.seal_or_clear(packet));
         }
         work
     }
@@ -305,8 +301,18 @@ impl Kernel {
         stacks.chain(self.limits.values().copied()).min()
     }
 
-    /// A policy that matches demands its association; a protected port without one sends nothing.
-    fn seal_or_clear(&mut self, packet: Vec<u8>) -> Option<Bytes> {
+    /// A policy that matches demands its association; a protected port without one sends nothing. With the
+    /// address whose bearer has it: of a UE behind a NAT that is the NAT's.
+    fn seal_or_clear(&mut self, packet: Vec<u8>) -> Option<(IpAddr, Bytes)> {
+        let packet = self.seal_if_it_must(packet)?;
+        let destination = {
+            let sliced = SlicedPacket::from_ip(&packet).ok()?;
+            sliced.net.as_ref().and_then(addresses)?.1
+        };
+        Some((destination, packet))
+    }
+
+    fn seal_if_it_must(&mut self, packet: Vec<u8>) -> Option<Bytes> {
         for esp in self.sets.values_mut().rev() {
             if let Some(sealed) = esp.seal(&packet) {
                 self.sealed += 1;
@@ -320,6 +326,18 @@ impl Kernel {
             return None;
         }
         Some(packet.into())
+    }
+
+    /// Whose bearer has what is sent on a flow: of a UE behind a NAT the NAT's.
+    pub fn bearer(&self, flow: &Flow) -> IpAddr {
+        let carries = |association: &Association| {
+            !association.is_inbound
+                && association.source == flow.local
+                && association.destination == flow.remote
+        };
+        let mut all = self.sets.values().flat_map(|esp| esp.set().associations());
+        let carrying = all.find(carries);
+        carrying.map_or(flow.remote.ip(), |association| association.on_the_wire().1)
     }
 
     /// The flow is between ports of an installed set.

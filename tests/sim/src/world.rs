@@ -465,7 +465,9 @@ impl World {
     fn send_sip(&mut self, member: usize, flow: Flow, bytes: Bytes) {
         self.messages += 1;
         let from = self.members[member].name;
-        if let Some(ue) = self.phone_by_address.get(&flow.remote.ip()).copied() {
+        let kernel = self.members[member].kernel.as_ref();
+        let bearer = kernel.map_or(flow.remote.ip(), |kernel| kernel.bearer(&flow));
+        if let Some(ue) = self.phone_by_address.get(&bearer).copied() {
             let Some(kernel) = self.members[member].kernel.as_ref() else { return };
             let protected = kernel.is_protected(&flow);
             self.checkers.towards_ue(self.seed, &bytes);

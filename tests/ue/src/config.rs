@@ -1,6 +1,6 @@
 //! What a phone is set up with.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ pub struct Config {
     pub isim: Isim,
     /// Given by the bearer.
     pub address: IpAddr,
+    /// The phone is behind a NAT, which has the bearer's address; its own is this one. It offers ESP
+    /// inside UDP, too (TS 33.203 Annex M). Of no effect on an IPv6 bearer.
+    pub behind_nat: Option<Ipv4Addr>,
     /// Unprotected ports of the P-CSCFs, in the order in which they are tried.
     pub pcscfs: Vec<SocketAddr>,
     /// The transport of requests; a request longer than 1300 bytes goes by TCP anyway.
@@ -78,6 +81,7 @@ impl Config {
         Config {
             isim,
             address,
+            behind_nat: None,
             pcscfs: vec![pcscf],
             transport: Transport::Udp,
             ipsec: true,
@@ -99,6 +103,14 @@ impl Config {
             mtu: 1500,
             faults: Faults::default(),
             profile: None,
+        }
+    }
+
+    /// What the phone itself takes for its address.
+    pub fn own_address(&self) -> IpAddr {
+        match (self.behind_nat, self.address) {
+            (Some(private), IpAddr::V4(_)) => private.into(),
+            _ => self.address,
         }
     }
 

@@ -13,6 +13,7 @@
 //! | [`request`] | how a REGISTER is written | TS 24.229 §5.1.1.2 |
 //! | [`sets`] | sets of security associations and their lives | TS 33.203 §7.4 |
 //! | [`packets`] | UDP and IP | |
+//! | [`nat`] | a NAT in front of the phone | RFC 4787 |
 //! | [`tcp`] | TCP, by smoltcp | |
 //!
 //! No sockets and no clock: the simulator drives it in virtual time, the program drives it through
@@ -23,6 +24,7 @@ pub mod event;
 pub mod isim;
 #[cfg(feature = "program")]
 pub mod load;
+pub mod nat;
 pub mod outcome;
 pub mod packets;
 pub mod phone;

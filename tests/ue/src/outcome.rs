@@ -38,7 +38,7 @@ impl Phone {
         let path = attempt.path();
         let port = path.and_then(|id| self.sets.get(id)).map(|set| set.esp.set().ports.us);
         let port = port.unwrap_or(self.config.unprotected_port);
-        let contact = own_contact(response, SocketAddr::new(self.config.address, port));
+        let contact = own_contact(response, SocketAddr::new(self.config.own_address(), port));
         let contact = contact.ok_or(Cause::NotBound)?;
         let granted_seconds =
             contact.expires_seconds().or_else(|| seconds(response, Name::Expires)).unwrap_or(3600);
@@ -59,7 +59,7 @@ impl Phone {
             from_tag: attempt.from_tag,
             cseq: attempt.cseq,
             expires_at: now + granted,
-            contact: SocketAddr::new(self.config.address, port),
+            contact: SocketAddr::new(self.config.own_address(), port),
             is_protected: path.is_some(),
             associated: list(Name::PAssociatedUri),
             service_route: list(Name::ServiceRoute),

@@ -21,6 +21,7 @@ use common::timers::Timers;
 
 use crate::config::{Config, Faults};
 use crate::event::Event;
+use crate::nat::Nat;
 use crate::packets::{self, Content, Reassembly};
 use crate::register::{Attempt, Registration, Timer, Wait};
 use crate::request::host_port;
@@ -59,6 +60,8 @@ pub enum Command {
     Move {
         address: IpAddr,
     },
+    /// The NAT in front of it gives it other ports from now on, and nobody is told.
+    Rebind,
     SetFaults(Faults),
 }
 
@@ -94,6 +97,8 @@ pub enum Dropped {
     Unknown,
     /// The TCP stack takes no more.
     Full,
+    /// The NAT in front of the phone does not let it pass.
+    Nat,
 }
 
 /// A phone.
@@ -118,6 +123,9 @@ pub struct Phone {
     endpoint: Endpoint<Wait>,
     stack: Stack,
     reassembly: Reassembly,
+    /// Of what comes out of a tunnel.
+    inner_reassembly: Reassembly,
+    nat: Option<Nat>,
     /// Of the last packet, should it have to be cut.
     next_identification: u32,
     waiting: VecDeque<Command>,
@@ -132,7 +140,11 @@ impl Phone {
             config.isim.card.seq_ms = [1_000_000; 32];
         }
         let sets = Sets::new(config.first_protected_port, config.gm_t1 * 64, &mut random);
-        let stack = Stack::new(config.address, tcp_mtu(&config), &mut random);
+        let stack = Stack::new(config.own_address(), tcp_mtu(&config), &mut random);
+        let nat = match (config.behind_nat, config.address) {
+            (Some(private), IpAddr::V4(public)) => Some(Nat::new(private, public, &mut random)),
+            _ => None,
+        };
         Phone {
             sets,
             registrations: BTreeMap::new(),
@@ -146,6 +158,8 @@ impl Phone {
             endpoint: endpoint(config.gm_t1, &mut random),
             stack,
             reassembly: Reassembly::default(),
+            inner_reassembly: Reassembly::default(),
+            nat,
             next_identification: 0,
             waiting: VecDeque::new(),
             config,
@@ -216,9 +230,17 @@ impl Phone {
             Command::Move { address } => {
                 let identities: Vec<usize> = self.registrations.keys().copied().collect();
                 self.config.address = address;
+                if let (Some(nat), IpAddr::V4(public)) = (&mut self.nat, address) {
+                    nat.set_public(public);
+                }
                 self.forget(out);
                 for identity in identities {
                     self.on_command(now, Command::Register { identity }, out);
+                }
+            }
+            Command::Rebind => {
+                if let Some(nat) = &mut self.nat {
+                    nat.forget();
                 }
             }
             Command::SetFaults(faults) => self.config.faults = faults,
@@ -246,8 +268,9 @@ impl Phone {
         self.failures = 0;
         self.waiting.clear();
         self.endpoint = endpoint(self.config.gm_t1, &mut self.random);
-        self.stack = Stack::new(self.config.address, tcp_mtu(&self.config), &mut self.random);
+        self.stack = Stack::new(self.config.own_address(), tcp_mtu(&self.config), &mut self.random);
         self.reassembly = Reassembly::default();
+        self.inner_reassembly = Reassembly::default();
     }
 
     fn on_time(&mut self, now: Now, out: &mut Vec<Output>) {
@@ -293,12 +316,23 @@ impl Phone {
     // ---- Up: from the bearer.
 
     fn on_packet(&mut self, now: Now, packet: Bytes, out: &mut Vec<Output>) {
-        let Some(packet) = self.reassembly.take(now, packet) else { return };
+        let Some(mut packet) = self.reassembly.take(now, packet) else { return };
+        if let Some(nat) = &self.nat {
+            match nat.back(packet.into()) {
+                Some(inside) => packet = inside.into(),
+                None => return dropped(Dropped::Nat, out),
+            }
+        }
         if spi_of(&packet).is_none() {
             return self.on_clear_packet(now, &packet, false, out);
         }
         match self.sets.open(&packet) {
-            Ok(clear) => self.on_clear_packet(now, &clear, true, out),
+            Ok(clear) => {
+                let whole = self.inner_reassembly.take(now, clear.into());
+                if let Some(whole) = whole {
+                    self.on_clear_packet(now, &whole, true, out);
+                }
+            }
             Err(error) => dropped(Dropped::Esp(error), out),
         }
     }
@@ -310,7 +344,7 @@ impl Phone {
         is_protected: bool,
         out: &mut Vec<Output>,
     ) {
-        let address = self.config.address;
+        let address = self.config.own_address();
         match packets::content(packet) {
             Some(Content::Udp { source, destination, payload }) if destination.ip() == address => {
                 if !is_protected && destination.port() != self.config.unprotected_port {
@@ -424,11 +458,15 @@ impl Phone {
 
     // ---- Down: to the bearer.
 
+    pub(crate) fn is_behind_nat(&self) -> bool {
+        self.nat.is_some()
+    }
+
     pub(crate) fn pcscf_address(&self) -> SocketAddr {
         let pcscfs = &self.config.pcscfs;
         pcscfs.get(self.pcscf % pcscfs.len().max(1)).copied().unwrap_or_else(|| {
             // Nothing configured: packets to nowhere, and a registration that times out.
-            SocketAddr::new(self.config.address, 0)
+            SocketAddr::new(self.config.own_address(), 0)
         })
     }
 
@@ -441,7 +479,7 @@ impl Phone {
         wait: Wait,
         out: &mut Vec<Output>,
     ) {
-        let ue = self.config.address;
+        let ue = self.config.own_address();
         let set = path.and_then(|id| self.sets.get(id)).map(|set| set.esp.set());
         let (local, remote, tcp_local_port, via) = match set {
             Some(set) => (
@@ -517,6 +555,13 @@ impl Phone {
                 packet
             }
         };
+        let packet = match &mut self.nat {
+            Some(nat) => match nat.out(packet) {
+                Some(outside) => outside,
+                None => return dropped(Dropped::Nat, out),
+            },
+            None => packet,
+        };
         self.next_identification = self.next_identification.wrapping_add(1);
         let fragments = packets::fragments(packet, self.config.mtu, self.next_identification);
         out.extend(fragments.into_iter().map(|packet| Output::Packet(packet.into())));
@@ -557,9 +602,10 @@ fn endpoint(gm_t1: Duration, random: &mut Random) -> Endpoint<Wait> {
 /// 64·T1 on Gm (TS 24.229 §7.7).
 const LIMIT: Duration = Duration::from_secs(128);
 
-/// What ESP and its longest trailer leave to TCP.
+/// What ESP and its longest trailer leave to TCP; behind a NAT a second IP header and UDP, too.
 fn tcp_mtu(config: &Config) -> usize {
-    config.mtu.saturating_sub(80).max(576)
+    let around = if config.behind_nat.is_some() { 48 } else { 0 };
+    config.mtu.saturating_sub(80 + around).max(576)
 }
 
 fn dropped(why: Dropped, out: &mut Vec<Output>) {

@@ -222,7 +222,7 @@ impl Phone {
             from_tag: &attempt.from_tag,
             cseq: attempt.cseq,
             expires_seconds: attempt.expires_seconds,
-            contact: SocketAddr::new(self.config.address, port),
+            contact: SocketAddr::new(self.config.own_address(), port),
             authorization: &attempt.authorization,
             security_client: security_client.as_deref(),
             security_verify: &security_verify,
@@ -352,15 +352,18 @@ impl Phone {
     ) -> bool {
         self.drop_temporary(out);
         let remote = self.pcscf_address();
+        let is_behind_nat = self.is_behind_nat();
         let Some(attempt) = &mut self.attempt else { return false };
         let Some(offered) = &attempt.offered else { return false };
         let listed = mechanisms(response.headers(), Name::SecurityServer).unwrap_or_default();
-        let Some(chosen) = sets::choose(&listed, &self.config.algorithms) else { return false };
+        let Some(chosen) = sets::choose(&listed, &self.config.algorithms, is_behind_nat) else {
+            return false;
+        };
         if self.config.faults.wrong_association_keys {
             keys = Keys { ck: Secret::new([0x5A; 16]), ik: Secret::new([0xA5; 16]) };
         }
         let lines = response.headers().lines(Name::SecurityServer).map(str::to_owned).collect();
-        let addresses = (SocketAddr::new(self.config.address, 0), remote);
+        let addresses = (SocketAddr::new(self.config.own_address(), 0), remote);
         let seed = self.random.bytes();
         let set = self.sets.install(now, addresses, offered, &chosen, keys, lines, seed);
         attempt.temporary = Some(set);
@@ -457,7 +460,8 @@ impl Phone {
         if !self.config.ipsec || self.config.faults.no_security_client {
             return None;
         }
-        Some(self.sets.offer(&self.config.algorithms, &mut self.random))
+        let is_behind_nat = self.is_behind_nat();
+        Some(self.sets.offer(&self.config.algorithms, is_behind_nat, &mut self.random))
     }
 
     fn first_cseq(&self) -> u32 {
@@ -466,7 +470,7 @@ impl Phone {
 
     pub(crate) fn new_call_id(&mut self) -> String {
         let token = self.random.token();
-        format!("{token}@{}", self.config.address)
+        format!("{token}@{}", self.config.own_address())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::ipsec::agree::{self, AlgorithmPair, Offer};
 use common::ipsec::esp::{EspSet, OpenError, spi_of};
-use common::ipsec::sa::{Keys, Ports, SaSet, SetId, Side, Spis};
+use common::ipsec::sa::{Keys, Mode, Ports, SaSet, SetId, Side, Spis, UDP_ENCAPSULATION_PORT};
 use common::node::{Flow, Now};
 use common::random::Random;
 
@@ -78,8 +78,14 @@ impl Sets {
         }
     }
 
-    /// New SPIs and a new client port; the server port stays (TS 24.229 §5.1.1.2.2).
-    pub fn offer(&mut self, pairs: &[AlgorithmPair], random: &mut Random) -> Offered {
+    /// New SPIs and a new client port; the server port stays (TS 24.229 §5.1.1.2.2). Behind a NAT each
+    /// pair stands there twice, for either mode (TS 33.203 Annex M).
+    pub fn offer(
+        &mut self,
+        pairs: &[AlgorithmPair],
+        is_behind_nat: bool,
+        random: &mut Random,
+    ) -> Offered {
         let port_s = match self.port_s {
             Some(port) => port,
             None => self.free_port(),
@@ -88,7 +94,12 @@ impl Sets {
         let port_c = self.free_port();
         let spi_c = self.free_spi(random, 0);
         let spi_s = self.free_spi(random, spi_c);
-        let entries = agree::security_client(pairs, spi_c, spi_s, port_c, port_s);
+        let mut entries = agree::security_client(pairs, spi_c, spi_s, port_c, port_s);
+        if is_behind_nat {
+            let mut encapsulated = entries.clone();
+            encapsulated.iter_mut().for_each(agree::encapsulate);
+            entries.splice(0..0, encapsulated);
+        }
         let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
         Offered { spi_c, spi_s, port_c, port_s, security_client: entries.join(",") }
     }
@@ -106,9 +117,14 @@ impl Sets {
     ) -> SetId {
         let id = SetId(self.next_id);
         self.next_id += 1;
+        let own = SocketAddr::new(addresses.0.ip(), UDP_ENCAPSULATION_PORT);
         let set = SaSet {
             id,
             side: Side::Ue,
+            mode: match chosen.is_udp_encapsulated {
+                true => Mode::UdpEncTun { nat: own },
+                false => Mode::Transport,
+            },
             ue: addresses.0.ip(),
             pcscf: addresses.1.ip(),
             ports: Ports {
@@ -305,11 +321,12 @@ impl Sets {
 pub fn choose(
     server: &[common::sip::security::Mechanism],
     offered: &[AlgorithmPair],
+    is_behind_nat: bool,
 ) -> Option<Offer> {
     let mut entries: Vec<_> = server.iter().collect();
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.q()));
     let entries: Vec<_> = entries.into_iter().cloned().collect();
-    agree::offers(&entries)
-        .into_iter()
-        .find(|offer| offered.contains(&offer.pair) && !offer.is_udp_encapsulated)
+    agree::offers(&entries).into_iter().find(|offer| {
+        offered.contains(&offer.pair) && (is_behind_nat || !offer.is_udp_encapsulated)
+    })
 }

@@ -96,8 +96,9 @@ fn second_register() {
     let security_server: Vec<String> = {
         let set = net.sets[0].set();
         let pairs = ue::config::default_algorithms();
-        let spis = set.spis;
-        common::ipsec::agree::security_server(&pairs, spis.pc, spis.ps, set.ports.pc, set.ports.ps)
+        let (spis, ports) = (set.spis, set.ports);
+        let agreed = (spis.pc, spis.ps, ports.pc, ports.ps);
+        common::ipsec::agree::security_server(&pairs, false, agreed.0, agreed.1, agreed.2, agreed.3)
             .iter()
             .map(ToString::to_string)
             .collect()

@@ -1,6 +1,7 @@
 //! What carries ESP: the kernel (XFRM) or this process (raw sockets and a TUN). One decision logic
 //! in the core, two data planes (TS 33.203 §7).
 
+mod encapsulation;
 mod netlink;
 mod routing;
 mod silence;
@@ -38,11 +39,12 @@ impl Plane {
         protected: &[SocketAddr],
         inbox: &Rc<Inbox>,
     ) -> Result<Plane, String> {
-        let userspace = || Userspace::open(protected, config.state.as_deref());
+        let userspace = || Userspace::open(protected, config.nat, config.state.as_deref());
+        let xfrm = || Xfrm::open(protected, config.nat, inbox);
         let plane = match config.choice {
-            PlaneChoice::Xfrm => Plane::Xfrm(Xfrm::open(protected, inbox).map_err(needs_other)?),
+            PlaneChoice::Xfrm => Plane::Xfrm(xfrm().map_err(needs_other)?),
             PlaneChoice::Userspace => Plane::Userspace(userspace()?),
-            PlaneChoice::Auto => match Xfrm::open(protected, inbox) {
+            PlaneChoice::Auto => match xfrm() {
                 Ok(xfrm) => {
                     tracing::warn!("ipsec.plane auto: xfrm is taken, because the kernel has ESP");
                     return Ok(Plane::Xfrm(xfrm));
@@ -134,7 +136,10 @@ impl Plane {
             1.0,
         );
         let sets = match self {
-            Plane::Xfrm(xfrm) => xfrm.len(),
+            Plane::Xfrm(xfrm) => {
+                xfrm.samples(samples);
+                xfrm.len()
+            }
             Plane::Userspace(userspace) => {
                 userspace.samples(samples);
                 userspace.len()
@@ -173,6 +178,9 @@ impl Plane {
 
 /// Which plane would be taken; an error says what each lacks. Changes nothing.
 pub(super) fn check(config: &PlaneConfig, protected: &[SocketAddr]) -> Result<String, String> {
+    if config.nat {
+        encapsulation::check(protected)?;
+    }
     let xfrm = || xfrm::probe(protected);
     let userspace = || {
         userspace::probe(protected)?;
@@ -194,6 +202,17 @@ pub(super) fn check(config: &PlaneConfig, protected: &[SocketAddr]) -> Result<St
 
 fn needs_other(error: String) -> String {
     format!("ipsec.plane xfrm: {error}; or set ipsec.plane = \"userspace\"")
+}
+
+/// TS 33.203 Annex M: the NAT has given the UE of a set another port.
+fn tell_rebound(set: SetId, nat: SocketAddr) {
+    tracing::info!(set = set.0, %nat, "the UE is reached at another port of its NAT");
+}
+
+/// Both planes count alike.
+fn show_rebound(samples: &mut Samples, count: u64) {
+    let help = "Times that the NAT in front of a UE was heard from another port.";
+    samples.counter("tessera_ipsec_nat_rebound_total", help, &[], count);
 }
 
 fn epoch_seconds() -> u64 {

@@ -105,11 +105,13 @@ impl Netlink {
         Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }
 
-    /// What the kernel tells a group of its own accord, to be had by [`Netlink::events`].
-    pub fn open_group(family: isize, group: u32) -> io::Result<Netlink> {
+    /// What the kernel tells groups of its own accord, to be had by [`Netlink::events`].
+    pub fn open_groups(family: isize, groups: &[u32]) -> io::Result<Netlink> {
         let mut socket = Socket::new(family)?;
         socket.bind_auto()?;
-        socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
+        }
         socket.set_rx_buf_sz(SOCKET_BUFFER_BYTES as u32)?;
         Ok(Netlink { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
     }

@@ -12,7 +12,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
 use crate::ipsec::esp::{EspCounters, Progress, Window};
-use crate::ipsec::sa::{Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
+use crate::ipsec::sa::{Encryption, Integrity, Keys, Mode, Ports, SaSet, SetId, Side, Spis};
 use crate::secret::Secret;
 
 const MAGIC: [u8; 8] = *b"TESSAS\x00\x01";
@@ -33,12 +33,14 @@ const SLOT_BYTES: usize = 1_024;
 /// The file grows by so many slots at a time.
 const GROWTH: usize = 256;
 
-// Inside a slot: is it used, length of the description, CK and IK, description, progress.
+// Inside a slot: is it used, length of the description, CK and IK, description, progress, port of the
+// NAT.
 const DESCRIPTION_LENGTH: usize = 4;
 const KEYS: usize = 8;
 const DESCRIPTION: usize = KEYS + 32;
 const PROGRESS: usize = 512;
 const PROGRESS_BYTES: usize = 64;
+const NAT_PORT: usize = PROGRESS + 4 * PROGRESS_BYTES;
 
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 const RAMFS_MAGIC: i64 = 0x8584_58f6;
@@ -67,6 +69,9 @@ pub(super) struct Found {
 struct Description {
     id: SetId,
     side: Side,
+    /// Address of the NAT; its port has a place of its own, for it may change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nat: Option<IpAddr>,
     ue: IpAddr,
     pcscf: IpAddr,
     ports: Ports,
@@ -145,8 +150,23 @@ impl StateFile {
 
     /// Adds a set; the answer is its slot.
     pub fn add(&mut self, set: &SaSet, progress: &[Progress; 4]) -> Result<usize, String> {
-        let SaSet { id, side, ue, pcscf, ports, spis, integrity, encryption, ref keys } = *set;
-        let description = Description { id, side, ue, pcscf, ports, spis, integrity, encryption };
+        let SaSet { id, side, mode, ue, pcscf, ports, spis, integrity, encryption, ref keys } =
+            *set;
+        let nat = match mode {
+            Mode::Transport => None,
+            Mode::UdpEncTun { nat } => Some(nat),
+        };
+        let description = Description {
+            id,
+            side,
+            nat: nat.map(|nat| nat.ip()),
+            ue,
+            pcscf,
+            ports,
+            spis,
+            integrity,
+            encryption,
+        };
         let text = serde_json::to_vec(&description).map_err(|error| error.to_string())?;
         if text.len() > PROGRESS - DESCRIPTION {
             return Err("ipsec.state: the set is too large".to_owned());
@@ -163,6 +183,7 @@ impl StateFile {
         for (place, progress) in progress.iter().enumerate() {
             write_progress(bytes, place, progress, 0);
         }
+        write_nat_port(bytes, nat.map_or(0, |nat| nat.port()));
         // Whole before it counts: a kill may come at any moment.
         compiler_fence(Ordering::SeqCst);
         bytes[0] = 1;
@@ -172,6 +193,11 @@ impl StateFile {
     /// How far an association has come; to be called before its packet goes on.
     pub fn note(&mut self, slot: usize, place: usize, progress: &Progress, last_used: u64) {
         write_progress(self.slot(slot), place, progress, last_used);
+    }
+
+    /// The NAT has given another port; to be called before a packet goes there.
+    pub fn note_nat_port(&mut self, slot: usize, port: u16) {
+        write_nat_port(self.slot(slot), port);
     }
 
     /// Wipes a slot.
@@ -247,13 +273,22 @@ impl StateFile {
 fn read_set(bytes: &[u8]) -> Option<SaSet> {
     let length = u32::from_ne_bytes(*bytes[DESCRIPTION_LENGTH..].first_chunk()?) as usize;
     let text = bytes[DESCRIPTION..PROGRESS].get(..length)?;
-    let Description { id, side, ue, pcscf, ports, spis, integrity, encryption } =
+    let Description { id, side, nat, ue, pcscf, ports, spis, integrity, encryption } =
         serde_json::from_slice(text).ok()?;
+    let nat_port = u16::from_ne_bytes(*bytes[NAT_PORT..].first_chunk()?);
+    let mode = match nat {
+        None => Mode::Transport,
+        Some(nat) => Mode::UdpEncTun { nat: SocketAddr::new(nat, nat_port) },
+    };
     let keys = Keys {
         ck: Secret::new(*bytes[KEYS..].first_chunk()?),
         ik: Secret::new(*bytes[KEYS + 16..].first_chunk()?),
     };
-    Some(SaSet { id, side, ue, pcscf, ports, spis, integrity, encryption, keys })
+    Some(SaSet { id, side, mode, ue, pcscf, ports, spis, integrity, encryption, keys })
+}
+
+fn write_nat_port(slot: &mut [u8], port: u16) {
+    slot[NAT_PORT..NAT_PORT + 2].copy_from_slice(&port.to_ne_bytes());
 }
 
 fn write_progress(slot: &mut [u8], place: usize, progress: &Progress, last_used: u64) {
@@ -362,6 +397,7 @@ mod tests {
         SaSet {
             id: SetId(id),
             side,
+            mode: Mode::Transport,
             ue: "fd00:45::2".parse().unwrap(),
             pcscf: "fd00:46::1".parse().unwrap(),
             ports: Ports { uc: 31_000, us: 31_001, pc: 5_100, ps: 5_064 },
@@ -426,6 +462,22 @@ mod tests {
         assert_eq!(pcscf.open(&sealed[3]), Err(OpenError::Replayed));
         assert_eq!(pcscf.open(&sealed[2]).unwrap(), packet(&[2]));
         assert_eq!(pcscf.open(&sealed[4]).unwrap(), packet(&[4]));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// TS 33.203 Annex M: where the UE was last heard from is known to the next run.
+    #[test]
+    fn a_crash_forgets_no_nat() {
+        let path = path("nat");
+        let nat = |port| Mode::UdpEncTun { nat: SocketAddr::from(([198, 51, 100, 7], port)) };
+        let kept = SaSet { mode: nat(4_500), ..set(1, Side::Pcscf) };
+        {
+            let (mut file, _) = StateFile::open(&path).unwrap();
+            let slot = file.add(&kept, &[Progress::default(); 4]).unwrap();
+            file.note_nat_port(slot, 31_234);
+        }
+        let (_file, found) = StateFile::open(&path).unwrap();
+        assert_eq!(found[0].set, SaSet { mode: nat(31_234), ..kept });
         std::fs::remove_file(path).unwrap();
     }
 

@@ -26,13 +26,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::encapsulation;
 use super::epoch_seconds;
 use super::routing::Routing;
 use super::silence;
 use super::state_file::{Found, StateFile};
 use crate::ipsec::audit::{Audit, KnownSet, Traffic};
 use crate::ipsec::esp::{EspSet, OpenError, spi_of};
-use crate::ipsec::sa::{Association, SaSet, SetId};
+use crate::ipsec::sa::{Association, Mode, SaSet, SetId, UDP_ENCAPSULATION_PORT};
 use crate::net::udp::socket_address;
 use crate::node::Now;
 use crate::stats::Samples;
@@ -42,13 +43,14 @@ const PROTOCOL_TCP: u8 = 6;
 const PROTOCOL_UDP: u8 = 17;
 const IPV4_HEADER_BYTES: usize = 20;
 const IPV6_HEADER_BYTES: usize = 40;
+const UDP_HEADER_BYTES: usize = 8;
 /// `%d` is filled in by the kernel.
 const DEVICE_PATTERN: &str = "tessera%d";
 /// The longest IP packet less what ESP adds. Datagrams are sealed whole and fragmented as ESP, as the
 /// kernel's own IPsec does it; the segments of TCP are kept short by its sockets.
 const DEVICE_MTU: u16 = u16::MAX - ESP_OVERHEAD_BYTES;
-/// Header 8, IV 16, padding 16, trailer 2, ICV 16, rounded up.
-const ESP_OVERHEAD_BYTES: u16 = 64;
+/// IP and UDP around it 28, header 8, IV 16, padding 16, trailer 2, ICV 16, rounded up.
+const ESP_OVERHEAD_BYTES: u16 = 96;
 const PACKET_BYTES: usize = 65_536;
 /// Packets handled before other tasks have their turn.
 const BATCH: usize = 64;
@@ -67,6 +69,8 @@ struct Shared {
     tun: AsyncFd<SyncDevice>,
     raw_v4: Option<AsyncFd<Socket>>,
     raw_v6: Option<AsyncFd<Socket>>,
+    /// For UEs behind a NAT; none when they are not served.
+    encapsulation: Vec<(Ipv4Addr, AsyncFd<Socket>)>,
     sets: RefCell<Sets>,
     counts: Counts,
 }
@@ -95,6 +99,7 @@ struct Counts {
     packets: [Cell<u64>; 2],
     bytes: [Cell<u64>; 2],
     drops: [Cell<u64>; DROPS.len()],
+    rebound: Cell<u64>,
 }
 
 const DROPS: [&str; 8] = [
@@ -125,7 +130,11 @@ pub(super) fn probe(protected: &[SocketAddr]) -> Result<(), String> {
 
 impl Userspace {
     /// Makes the TUN, its route, and the raw sockets, and starts to carry packets.
-    pub fn open(protected: &[SocketAddr], state: Option<&Path>) -> Result<Userspace, String> {
+    pub fn open(
+        protected: &[SocketAddr],
+        nat: bool,
+        state: Option<&Path>,
+    ) -> Result<Userspace, String> {
         let sets = Sets::open(state)?;
         let (has_v4, has_v6) = families(protected);
         let tun = device().map_err(|error| no_device(&error))?;
@@ -153,20 +162,41 @@ impl Userspace {
                 .map(Some)
                 .map_err(|error| no_raw(&error.into()))
         };
+        let encapsulation = if nat { encapsulation::open(protected)? } else { Vec::new() };
+        let encapsulation = encapsulation
+            .into_iter()
+            .map(|(address, socket)| {
+                for result in [
+                    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES),
+                    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES),
+                    dont_discover_mtu_v4(&socket),
+                ] {
+                    result.map_err(|error| format!("ipsec.nat: {error}"))?;
+                }
+                // SAFETY: a `Socket` keeps its descriptor open, and the same, as long as it lives.
+                unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }
+                    .map(|socket| (address, socket))
+                    .map_err(|error| format!("ipsec.nat: {}", io::Error::from(error)))
+            })
+            .collect::<Result<Vec<_>, String>>()?;
         let shared = Rc::new(Shared {
             // SAFETY: the device keeps its descriptor open, and the same, as long as it lives.
             tun: unsafe { AsyncFd::register_with_interest(tun, Interest::READABLE) }
                 .map_err(|error| named(error.into()))?,
             raw_v4: raw(has_v4, Domain::IPV4)?,
             raw_v6: raw(has_v6, Domain::IPV6)?,
+            encapsulation,
             sets: RefCell::new(sets),
             counts: Counts::default(),
         });
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::task::spawn_local(seal_all(shared.clone())),
             tokio::task::spawn_local(open_all_v4(shared.clone())),
             tokio::task::spawn_local(open_all_v6(shared.clone())),
         ];
+        for place in 0..shared.encapsulation.len() {
+            tasks.push(tokio::task::spawn_local(open_all_encapsulated(shared.clone(), place)));
+        }
         Ok(Userspace { shared, device: name, tasks, _routing: routing, silence: Vec::new() })
     }
 
@@ -247,6 +277,7 @@ impl Userspace {
             [counts.bytes[0].get(), counts.bytes[1].get()],
             &drops,
         );
+        super::show_rebound(samples, counts.rebound.get());
     }
 }
 
@@ -312,13 +343,28 @@ impl Sets {
     }
 
     /// What was received is noted before it goes on.
-    fn open_packet(&mut self, destination: IpAddr, spi: u32, packet: &[u8]) -> Opened {
+    fn open_packet(
+        &mut self,
+        destination: IpAddr,
+        spi: u32,
+        packet: &[u8],
+    ) -> Result<Opened, OpenError> {
         let place = self.inbound.get(&(destination, spi)).copied();
         let Some((set, place)) = place else { return Err(OpenError::UnknownSpi) };
         let Some(installed) = self.by_id.get_mut(&set) else { return Err(OpenError::UnknownSpi) };
-        let opened = installed.esp.open(packet);
-        installed.note(&mut self.file, place, opened.is_ok());
-        opened
+        let before = installed.esp.set().mode;
+        let clear = installed.esp.open(packet);
+        installed.note(&mut self.file, place, clear.is_ok());
+        let rebound = match installed.esp.set().mode {
+            Mode::UdpEncTun { nat } if installed.esp.set().mode != before => {
+                if let (Some(file), Some(slot)) = (&mut self.file, installed.slot) {
+                    file.note_nat_port(slot, nat.port());
+                }
+                Some((set, nat))
+            }
+            _ => None,
+        };
+        Ok(Opened { clear: clear?, rebound })
     }
 
     /// A number is noted before a packet bears it.
@@ -331,7 +377,12 @@ impl Sets {
     }
 }
 
-type Opened = Result<Vec<u8>, OpenError>;
+struct Opened {
+    /// An IP packet.
+    clear: Vec<u8>,
+    /// The set's UE has another port of its NAT from now on.
+    rebound: Option<(SetId, SocketAddr)>,
+}
 
 fn seed() -> Result<[u8; 32], String> {
     let mut seed = [0; 32];
@@ -387,7 +438,11 @@ impl Shared {
             Some(spi) => self.sets.borrow_mut().open_packet(destination, spi, packet),
         };
         match opened {
-            Ok(clear) => {
+            Ok(Opened { clear, rebound }) => {
+                if let Some((set, nat)) = rebound {
+                    super::tell_rebound(set, nat);
+                    self.counts.rebound.set(self.counts.rebound.get() + 1);
+                }
                 self.count(0, &clear);
                 if let Err(error) = self.tun.get_ref().send(&clear) {
                     tracing::debug!(%error, "TUN did not take a packet");
@@ -425,6 +480,28 @@ impl Shared {
         }
     }
 
+    /// From port 4500 of the address that the packet names; the kernel makes IP and UDP headers.
+    fn send_encapsulated(
+        &self,
+        packet: &[u8],
+        flags: MsgFlags,
+    ) -> Result<usize, nix::errno::Errno> {
+        let octets = |at: usize| packet.get(at..at + 4)?.first_chunk::<4>().copied();
+        let port = packet.get(IPV4_HEADER_BYTES + 2..IPV4_HEADER_BYTES + 4);
+        let (Some(source), Some(destination), Some(port)) =
+            (octets(12), octets(16), port.and_then(|port| port.first_chunk::<2>()))
+        else {
+            return Err(nix::errno::Errno::EINVAL);
+        };
+        let source = Ipv4Addr::from(source);
+        let socket = self.encapsulation.iter().find(|(address, _)| *address == source);
+        let Some((_, socket)) = socket else { return Err(nix::errno::Errno::EADDRNOTAVAIL) };
+        let to = std::net::SocketAddrV4::new(destination.into(), u16::from_be_bytes(*port));
+        let slices = [IoSlice::new(&packet[IPV4_HEADER_BYTES + UDP_HEADER_BYTES..])];
+        let to = SockaddrIn::from(to);
+        sendmsg(socket.get_ref().as_raw_fd(), &slices, &[], flags, Some(&to))
+    }
+
     /// The kernel makes the IP header, so that it can also fragment.
     fn send(
         &self,
@@ -432,6 +509,9 @@ impl Shared {
         (source, destination): (SocketAddr, SocketAddr),
     ) -> Result<usize, nix::errno::Errno> {
         let flags = MsgFlags::MSG_DONTWAIT;
+        if packet.first() == Some(&0x45) && packet.get(9) == Some(&PROTOCOL_UDP) {
+            return self.send_encapsulated(packet, flags);
+        }
         match (source.ip(), destination.ip(), &self.raw_v4, &self.raw_v6) {
             (IpAddr::V4(source), IpAddr::V4(destination), Some(raw), _) => {
                 let info = libc::in_pktinfo {
@@ -508,7 +588,7 @@ async fn open_all_v6(shared: Rc<Shared>) {
                 guard.clear_ready();
                 break;
             };
-            let (Some(IpAddr::V6(source)), Some(destination)) =
+            let (Some(SocketAddr::V6(source)), Some(destination)) =
                 (received.source, received.destination)
             else {
                 continue;
@@ -518,7 +598,7 @@ async fn open_all_v6(shared: Rc<Shared>) {
             buffer[4..6].copy_from_slice(&(received.count as u16).to_be_bytes());
             buffer[6] = PROTOCOL_ESP;
             buffer[7] = 64;
-            buffer[8..24].copy_from_slice(&source.octets());
+            buffer[8..24].copy_from_slice(&source.ip().octets());
             buffer[24..40].copy_from_slice(&destination.octets());
             let packet = &buffer[..IPV6_HEADER_BYTES + received.count];
             shared.open_from_wire(packet, destination.into());
@@ -527,9 +607,47 @@ async fn open_all_v6(shared: Rc<Shared>) {
     }
 }
 
+/// RFC 3948: what comes to port 4500 from UEs behind a NAT; their IP and UDP headers are made again from
+/// what the socket tells. A datagram that is no ESP (IKE, a keep-alive) has no SPI that anybody has.
+async fn open_all_encapsulated(shared: Rc<Shared>, place: usize) {
+    const FRONT_BYTES: usize = IPV4_HEADER_BYTES + UDP_HEADER_BYTES;
+    let (address, socket) = &shared.encapsulation[place];
+    let mut buffer = vec![0; FRONT_BYTES + PACKET_BYTES];
+    while let Ok(mut guard) = socket.readable().await {
+        for _ in 0..BATCH {
+            let descriptor = socket.get_ref().as_raw_fd();
+            let Some(received) = receive(descriptor, &mut buffer[FRONT_BYTES..]) else {
+                guard.clear_ready();
+                break;
+            };
+            let Some(SocketAddr::V4(source)) = received.source else { continue };
+            // RFC 3948 §2.3: a keep-alive is one octet.
+            if received.count == 1 {
+                continue;
+            }
+            let length = (FRONT_BYTES + received.count) as u16;
+            let (ip, udp) = buffer[..FRONT_BYTES].split_at_mut(IPV4_HEADER_BYTES);
+            ip.fill(0);
+            ip[0] = 0x45;
+            ip[2..4].copy_from_slice(&length.to_be_bytes());
+            ip[8] = 64;
+            ip[9] = PROTOCOL_UDP;
+            ip[12..16].copy_from_slice(&source.ip().octets());
+            ip[16..20].copy_from_slice(&address.octets());
+            udp[..2].copy_from_slice(&source.port().to_be_bytes());
+            udp[2..4].copy_from_slice(&UDP_ENCAPSULATION_PORT.to_be_bytes());
+            udp[4..6].copy_from_slice(&(length - IPV4_HEADER_BYTES as u16).to_be_bytes());
+            udp[6..].fill(0);
+            let packet = &buffer[..FRONT_BYTES + received.count];
+            shared.open_from_wire(packet, (*address).into());
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 struct Received {
     count: usize,
-    source: Option<IpAddr>,
+    source: Option<SocketAddr>,
     destination: Option<Ipv6Addr>,
 }
 
@@ -547,7 +665,7 @@ fn receive(descriptor: i32, buffer: &mut [u8]) -> Option<Received> {
             _ => None,
         })
     });
-    Some(Received { count: message.bytes, source: source.map(|source| source.ip()), destination })
+    Some(Received { count: message.bytes, source, destination })
 }
 
 /// Source and destination of a clear UDP or TCP packet without options or extension headers.
@@ -574,7 +692,7 @@ fn ends(packet: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
 }
 
 fn inbound_key(association: &Association) -> (IpAddr, u32) {
-    (association.destination.ip(), association.spi)
+    (association.on_the_wire().1, association.spi)
 }
 
 fn outbound_key(association: &Association) -> (SocketAddr, SocketAddr) {
@@ -599,18 +717,17 @@ fn raw_socket(domain: Domain) -> io::Result<Socket> {
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     if domain == Domain::IPV4 {
-        dont_discover_mtu(
-            &socket,
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
-        )?;
+        dont_discover_mtu_v4(&socket)?;
     } else {
         let (option, value) = (libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT);
         dont_discover_mtu(&socket, libc::IPPROTO_IPV6, option, value)?;
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     }
     Ok(socket)
+}
+
+fn dont_discover_mtu_v4(socket: &Socket) -> io::Result<()> {
+    dont_discover_mtu(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
 }
 
 /// Packets longer than the link are fragmented, not refused.

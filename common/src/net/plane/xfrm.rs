@@ -5,29 +5,34 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use netlink_packet_xfrm::constants::{
-    XFRM_MSG_EXPIRE, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRM_POLICY_BLOCK, XFRM_POLICY_IN,
-    XFRMNLGRP_EXPIRE,
+    UDP_ENCAP_ESPINUDP, XFRM_MSG_EXPIRE, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRM_MSG_MAPPING,
+    XFRM_POLICY_BLOCK, XFRM_POLICY_IN, XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING,
 };
 use netlink_packet_xfrm::policy::ModifyMessage as PolicyMessage;
 use netlink_packet_xfrm::state::{DelGetMessage as StateKey, ModifyMessage as StateMessage};
 use netlink_packet_xfrm::{Address, Selector, UserPolicyInfo, UserSaId, UserSaInfo, XfrmMessage};
+use socket2::{SockFilter, Socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::encapsulation;
 use super::epoch_seconds;
 use super::netlink::{Batch, Netlink, Refusal};
 use super::xfrm_message::{
-    address_of, direction, ends, full_length, last_used_seconds, parse, policy_of, push, push_life,
-    push_policy, push_policy_question, push_policy_removal, push_state, push_state_question,
-    push_state_removal, selector, state_of, wanted_request_id,
+    address_of, direction, encapsulation_source_port, ends, full_length, last_used_seconds, parse,
+    policy_of, push, push_change, push_policy, push_policy_question, push_policy_removal,
+    push_state, push_state_question, push_state_removal, selector, state_of, wanted_request_id,
 };
 use crate::ipsec::audit::{Audit, KnownSet, Traffic};
-use crate::ipsec::sa::{Association, Encryption, Integrity, Keys, Ports, SaSet, SetId, Side, Spis};
+use crate::ipsec::sa::{
+    Association, Encryption, Integrity, Keys, Mode, Ports, SaSet, SetId, Side, Spis,
+};
 use crate::net::inbox::Inbox;
 use crate::node::{Input, Now, UNKEPT_SAS_LIFE};
 use crate::secret::Secret;
@@ -46,7 +51,9 @@ const REMOVED_AT_A_TIME: usize = 256;
 /// The open data plane.
 pub(in crate::net) struct Xfrm {
     table: Rc<RefCell<Table>>,
-    expiries: tokio::task::JoinHandle<()>,
+    events: tokio::task::JoinHandle<()>,
+    /// Their packets go to the kernel's ESP.
+    _encapsulation: Vec<Socket>,
 }
 
 struct Table {
@@ -58,6 +65,7 @@ struct Table {
     by_ends: HashMap<(SocketAddr, SocketAddr), SetId>,
     protected: Vec<SocketAddr>,
     retired: Arc<Retired>,
+    rebound: u64,
 }
 
 /// What is needed to take a set out again.
@@ -67,7 +75,8 @@ struct Installed {
     /// Seconds since the Unix epoch: what the kernel counts its limits from. `None`: an earlier run
     /// did it, and the kernel has not been asked yet.
     added_at: Option<u64>,
-    /// To be told to the kernel once `added_at` is known.
+    /// When the kernel ends it, which is told to it once `added_at` is known; `None`: after
+    /// [`UNKEPT_SAS_LIFE`].
     until: Option<Now>,
     /// The kernel has no more of it.
     is_gone: bool,
@@ -115,6 +124,7 @@ fn probe_with(netlink: &mut Netlink, ends: [impl Into<IpAddr>; 2]) -> Result<(),
     let set = SaSet {
         id: SetId(0),
         side: Side::Pcscf,
+        mode: Mode::Transport,
         ue,
         pcscf,
         ports: Ports { uc: 1, us: 2, pc: 3, ps: 4 },
@@ -137,8 +147,9 @@ fn probe_with(netlink: &mut Netlink, ends: [impl Into<IpAddr>; 2]) -> Result<(),
 impl Xfrm {
     /// Shuts the protected ports for clear text. States and policies of an earlier run stay as they
     /// are until [`Xfrm::audit`] has told whose they are.
-    pub fn open(protected: &[SocketAddr], inbox: &Rc<Inbox>) -> Result<Xfrm, String> {
+    pub fn open(protected: &[SocketAddr], nat: bool, inbox: &Rc<Inbox>) -> Result<Xfrm, String> {
         probe(protected)?;
+        let encapsulation = if nat { encapsulation_sockets(protected)? } else { Vec::new() };
         let mut table = Table {
             netlink: open()?,
             installed: HashMap::new(),
@@ -146,17 +157,18 @@ impl Xfrm {
             by_ends: HashMap::new(),
             protected: protected.to_vec(),
             retired: Arc::default(),
+            rebound: 0,
         };
-        let events = Netlink::open_group(libc::NETLINK_XFRM as isize, XFRMNLGRP_EXPIRE)
+        let groups = [XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING];
+        let events = Netlink::open_groups(libc::NETLINK_XFRM as isize, &groups)
             .map_err(|error| failed(&error))?;
         // SAFETY: a `Netlink` keeps its descriptor open, and the same, as long as it lives.
         let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }
             .map_err(|error| failed(&error.into()))?;
         table.shut_ports(true)?;
         let table = Rc::new(RefCell::new(table));
-        let expiries =
-            tokio::task::spawn_local(hear_expiries(events, table.clone(), inbox.clone()));
-        Ok(Xfrm { table, expiries })
+        let events = tokio::task::spawn_local(hear_events(events, table.clone(), inbox.clone()));
+        Ok(Xfrm { table, events, _encapsulation: encapsulation })
     }
 
     /// Inbound objects first (ipsec.md K-06); all or nothing.
@@ -194,6 +206,10 @@ impl Xfrm {
 
     pub fn len(&self) -> usize {
         self.table.borrow().installed.len()
+    }
+
+    pub fn samples(&self, samples: &mut Samples) {
+        super::show_rebound(samples, self.table.borrow().rebound);
     }
 
     /// Opens the ports that nobody listens at any more. The sets stay: the next run goes on with them.
@@ -240,7 +256,7 @@ impl Xfrm {
 
 impl Drop for Xfrm {
     fn drop(&mut self) {
-        self.expiries.abort();
+        self.events.abort();
     }
 }
 
@@ -276,7 +292,7 @@ impl Table {
 
     fn note(&mut self, set: SetId, associations: [Association; 4], added_at: Option<u64>) {
         for association in &associations {
-            self.by_spi.insert((association.destination.ip(), association.spi), set);
+            self.by_spi.insert((association.on_the_wire().1, association.spi), set);
             self.by_ends.insert((association.source, association.destination), set);
         }
         let installed = Installed { associations, added_at, until: None, is_gone: false };
@@ -285,14 +301,35 @@ impl Table {
 
     fn keep(&mut self, set: SetId, until: Now) {
         let Some(installed) = self.installed.get_mut(&set) else { return };
-        let Some(added_at) = installed.added_at else {
-            installed.until = Some(until);
+        installed.until = Some(until);
+        self.change(set);
+    }
+
+    /// TS 33.203 Annex M, RFC 3948 §3.1.1: where packets to the UE of a set go from now on. The kernel
+    /// tells of it after it has found the packet that came from there authentic.
+    fn rebind(&mut self, set: SetId, nat: SocketAddr) {
+        let Some(installed) = self.installed.get_mut(&set) else { return };
+        let known = installed.nat();
+        if known.is_none_or(|known| known.ip() != nat.ip() || known == nat) {
             return;
+        }
+        installed.set_nat_port(nat.port());
+        self.rebound += 1;
+        super::tell_rebound(set, nat);
+        self.change(set);
+    }
+
+    /// Tells the kernel what it is to know of a set, once it is known what it has.
+    fn change(&mut self, set: SetId) {
+        let Some(installed) = self.installed.get(&set) else { return };
+        let Some(added_at) = installed.added_at else { return };
+        let life_seconds = match installed.until {
+            Some(until) => until.as_secs().saturating_sub(added_at) + BEYOND_THE_CORE_SECONDS,
+            None => UNKEPT_SAS_LIFE.as_secs(),
         };
-        let life_seconds = until.as_secs().saturating_sub(added_at) + BEYOND_THE_CORE_SECONDS;
         let mut batch = Batch::default();
         for (place, association) in installed.associations.iter().enumerate() {
-            push_life(&mut batch, association, request_id(set, place), life_seconds);
+            push_change(&mut batch, association, request_id(set, place), life_seconds);
         }
         match self.netlink.send(batch, |_, _| {}) {
             // What is gone is found by the next audit.
@@ -301,18 +338,18 @@ impl Table {
                     tracing::warn!(
                         set = set.0,
                         reason = explain(refusal),
-                        "limit of a set not set"
+                        "limit of a set, or port of its NAT, not set"
                     );
                 }
             }
-            Err(error) => tracing::error!(set = set.0, %error, "limit of a set not set"),
+            Err(error) => tracing::error!(set = set.0, %error, "set not changed"),
         }
     }
 
     fn remove(&mut self, set: SetId) {
         let Some(installed) = self.installed.remove(&set) else { return };
         for association in &installed.associations {
-            self.by_spi.remove(&(association.destination.ip(), association.spi));
+            self.by_spi.remove(&(association.on_the_wire().1, association.spi));
             self.by_ends.remove(&(association.source, association.destination));
         }
         if installed.is_gone {
@@ -524,8 +561,8 @@ impl Object {
 /// What a look at the kernel has shown.
 struct Seen {
     audit: Audit,
-    /// Sets that are there in full, with the second at which they were added.
-    added: Vec<(SetId, u64)>,
+    /// Sets that are there in full, with the second at which they were added and the port of their NAT.
+    added: Vec<(SetId, u64, Option<u16>)>,
     strays: Vec<Object>,
     /// What there is of sets that are not there in full.
     remains: Vec<Object>,
@@ -562,10 +599,11 @@ fn look(protected: &[SocketAddr], known: &[KnownSet]) -> Result<Seen, String> {
         let associations = set.associations();
         let mut traffic = [Traffic::default(); 4];
         let mut found = Vec::new();
+        let mut nat_port = None;
         let mut objects = Vec::new();
         for (place, association) in associations.iter().enumerate() {
             let wanted = request_id(set.id, place);
-            let key = (association.destination.ip(), association.spi);
+            let key = (association.on_the_wire().1, association.spi);
             let state = states.remove(&key);
             let policy = policies.remove(&(association.source, association.destination));
             if let (Some((object, state)), Some((_, id))) = (&state, &policy)
@@ -574,6 +612,9 @@ fn look(protected: &[SocketAddr], known: &[KnownSet]) -> Result<Seen, String> {
             {
                 found.push(state.user_sa_info.lifetime_cur.add_time);
                 traffic[place] = traffic_of(state);
+                if association.is_inbound {
+                    nat_port = encapsulation_source_port(state);
+                }
             }
             objects.extend(state.map(|(object, _)| object));
             objects.extend(policy.map(|(object, _)| object));
@@ -581,7 +622,7 @@ fn look(protected: &[SocketAddr], known: &[KnownSet]) -> Result<Seen, String> {
         match found[..] {
             [first, _, _, _] => {
                 audit.held.push((set.id, traffic));
-                added.push((set.id, first));
+                added.push((set.id, first, nat_port));
             }
             _ => {
                 audit.missing.push(set.id);
@@ -598,12 +639,16 @@ fn look(protected: &[SocketAddr], known: &[KnownSet]) -> Result<Seen, String> {
 async fn conclude(table: &RefCell<Table>, seen: Seen) -> Result<Audit, String> {
     let Seen { mut audit, added, strays, remains } = seen;
     for some in added.chunks(REMOVED_AT_A_TIME) {
-        for (set, at) in some {
+        for (set, at, nat_port) in some {
             let mut table = table.borrow_mut();
             let Some(installed) = table.installed.get_mut(set) else { continue };
+            let is_adopted = installed.added_at.is_none();
             installed.added_at = Some(*at);
-            if let Some(until) = installed.until.take() {
-                table.keep(*set, until);
+            if let Some(port) = nat_port.filter(|_| is_adopted) {
+                installed.set_nat_port(port);
+            }
+            if is_adopted && installed.until.is_some() {
+                table.change(*set);
             }
         }
         tokio::task::yield_now().await;
@@ -614,7 +659,7 @@ async fn conclude(table: &RefCell<Table>, seen: Seen) -> Result<Audit, String> {
             let Some(installed) = table.installed.get_mut(set) else { continue };
             installed.is_gone = true;
             for association in installed.associations {
-                table.by_spi.remove(&(association.destination.ip(), association.spi));
+                table.by_spi.remove(&(association.on_the_wire().1, association.spi));
                 table.by_ends.remove(&(association.source, association.destination));
             }
         }
@@ -647,18 +692,29 @@ fn traffic_of(state: &StateMessage) -> Traffic {
     }
 }
 
-/// TS 33.203 §7.4: tells the core which sets the kernel has ended by itself. An event that is lost
-/// shows at the next audit.
-async fn hear_expiries(mut events: AsyncFd<Netlink>, table: Rc<RefCell<Table>>, inbox: Rc<Inbox>) {
+/// What the kernel tells of its own accord: which sets it has ended by itself (TS 33.203 §7.4), for the
+/// core, and from where a UE's NAT sends now. An end that is lost shows at the next audit; the kernel
+/// tells of a NAT's port with every packet until it is set.
+async fn hear_events(mut events: AsyncFd<Netlink>, table: Rc<RefCell<Table>>, inbox: Rc<Inbox>) {
     while let Ok(mut guard) = events.readable_mut().await {
         let mut ended = Vec::new();
+        let mut rebound = Vec::new();
         let read = guard.get_inner_mut().events(|message_type, payload| {
-            if message_type == XFRM_MSG_EXPIRE
-                && let Some(XfrmMessage::Expire(message)) = parse(message_type, payload)
-                && message.expire.hard == 1
-            {
-                let state = message.expire.state;
-                ended.push((address_of(&state.id.daddr, state.family), state.id.spi));
+            if ![XFRM_MSG_EXPIRE, XFRM_MSG_MAPPING].contains(&message_type) {
+                return;
+            }
+            match parse(message_type, payload) {
+                Some(XfrmMessage::Expire(message)) if message.expire.hard == 1 => {
+                    let state = message.expire.state;
+                    ended.push((address_of(&state.id.daddr, state.family), state.id.spi));
+                }
+                Some(XfrmMessage::Mapping(message)) => {
+                    let id = message.map.id;
+                    let nat = address_of(&message.map.new_saddr, id.family);
+                    let nat = SocketAddr::new(nat, message.map.new_sport);
+                    rebound.push(((address_of(&id.daddr, id.family), id.spi), nat));
+                }
+                _ => {}
             }
         });
         match read {
@@ -671,7 +727,39 @@ async fn hear_expiries(mut events: AsyncFd<Netlink>, table: Rc<RefCell<Table>>, 
                 inbox.push(Input::SasExpired { set: *set });
             }
         }
+        for (key, nat) in rebound {
+            let mut table = table.borrow_mut();
+            if let Some(set) = table.by_spi.get(&key).copied() {
+                table.rebind(set, nat);
+            }
+        }
     }
+}
+
+/// ESP that comes to these goes to the kernel's states; what else comes is dropped unseen.
+fn encapsulation_sockets(protected: &[SocketAddr]) -> Result<Vec<Socket>, String> {
+    const UDP_ENCAP: libc::c_int = 100;
+    const TAKE_NOTHING: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    let mut sockets = Vec::new();
+    for (address, socket) in encapsulation::open(protected)? {
+        let kind = libc::c_int::from(UDP_ENCAP_ESPINUDP);
+        // SAFETY: the descriptor is open and the option's value is one int that outlives the call.
+        let result = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_UDP,
+                UDP_ENCAP,
+                (&raw const kind).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        let encapsulated = if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        encapsulated
+            .and_then(|()| socket.attach_filter(&[TAKE_NOTHING]))
+            .map_err(|error| format!("ipsec.nat: {address}: no ESP inside UDP: {error}"))?;
+        sockets.push(socket);
+    }
+    Ok(sockets)
 }
 
 /// Of the association of a set at its place in [`SaSet::associations`]. There are ids for four million
@@ -679,6 +767,24 @@ async fn hear_expiries(mut events: AsyncFd<Netlink>, table: Rc<RefCell<Table>>, 
 fn request_id(set: SetId, place: usize) -> u32 {
     let sets = u64::from((REQUEST_IDS.end - REQUEST_IDS.start) / 4);
     REQUEST_IDS.start + 4 * (set.0 % sets) as u32 + place as u32
+}
+
+impl Installed {
+    /// Where the UE's packets come from, in UDP-encapsulated tunnel mode.
+    fn nat(&self) -> Option<SocketAddr> {
+        let inbound = self.associations.iter().find(|association| association.is_inbound)?;
+        inbound.around.map(|(nat, _)| nat)
+    }
+
+    fn set_nat_port(&mut self, port: u16) {
+        for association in &mut self.associations {
+            let is_inbound = association.is_inbound;
+            if let Some((source, destination)) = &mut association.around {
+                let nat = if is_inbound { source } else { destination };
+                nat.set_port(port);
+            }
+        }
+    }
 }
 
 impl Retired {

@@ -4,14 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_xfrm::constants::{
-    XFRM_MODE_TRANSPORT, XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA, XFRM_POLICY_ALLOW, XFRM_POLICY_IN,
-    XFRM_POLICY_OUT, XFRM_SHARE_ANY,
+    UDP_ENCAP_ESPINUDP, XFRM_MODE_TRANSPORT, XFRM_MODE_TUNNEL, XFRM_MSG_NEWPOLICY, XFRM_MSG_NEWSA,
+    XFRM_POLICY_ALLOW, XFRM_POLICY_IN, XFRM_POLICY_OUT, XFRM_SHARE_ANY,
 };
 use netlink_packet_xfrm::policy::{DelGetMessage as PolicyKey, ModifyMessage as PolicyMessage};
 use netlink_packet_xfrm::state::{DelGetMessage as StateKey, ModifyMessage as StateMessage};
 use netlink_packet_xfrm::{
-    Address, Alg, AlgAead, AlgAuth, Id, LifetimeConfig, Selector, UserPolicyId, UserPolicyInfo,
-    UserSaId, UserSaInfo, UserTemplate, XfrmAttrs, XfrmMessage,
+    Address, Alg, AlgAead, AlgAuth, EncapTmpl, Id, LifetimeConfig, Selector, UserPolicyId,
+    UserPolicyInfo, UserSaId, UserSaInfo, UserTemplate, XfrmAttrs, XfrmMessage,
 };
 use zeroize::Zeroize;
 
@@ -55,13 +55,16 @@ pub(super) fn push_state(
     life_seconds: u64,
 ) {
     let user_sa_info = state_info(association, request_id, life_seconds);
-    let message = StateMessage { user_sa_info, nlas: algorithms(set) };
+    let mut nlas = algorithms(set);
+    nlas.extend(encapsulation(association));
+    let message = StateMessage { user_sa_info, nlas };
     push(batch, XfrmMessage::AddSa(message), FLAG_CREATE | FLAG_EXCLUSIVE);
 }
 
-/// Moves the end of a state; `life_seconds` count from when it was added. The kernel wants to see
-/// algorithms and takes none of them over, so the keys are not needed again.
-pub(super) fn push_life(
+/// Sets anew what may change of a state: its end, where `life_seconds` count from when it was added,
+/// and the port of the NAT. The kernel wants to see algorithms and takes none of them over, so the keys
+/// are not needed again.
+pub(super) fn push_change(
     batch: &mut Batch,
     association: &Association,
     request_id: u32,
@@ -69,12 +72,13 @@ pub(super) fn push_life(
 ) {
     let user_sa_info = state_info(association, request_id, life_seconds);
     let placeholder = Alg { alg_name: name(NO_CIPHER), alg_key_len: 0, alg_key: Vec::new() };
-    let nlas = vec![XfrmAttrs::EncryptionAlg(placeholder)];
+    let mut nlas = vec![XfrmAttrs::EncryptionAlg(placeholder)];
+    nlas.extend(encapsulation(association));
     push(batch, XfrmMessage::UpdateSa(StateMessage { user_sa_info, nlas }), 0);
 }
 
 fn state_info(association: &Association, request_id: u32, life_seconds: u64) -> UserSaInfo {
-    let Association { source, destination, spi, .. } = *association;
+    let (from, to) = association.on_the_wire();
     UserSaInfo {
         // One selector serves UDP and TCP alike.
         selector: selector(association),
@@ -82,14 +86,38 @@ fn state_info(association: &Association, request_id: u32, life_seconds: u64) -> 
             hard_add_expires_seconds: life_seconds,
             ..LifetimeConfig::default()
         },
-        id: Id { daddr: Address::from_ip(&destination.ip()), spi, proto: PROTOCOL_ESP },
-        saddr: Address::from_ip(&source.ip()),
+        id: Id { daddr: Address::from_ip(&to), spi: association.spi, proto: PROTOCOL_ESP },
+        saddr: Address::from_ip(&from),
         reqid: request_id,
-        family: family(destination.ip()),
-        mode: XFRM_MODE_TRANSPORT,
+        family: family(to),
+        mode: mode(association),
         replay_window: REPLAY_WINDOW,
         ..UserSaInfo::default()
     }
+}
+
+/// TS 33.203 Annex M: inside UDP whole packets travel.
+fn mode(association: &Association) -> u8 {
+    if association.around.is_some() { XFRM_MODE_TUNNEL } else { XFRM_MODE_TRANSPORT }
+}
+
+/// RFC 3948: the ports of the UDP around the packets of a state.
+fn encapsulation(association: &Association) -> Option<XfrmAttrs> {
+    let (source, destination) = association.around?;
+    Some(XfrmAttrs::EncapsulationTemplate(EncapTmpl {
+        encap_type: UDP_ENCAP_ESPINUDP,
+        encap_sport: source.port(),
+        encap_dport: destination.port(),
+        encap_oa: Address::default(),
+    }))
+}
+
+/// The port from which the packets of an inbound state come, as the kernel knows it.
+pub(super) fn encapsulation_source_port(state: &StateMessage) -> Option<u16> {
+    state.nlas.iter().find_map(|attribute| match attribute {
+        XfrmAttrs::EncapsulationTemplate(template) => Some(template.encap_sport),
+        _ => None,
+    })
 }
 
 /// TS 33.203 Annex H and I: names of the kernel for the algorithms, and their keys (ipsec.md K-04).
@@ -147,13 +175,13 @@ fn name(text: &str) -> [u8; 64] {
 }
 
 pub(super) fn push_policy(batch: &mut Batch, association: &Association, request_id: u32) {
-    let Association { source, destination, .. } = *association;
+    let (from, to) = association.on_the_wire();
     let template = UserTemplate {
-        id: Id { daddr: Address::from_ip(&destination.ip()), spi: 0, proto: PROTOCOL_ESP },
-        family: family(destination.ip()),
-        saddr: Address::from_ip(&source.ip()),
+        id: Id { daddr: Address::from_ip(&to), spi: 0, proto: PROTOCOL_ESP },
+        family: family(to),
+        saddr: Address::from_ip(&from),
         reqid: request_id,
-        mode: XFRM_MODE_TRANSPORT,
+        mode: mode(association),
         share: XFRM_SHARE_ANY,
         optional: 0,
         aalgos: u32::MAX,
@@ -193,7 +221,7 @@ pub(super) fn push_policy_question(batch: &mut Batch, selector: Selector, direct
 }
 
 fn state_key(association: &Association) -> StateKey {
-    let destination = association.destination.ip();
+    let (source, destination) = association.on_the_wire();
     StateKey {
         user_sa_id: UserSaId {
             daddr: Address::from_ip(&destination),
@@ -201,7 +229,7 @@ fn state_key(association: &Association) -> StateKey {
             family: family(destination),
             proto: PROTOCOL_ESP,
         },
-        nlas: vec![XfrmAttrs::SrcAddr(Address::from_ip(&association.source.ip()))],
+        nlas: vec![XfrmAttrs::SrcAddr(Address::from_ip(&source))],
     }
 }
 

@@ -12,7 +12,7 @@ use common::aka::digest::AkaNonce;
 use common::aka::vector::{Algorithm, Sqn, Vector};
 use common::ipsec::agree::{self, AlgorithmPair, Offer, Preference};
 use common::ipsec::esp::{EspSet, spi_of};
-use common::ipsec::sa::{Keys, Ports, SaSet, SetId, Side, Spis};
+use common::ipsec::sa::{Keys, Mode, Ports, SaSet, SetId, Side, Spis};
 use common::limits::Limits;
 use common::node::{Flow, Now, Transport};
 use common::random::Random;
@@ -334,12 +334,14 @@ impl Net {
 
     fn agree(&mut self, got: &Got, vector: &Vector) -> Option<String> {
         let listed = mechanisms(got.request().headers(), Name::SecurityClient).unwrap();
-        let chosen = agree::choose(&self.preference, Preference::Ours, &agree::offers(&listed))?;
+        let offers = agree::offers(&listed);
+        let chosen = agree::choose(&self.preference, Preference::Ours, false, &offers)?;
         let Offer { spi_c, spi_s, port_c, port_s, pair, .. } = chosen;
         let number = self.sets.len() as u32;
         let set = SaSet {
             id: SetId(u64::from(number)),
             side: Side::Pcscf,
+            mode: Mode::Transport,
             ue: got.flow.remote.ip(),
             pcscf: self.pcscf.ip(),
             ports: Ports { uc: port_c, us: port_s, pc: 5200 + number as u16, ps: 5101 },
@@ -353,8 +355,14 @@ impl Net {
             encryption: pair.ealg,
             keys: Keys { ck: vector.ck.clone(), ik: vector.ik.clone() },
         };
-        let offered =
-            agree::security_server(&self.preference, set.spis.pc, set.spis.ps, set.ports.pc, 5101);
+        let offered = agree::security_server(
+            &self.preference,
+            false,
+            set.spis.pc,
+            set.spis.ps,
+            set.ports.pc,
+            5101,
+        );
         self.sets.push(EspSet::new(&set, [number as u8; 32]));
         Some(offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
     }
