@@ -19,8 +19,10 @@ pub struct Config {
     pub isim: Isim,
     /// Given by the bearer.
     pub address: IpAddr,
-    /// The phone is behind a NAT, which has the bearer's address; its own is this one. It offers ESP
-    /// inside UDP, too (TS 33.203 Annex M). Of no effect on an IPv6 bearer.
+    /// It offers ESP inside UDP, too, should there be a NAT (TS 33.203 Annex M).
+    pub offers_udp_enc_tun: bool,
+    /// The phone has this address behind a NAT of its own, which has the bearer's. It then offers ESP
+    /// inside UDP, too. Of no effect on an IPv6 bearer.
     pub behind_nat: Option<Ipv4Addr>,
     /// Unprotected ports of the P-CSCFs, in the order in which they are tried.
     pub pcscfs: Vec<SocketAddr>,
@@ -81,6 +83,7 @@ impl Config {
         Config {
             isim,
             address,
+            offers_udp_enc_tun: false,
             behind_nat: None,
             pcscfs: vec![pcscf],
             transport: Transport::Udp,

@@ -458,8 +458,9 @@ impl Phone {
 
     // ---- Down: to the bearer.
 
-    pub(crate) fn is_behind_nat(&self) -> bool {
-        self.nat.is_some()
+    /// It knows how to go through a NAT.
+    pub(crate) fn offers_udp_enc_tun(&self) -> bool {
+        self.nat.is_some() || self.config.offers_udp_enc_tun
     }
 
     pub(crate) fn pcscf_address(&self) -> SocketAddr {
@@ -604,7 +605,8 @@ const LIMIT: Duration = Duration::from_secs(128);
 
 /// What ESP and its longest trailer leave to TCP; behind a NAT a second IP header and UDP, too.
 fn tcp_mtu(config: &Config) -> usize {
-    let around = if config.behind_nat.is_some() { 48 } else { 0 };
+    let in_tunnel = config.behind_nat.is_some() || config.offers_udp_enc_tun;
+    let around = if in_tunnel { 48 } else { 0 };
     config.mtu.saturating_sub(80 + around).max(576)
 }
 

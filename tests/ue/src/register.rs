@@ -352,11 +352,11 @@ impl Phone {
     ) -> bool {
         self.drop_temporary(out);
         let remote = self.pcscf_address();
-        let is_behind_nat = self.is_behind_nat();
+        let in_tunnel_too = self.offers_udp_enc_tun();
         let Some(attempt) = &mut self.attempt else { return false };
         let Some(offered) = &attempt.offered else { return false };
         let listed = mechanisms(response.headers(), Name::SecurityServer).unwrap_or_default();
-        let Some(chosen) = sets::choose(&listed, &self.config.algorithms, is_behind_nat) else {
+        let Some(chosen) = sets::choose(&listed, &self.config.algorithms, in_tunnel_too) else {
             return false;
         };
         if self.config.faults.wrong_association_keys {
@@ -460,8 +460,8 @@ impl Phone {
         if !self.config.ipsec || self.config.faults.no_security_client {
             return None;
         }
-        let is_behind_nat = self.is_behind_nat();
-        Some(self.sets.offer(&self.config.algorithms, is_behind_nat, &mut self.random))
+        let in_tunnel_too = self.offers_udp_enc_tun();
+        Some(self.sets.offer(&self.config.algorithms, in_tunnel_too, &mut self.random))
     }
 
     fn first_cseq(&self) -> u32 {

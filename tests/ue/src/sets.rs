@@ -78,12 +78,12 @@ impl Sets {
         }
     }
 
-    /// New SPIs and a new client port; the server port stays (TS 24.229 §5.1.1.2.2). Behind a NAT each
-    /// pair stands there twice, for either mode (TS 33.203 Annex M).
+    /// New SPIs and a new client port; the server port stays (TS 24.229 §5.1.1.2.2). For NATs each pair
+    /// stands there twice, for either mode (TS 33.203 Annex M).
     pub fn offer(
         &mut self,
         pairs: &[AlgorithmPair],
-        is_behind_nat: bool,
+        in_tunnel_too: bool,
         random: &mut Random,
     ) -> Offered {
         let port_s = match self.port_s {
@@ -95,7 +95,7 @@ impl Sets {
         let spi_c = self.free_spi(random, 0);
         let spi_s = self.free_spi(random, spi_c);
         let mut entries = agree::security_client(pairs, spi_c, spi_s, port_c, port_s);
-        if is_behind_nat {
+        if in_tunnel_too {
             let mut encapsulated = entries.clone();
             encapsulated.iter_mut().for_each(agree::encapsulate);
             entries.splice(0..0, encapsulated);
@@ -321,12 +321,12 @@ impl Sets {
 pub fn choose(
     server: &[common::sip::security::Mechanism],
     offered: &[AlgorithmPair],
-    is_behind_nat: bool,
+    in_tunnel_too: bool,
 ) -> Option<Offer> {
     let mut entries: Vec<_> = server.iter().collect();
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.q()));
     let entries: Vec<_> = entries.into_iter().cloned().collect();
     agree::offers(&entries).into_iter().find(|offer| {
-        offered.contains(&offer.pair) && (is_behind_nat || !offer.is_udp_encapsulated)
+        offered.contains(&offer.pair) && (in_tunnel_too || !offer.is_udp_encapsulated)
     })
 }

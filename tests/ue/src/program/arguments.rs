@@ -1,7 +1,7 @@
 //! The command line, and the plan that it makes.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Plan {
     pub pcscf: Option<SocketAddr>,
     pub transport: Transport,
     pub ipsec: bool,
+    /// Behind a NAT that others have made, or one made here with the phone's own address.
+    pub behind_nat: Option<Option<Ipv4Addr>>,
     /// It watches its own registration.
     pub subscribes: bool,
     pub algorithms: Vec<AlgorithmPair>,
@@ -219,6 +221,10 @@ struct BehaviourOptions {
     /// Offer no security agreement, and stay in clear.
     #[arg(long)]
     no_ipsec: bool,
+    /// There is a NAT between it and the P-CSCF: offer ESP inside UDP (mod=UDP-enc-tun), too. With an
+    /// address, the NAT is made here, and the phone has that address behind it.
+    #[arg(long, value_name = "PRIVATE ADDRESS", conflicts_with = "no_ipsec")]
+    behind_nat: Option<Option<Ipv4Addr>>,
     /// Do not watch the own registration (reg event).
     #[arg(long)]
     no_subscribe: bool,
@@ -324,6 +330,7 @@ impl Register {
                 TransportName::Tcp => Transport::Tcp,
             },
             ipsec: !behaviour.no_ipsec,
+            behind_nat: behaviour.behind_nat,
             subscribes: !behaviour.no_subscribe,
             algorithms,
             expires_seconds: behaviour.expires,

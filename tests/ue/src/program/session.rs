@@ -116,6 +116,8 @@ fn config(plan: &Plan, bearer: &Bearer) -> Result<Config, End> {
     let mut config = Config::new(plan.isim.clone(), bearer.address, pcscf);
     config.transport = plan.transport;
     config.ipsec = plan.ipsec;
+    config.offers_udp_enc_tun = plan.behind_nat.is_some();
+    config.behind_nat = plan.behind_nat.flatten();
     config.subscribes = plan.subscribes;
     config.algorithms = plan.algorithms.clone();
     config.expires_seconds = plan.expires_seconds;

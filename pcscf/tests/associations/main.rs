@@ -2,6 +2,7 @@
 //! (TS 33.203 §7, TS 24.229 §5.2.2; rows L, A, N and F of ipsec.md).
 
 mod lone;
+mod nat;
 
 use common::ipsec::sa::{Encryption, Integrity};
 use common::node::{Input, Node, Transport};
@@ -522,7 +523,7 @@ fn offers_of_real_phones() {
     }
 
     // As one network's phone writes it, and one with the parameters in the order of the alphabet.
-    let listed = include_str!("offers.txt");
+    let listed = include_str!("../offers.txt");
     for line in listed.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let mut lone = Lone::new();
         let more = format!("Security-Client: {line}\r\n");

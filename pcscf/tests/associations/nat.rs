@@ -1,13 +1,11 @@
 //! Phones behind a NAT (TS 33.203 Annex M): which mode they get, who is kept apart from whom, and where
 //! requests to them go.
 
-mod lone;
-
+use crate::lone::{Lone, PCSCF, Phone, Register, config};
 use common::ipsec::sa::{Mode, SaSet};
 use common::node::{Flow, Input};
 use common::sip::header::Name;
 use common::sip::message::Message;
-use lone::{Lone, PCSCF, Phone, Register, config};
 use pcscf::config::Config;
 
 const NAT: &str = "198.51.100.7";
@@ -177,7 +175,7 @@ fn a_forged_via_costs_nobody_anything() {
 #[test]
 fn a_flood_with_many_private_addresses() {
     let mut lone = Lone::with(with_nat());
-    let limit = lone::config().ipsec.challenges_per_address;
+    let limit = crate::lone::config().ipsec.challenges_per_address;
     for number in 0..limit {
         let address = format!("192.168.{}.{}", number / 200, 1 + number % 200);
         let mut one = phone(&format!("user{number}"), &address);
