@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Opens the ESP of `cargo lab check matrix --capture DIR --capture-keys` with tshark and its own cryptography.
+# Opens the ESP of `cargo lab check matrix --capture DIR --capture-keys`, be it inside UDP, with tshark and its own cryptography.
 #
 #   tests/lab/open-esp.sh DIR
 #

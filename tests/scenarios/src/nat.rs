@@ -1,7 +1,7 @@
 //! Phones behind a NAT: ESP inside UDP (TS 33.203 Annex M). On an IPv6 bearer, and where nobody speaks
 //! IPsec, there is no NAT to see, and these are phones as others.
 
-use crate::reg_event::{ends, held, watched_phone};
+use crate::reg_event::{hss_ends, pcscf_crashes, watched_phone};
 use crate::registration::{PATIENCE, registers};
 use crate::{Function, Phone, Scenario, Standing, World, ensure};
 
@@ -68,13 +68,6 @@ fn refreshes(world: &mut dyn World, ue: usize) -> Result<(), String> {
     ensure(standing == Standing::Registered, || format!("not registered: {standing:?}"))
 }
 
-fn the_network_ends(world: &mut dyn World, ue: usize) -> Result<(), String> {
-    let at = held(world);
-    let impi = world.private_identity(ue);
-    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
-    ends(world, ue, at)
-}
-
 fn behind_a_nat(world: &mut dyn World) -> Result<(), String> {
     let ue = registered(world)?;
     refreshes(world, ue)?;
@@ -84,7 +77,7 @@ fn behind_a_nat(world: &mut dyn World) -> Result<(), String> {
     })?;
     registers(world, ue)?;
     refreshes(world, ue)?;
-    the_network_ends(world, ue)
+    hss_ends(world, ue)
 }
 
 /// RFC 3948 §3.1.1: until the phone has said something, nobody can know.
@@ -99,7 +92,7 @@ fn nat_gives_other_ports(world: &mut dyn World) -> Result<(), String> {
         let now = world.metric(Function::Pcscf, name, &[]);
         ensure(now > before, || format!("{now} new ports of NATs, {before} before"))?;
     }
-    the_network_ends(world, ue)
+    hss_ends(world, ue)
 }
 
 fn the_same_private_address_twice(world: &mut dyn World) -> Result<(), String> {
@@ -107,24 +100,17 @@ fn the_same_private_address_twice(world: &mut dyn World) -> Result<(), String> {
     for ue in [one, other, one] {
         refreshes(world, ue)?;
     }
-    the_network_ends(world, one)?;
+    hss_ends(world, one)?;
     let standing = world.standing(other);
     ensure(standing == Standing::Registered, || format!("the other phone: {standing:?}"))?;
     refreshes(world, other)?;
-    the_network_ends(world, other)
+    hss_ends(world, other)
 }
 
 fn nat_survives_a_pcscf_crash(world: &mut dyn World) -> Result<(), String> {
     let ue = registered(world)?;
     world.rebind(ue);
     refreshes(world, ue)?;
-    crate::attacks::arrived_at_rest(world, ue)?;
-    let watched = world.metric(Function::Pcscf, "tessera_pcscf_registrations", &[]);
-    world.kill(Function::Pcscf);
-    world.start(Function::Pcscf);
-    let taken = [("outcome", "notified")];
-    world.until("the P-CSCF is told of all that it holds", PATIENCE, &mut |world| {
-        world.metric(Function::Pcscf, "tessera_pcscf_watch_events_total", &taken) >= watched
-    })?;
-    the_network_ends(world, ue)
+    pcscf_crashes(world, ue)?;
+    hss_ends(world, ue)
 }

@@ -110,7 +110,7 @@ fn a_refresh_is_told(world: &mut dyn World) -> Result<(), String> {
 
 /// The phone, the P-CSCF and the S-CSCFs have let go of one registration; one of an earlier scenario may
 /// end at the same time.
-pub(crate) fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> {
+fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(), String> {
     world.until("the phone hears of it", PATIENCE, &mut |world| {
         world.standing(ue) == Standing::Idle
     })?;
@@ -121,7 +121,7 @@ pub(crate) fn ends(world: &mut dyn World, ue: usize, at: (f64, f64)) -> Result<(
     ensure(now <= at.1 - 1.0, || format!("{now} registrations at the S-CSCFs, {} before", at.1))
 }
 
-pub(crate) fn held(world: &mut dyn World) -> (f64, f64) {
+fn held(world: &mut dyn World) -> (f64, f64) {
     let at_pcscf = registrations(world, Function::Pcscf);
     (at_pcscf, at_scscfs(world, "tessera_scscf_registrations"))
 }
@@ -129,6 +129,11 @@ pub(crate) fn held(world: &mut dyn World) -> (f64, f64) {
 /// S-123: RTR with PERMANENT_TERMINATION.
 fn hss_ends_a_registration(world: &mut dyn World) -> Result<(), String> {
     let ue = watched(world)?;
+    hss_ends(world, ue)
+}
+
+/// And the phone, the P-CSCF and the S-CSCF hear of it.
+pub(crate) fn hss_ends(world: &mut dyn World, ue: usize) -> Result<(), String> {
     let at = held(world);
     let impi = world.private_identity(ue);
     world.command(Function::Hss, &["rtr", &impi, "permanent"]);
@@ -180,6 +185,12 @@ fn application_server_hears(world: &mut dyn World) -> Result<(), String> {
 /// TS 24.229 §5.2.3: the P-CSCF's own dialogs end with it, and are made anew without a word of a phone.
 fn pcscf_watches_again_after_a_crash(world: &mut dyn World) -> Result<(), String> {
     let ue = watched(world)?;
+    pcscf_crashes(world, ue)?;
+    hss_ends(world, ue)
+}
+
+/// While this phone is at rest; what the P-CSCF held then, it watches again.
+pub(crate) fn pcscf_crashes(world: &mut dyn World, ue: usize) -> Result<(), String> {
     // A document that is under way when it dies is lost, and its watcher with it (RFC 6665 §4.2.2).
     arrived_at_rest(world, ue)?;
     let before = registrations(world, Function::Pcscf);
@@ -188,11 +199,7 @@ fn pcscf_watches_again_after_a_crash(world: &mut dyn World) -> Result<(), String
     let taken = [("outcome", "notified")];
     world.until("the P-CSCF is told of all that it holds", PATIENCE, &mut |world| {
         world.metric(Function::Pcscf, "tessera_pcscf_watch_events_total", &taken) >= before
-    })?;
-    let at = held(world);
-    let impi = world.private_identity(ue);
-    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
-    ends(world, ue, at)
+    })
 }
 
 /// S-08: subscriptions are durable.

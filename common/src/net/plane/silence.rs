@@ -13,7 +13,8 @@ use nix::net::if_::if_nameindex;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 /// BPF: return 0 octets of the packet.
-const TAKE_NOTHING: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+pub(super) const TAKE_NOTHING: SockFilter =
+    SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
 
 /// Shuts these ports, UDP and TCP, on all interfaces that there are but `tun`, for as long as the sockets
 /// live. An IPv6 address can be shut on its own interface only.

@@ -5,19 +5,18 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use netlink_packet_xfrm::constants::{
-    UDP_ENCAP_ESPINUDP, XFRM_MSG_EXPIRE, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRM_MSG_MAPPING,
-    XFRM_POLICY_BLOCK, XFRM_POLICY_IN, XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING,
+    XFRM_MSG_EXPIRE, XFRM_MSG_GETPOLICY, XFRM_MSG_GETSA, XFRM_MSG_MAPPING, XFRM_POLICY_BLOCK,
+    XFRM_POLICY_IN, XFRMNLGRP_EXPIRE, XFRMNLGRP_MAPPING,
 };
 use netlink_packet_xfrm::policy::ModifyMessage as PolicyMessage;
 use netlink_packet_xfrm::state::{DelGetMessage as StateKey, ModifyMessage as StateMessage};
 use netlink_packet_xfrm::{Address, Selector, UserPolicyInfo, UserSaId, UserSaInfo, XfrmMessage};
-use socket2::{SockFilter, Socket};
+use socket2::Socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -149,7 +148,8 @@ impl Xfrm {
     /// are until [`Xfrm::audit`] has told whose they are.
     pub fn open(protected: &[SocketAddr], nat: bool, inbox: &Rc<Inbox>) -> Result<Xfrm, String> {
         probe(protected)?;
-        let encapsulation = if nat { encapsulation_sockets(protected)? } else { Vec::new() };
+        let encapsulation =
+            if nat { encapsulation::open_for_kernel(protected)? } else { Vec::new() };
         let mut table = Table {
             netlink: open()?,
             installed: HashMap::new(),
@@ -734,32 +734,6 @@ async fn hear_events(mut events: AsyncFd<Netlink>, table: Rc<RefCell<Table>>, in
             }
         }
     }
-}
-
-/// ESP that comes to these goes to the kernel's states; what else comes is dropped unseen.
-fn encapsulation_sockets(protected: &[SocketAddr]) -> Result<Vec<Socket>, String> {
-    const UDP_ENCAP: libc::c_int = 100;
-    const TAKE_NOTHING: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
-    let mut sockets = Vec::new();
-    for (address, socket) in encapsulation::open(protected)? {
-        let kind = libc::c_int::from(UDP_ENCAP_ESPINUDP);
-        // SAFETY: the descriptor is open and the option's value is one int that outlives the call.
-        let result = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_UDP,
-                UDP_ENCAP,
-                (&raw const kind).cast(),
-                size_of::<libc::c_int>() as libc::socklen_t,
-            )
-        };
-        let encapsulated = if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-        encapsulated
-            .and_then(|()| socket.attach_filter(&[TAKE_NOTHING]))
-            .map_err(|error| format!("ipsec.nat: {address}: no ESP inside UDP: {error}"))?;
-        sockets.push(socket);
-    }
-    Ok(sockets)
 }
 
 /// Of the association of a set at its place in [`SaSet::associations`]. There are ids for four million
