@@ -125,8 +125,8 @@ impl Reassembly {
             }
             NetSlice::Arp(_) => return None,
         };
+        // Its buffer is not given back for the next one: most phones have no next one.
         joined.extend_from_slice(&whole.payload);
-        self.pool.return_buf(whole);
         Some(joined.into())
     }
 }

@@ -52,7 +52,8 @@ pub struct Set {
 /// All sets of one phone, newest last.
 #[derive(Debug)]
 pub struct Sets {
-    sets: BTreeMap<SetId, Set>,
+    /// Boxed: the map has room for eleven at once, and a phone has one or two.
+    sets: BTreeMap<SetId, Box<Set>>,
     next_id: u64,
     /// port_us: kept until the UE is fully deregistered (TS 24.229 §5.1.1.2.2).
     port_s: Option<u16>,
@@ -140,16 +141,17 @@ impl Sets {
         };
         let esp = EspSet::new(&set, iv_seed);
         let ends_at = now + TEMPORARY;
-        self.sets.insert(id, Set { esp, role: Role::Temporary, ends_at, security_server });
+        let set = Set { esp, role: Role::Temporary, ends_at, security_server };
+        self.sets.insert(id, Box::new(set));
         id
     }
 
     pub fn get(&self, id: SetId) -> Option<&Set> {
-        self.sets.get(&id)
+        self.sets.get(&id).map(Box::as_ref)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (SetId, &Set)> {
-        self.sets.iter().map(|(id, set)| (*id, set))
+        self.sets.iter().map(|(id, set)| (*id, set.as_ref()))
     }
 
     /// The set that the phone's own requests use.
@@ -248,7 +250,7 @@ impl Sets {
     }
 
     pub fn remove(&mut self, id: SetId) -> Option<Set> {
-        self.sets.remove(&id)
+        self.sets.remove(&id).map(|set| *set)
     }
 
     /// All, for removal: the phone forgets them at once.

@@ -16,6 +16,8 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
+use crate::packets::{self, Content};
+
 /// Octets of each direction's buffer.
 const BUFFER: usize = 4 * 1024;
 /// Octets that may wait in front of a full buffer.
@@ -46,8 +48,9 @@ struct Running {
     address: IpAddr,
     /// In the order of opening.
     connections: Vec<Connection>,
-    /// Ports that take connections, with the socket that waits for the next one.
-    listening: Vec<(u16, SocketHandle)>,
+    /// Sockets for connections that are being opened from outside, with their ports: made when somebody
+    /// knocks, as most phones never see that.
+    knocked: Vec<(u16, SocketHandle)>,
     next_ephemeral: u16,
     limits: Limits,
     due: Option<Now>,
@@ -94,9 +97,6 @@ impl Stack {
         if !self.listening.contains(&port) {
             self.listening.push(port);
         }
-        if let Some(running) = &mut self.running {
-            running.listen(port);
-        }
     }
 
     /// Ends what goes between the two ports.
@@ -108,9 +108,6 @@ impl Stack {
 
     pub fn stop_listening(&mut self, port: u16) {
         self.listening.retain(|known| *known != port);
-        if let Some(running) = &mut self.running {
-            running.stop_listening(port);
-        }
     }
 
     /// True when a connection of the phone's own runs between these two addresses.
@@ -120,7 +117,14 @@ impl Stack {
 
     /// A clear IP packet that carries TCP.
     pub fn receive(&mut self, now: Now, packet: &[u8]) {
-        self.run().receive(now, packet);
+        let Some(Content::Tcp { source, destination }) = packets::content(packet) else { return };
+        let port = destination.port();
+        let is_new = self.listening.contains(&port) && !self.knows(destination, source);
+        let running = self.run();
+        if is_new {
+            running.knock(port);
+        }
+        running.receive(now, packet);
     }
 
     pub fn next_timeout(&self) -> Option<Now> {
@@ -138,14 +142,10 @@ impl Stack {
     }
 
     fn run(&mut self) -> &mut Running {
-        let Stack { address, mtu, seed, next_ephemeral, listening, running } = self;
+        let Stack { address, mtu, seed, next_ephemeral, running, .. } = self;
         running.get_or_insert_with(|| {
             *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let mut running = Running::new(*address, *mtu, *seed, *next_ephemeral);
-            for port in listening {
-                running.listen(*port);
-            }
-            Box::new(running)
+            Box::new(Running::new(*address, *mtu, *seed, *next_ephemeral))
         })
     }
 }
@@ -167,7 +167,7 @@ impl Running {
             sockets: SocketSet::new(Vec::new()),
             address,
             connections: Vec::new(),
-            listening: Vec::new(),
+            knocked: Vec::new(),
             next_ephemeral,
             limits: Limits::default(),
             due: None,
@@ -176,12 +176,10 @@ impl Running {
 
     /// Nothing runs, and nothing is to be done.
     fn is_idle(&self) -> bool {
-        let is_listening =
-            |(_, handle): &(u16, SocketHandle)| self.sockets.get::<Socket>(*handle).is_listening();
         self.connections.is_empty()
             && self.due.is_none()
             && self.device.arrived.is_empty()
-            && self.listening.iter().all(is_listening)
+            && self.knocked.is_empty()
     }
 
     /// Puts `bytes` on the connection of that flow, and opens one when there is none. A local port
@@ -201,19 +199,19 @@ impl Running {
         true
     }
 
-    /// Takes connections at `port` from now on.
-    fn listen(&mut self, port: u16) {
-        if self.listening.iter().any(|(known, _)| *known == port) {
+    /// The next packet may open a connection to this port.
+    fn knock(&mut self, port: u16) {
+        if self.connections.len() + self.knocked.len() >= CONNECTIONS {
             return;
         }
         let mut socket = new_socket();
         if socket.listen((IpAddress::from(self.address), port)).is_ok() {
             let handle = self.sockets.add(socket);
-            self.listening.push((port, handle));
+            self.knocked.push((port, handle));
         }
     }
 
-    /// Ends what goes between the two ports, and stops listening where nothing listens any more.
+    /// Ends what goes between the two ports.
     fn abort(&mut self, local_port: u16, remote_port: u16) {
         for connection in &mut self.connections {
             let ports = (connection.flow.local.port(), connection.flow.remote.port());
@@ -223,12 +221,6 @@ impl Running {
                 // At the next poll: the connection is to be forgotten.
                 self.due = Some(Now::default());
             }
-        }
-    }
-
-    fn stop_listening(&mut self, port: u16) {
-        for (_, handle) in self.listening.extract_if(.., |(known, _)| *known == port) {
-            self.sockets.remove(handle);
         }
     }
 
@@ -287,23 +279,16 @@ impl Running {
         Some(self.connections.len() - 1)
     }
 
-    /// Turns listening sockets that have found a peer into connections.
+    /// Turns sockets that have found a peer into connections, and forgets the others: nobody knocked but a
+    /// stray packet.
     fn accept(&mut self) {
-        for place in 0..self.listening.len() {
-            let (port, handle) = self.listening[place];
+        for (port, handle) in self.knocked.drain(..) {
             let socket = self.sockets.get::<Socket>(handle);
-            if socket.is_listening() {
-                continue;
-            }
             let remote = socket
                 .remote_endpoint()
                 .map(|remote| SocketAddr::new(IpAddr::from(remote.addr), remote.port));
-            let mut next = new_socket();
-            let listens = next.listen((IpAddress::from(self.address), port));
-            debug_assert!(listens.is_ok(), "a new socket can listen");
-            self.listening[place].1 = self.sockets.add(next);
             match remote {
-                Some(remote) if self.connections.len() < CONNECTIONS => {
+                Some(remote) if !socket.is_listening() => {
                     let local = SocketAddr::new(self.address, port);
                     let flow = Flow { transport: Transport::Tcp, local, remote };
                     self.connections.push(Connection::new(handle, flow, flow));
