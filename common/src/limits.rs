@@ -12,8 +12,12 @@ pub struct Limits {
     pub sip_headers: usize,
     /// SIP transactions of one kind (client, server) open at a time; beyond it requests get 503.
     pub sip_transactions: usize,
-    /// TCP connections for SIP open at a time.
+    /// TCP connections for SIP open at a time. No more than the open files allow.
     pub sip_connections: usize,
+    /// Near that limit, connections that have been idle for so long are closed, the longest idle first:
+    /// phones keep connections for days without using them, and open another when they need one. Less than
+    /// 64·T1 of Gm, 128 s, would close some that still wait for an answer.
+    pub sip_connection_idle_seconds: u64,
     /// Bytes of one Diameter message.
     pub diameter_message_bytes: usize,
     /// Depth of grouped AVPs.
@@ -37,6 +41,7 @@ impl Default for Limits {
             sip_headers: 200,
             sip_transactions: 200_000,
             sip_connections: 50_000,
+            sip_connection_idle_seconds: 130,
             diameter_message_bytes: 64 * 1024,
             diameter_depth: 8,
             diameter_pending: 50_000,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +18,8 @@ use crate::limits::Limits;
 use crate::node::{ConnectionId, Input, PeerIndex};
 
 const HEADER_BYTES: usize = 20;
+/// How long a connection is idle before the peer is probed.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 const VERSION: u8 = 1;
 
 /// All Diameter connections of a daemon.
@@ -131,7 +134,7 @@ impl Shared {
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {
     loop {
-        let (socket, remote) = stream::accept(&listener).await;
+        let (socket, remote) = stream::accept(&listener, KEEPALIVE).await;
         if shared.is_full() {
             count(&shared.inbox.counts.refused_connections);
             tracing::warn!(%remote, "refused: limits.diameter_connections is reached");
@@ -154,7 +157,7 @@ async fn dial(
             continue;
         }
         let remote = SocketAddr::new(address, port);
-        match stream::connect(local, remote, None).await {
+        match stream::connect(local, remote, None, KEEPALIVE).await {
             Ok(socket) => return Ok((socket, remote)),
             Err(error) => last = format!("{remote}: {error}"),
         }

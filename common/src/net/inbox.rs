@@ -30,6 +30,7 @@ pub(super) struct Counts {
     pub send_errors_diameter: Cell<u64>,
     /// Connections refused because there were as many as `[limits]` allows.
     pub refused_connections: Cell<u64>,
+    pub closed_idle: Cell<u64>,
     /// Streams that could not be cut into messages.
     pub broken_streams: Cell<u64>,
     pub commit: RefCell<Histogram>,

@@ -116,6 +116,12 @@ pub(super) fn shell(counts: &Counts, samples: &mut Samples) {
         counts.refused_connections.get(),
     );
     samples.counter(
+        "tessera_shell_idle_connections_closed_total",
+        "Connections for SIP closed to make room for others.",
+        &[],
+        counts.closed_idle.get(),
+    );
+    samples.counter(
         "tessera_shell_broken_streams_total",
         "Connections closed because their bytes could not be cut into messages.",
         &[],

@@ -21,6 +21,11 @@ use crate::sip::message::{Message, Method};
 
 /// A flow used this long ago has nothing outstanding any more (64·T1 of the core network).
 const OUTSTANDING: Duration = Duration::from_secs(32);
+/// How long a connection is idle before the peer is probed: a probe wakes the radio of a phone, and what
+/// has gone shows when there is something to send.
+const KEEPALIVE: Duration = Duration::from_secs(15 * 60);
+/// Between two looks for idle connections where there were too few.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All TCP connections of a daemon that carry SIP.
 pub(super) struct SipConnections {
@@ -42,6 +47,10 @@ struct Table {
     by_pair: HashMap<(SocketAddr, SocketAddr), Rc<Connection>>,
     by_remote: HashMap<SocketAddr, Vec<Rc<Connection>>>,
     count: usize,
+    /// Of those, how many are being closed to make room.
+    leaving: usize,
+    /// When idle connections were looked for, and not enough found.
+    looked: Option<Instant>,
 }
 
 struct Connection {
@@ -51,6 +60,9 @@ struct Connection {
     remote: SocketAddr,
     /// Flows by which the core wrote here, and when last.
     used: RefCell<Vec<(Flow, Instant)>>,
+    /// When something last went either way.
+    active: Cell<Instant>,
+    is_leaving: Cell<bool>,
     is_dirty: Cell<bool>,
 }
 
@@ -85,6 +97,7 @@ impl SipConnections {
             return self.shared.inbox.push(Input::Unreachable { flow });
         };
         connection.note_use(flow);
+        connection.active.set(Instant::now());
         if !connection.stream.enqueue(bytes) {
             count(&self.shared.inbox.counts.send_errors_tcp);
             connection.stream.abort();
@@ -123,6 +136,21 @@ impl SipConnections {
 }
 
 impl Shared {
+    /// Whether there may be another connection. Near the limit, those that have been idle longest are
+    /// closed to make room for those to come.
+    fn has_room(&self) -> bool {
+        let limit = self.limits.sip_connections;
+        let share = limit / 16;
+        let mut table = self.table.borrow_mut();
+        if table.count - table.leaving >= limit - share && !table.has_just_looked() {
+            let idle = Duration::from_secs(self.limits.sip_connection_idle_seconds);
+            let closed = table.close_idle(idle, share.max(1));
+            table.looked = (closed < share).then(Instant::now);
+            self.inbox.counts.closed_idle.set(self.inbox.counts.closed_idle.get() + closed as u64);
+        }
+        table.count - table.leaving < limit
+    }
+
     fn device(&self, local: SocketAddr) -> Option<&str> {
         self.devices.iter().find(|(address, _)| *address == local).map(|(_, name)| name.as_str())
     }
@@ -142,6 +170,32 @@ impl Table {
         self.by_remote.get(&flow.remote)?.iter().find(is_ours).cloned()
     }
 
+    /// Not again for a moment when too few were found: it takes a look at all of them.
+    fn has_just_looked(&self) -> bool {
+        self.looked.is_some_and(|looked| looked.elapsed() < LOOK_INTERVAL)
+    }
+
+    /// Begins to close up to `count` connections, those idle longest, and says how many.
+    fn close_idle(&mut self, idle: Duration, count: usize) -> usize {
+        let is_idle = |connection: &&Rc<Connection>| {
+            connection.active.get().elapsed() >= idle
+                && !connection.stream.is_closing()
+                && !connection.stream.has_queued()
+        };
+        let all = self.by_remote.values().flatten();
+        let mut found: Vec<Rc<Connection>> = all.filter(is_idle).cloned().collect();
+        if found.len() > count {
+            found.select_nth_unstable_by_key(count, |connection| connection.active.get());
+            found.truncate(count);
+        }
+        for connection in &found {
+            connection.is_leaving.set(true);
+            connection.stream.close();
+        }
+        self.leaving += found.len();
+        found.len()
+    }
+
     fn insert(&mut self, connection: &Rc<Connection>) {
         self.count += 1;
         self.by_remote.entry(connection.remote).or_default().push(connection.clone());
@@ -157,6 +211,7 @@ impl Table {
 
     fn remove(&mut self, connection: &Rc<Connection>) {
         self.count -= 1;
+        self.leaving -= usize::from(connection.is_leaving.get());
         let pair = (connection.local.get(), connection.remote);
         if self.by_pair.get(&pair).is_some_and(|other| Rc::ptr_eq(other, connection)) {
             self.by_pair.remove(&pair);
@@ -177,6 +232,8 @@ impl Connection {
             local: Cell::new(local),
             remote,
             used: RefCell::default(),
+            active: Cell::new(Instant::now()),
+            is_leaving: Cell::new(false),
             is_dirty: Cell::new(false),
         })
     }
@@ -192,9 +249,9 @@ impl Connection {
 
 async fn accept(listener: TcpListener, shared: Rc<Shared>) {
     loop {
-        let (socket, remote) = stream::accept(&listener).await;
+        let (socket, remote) = stream::accept(&listener, KEEPALIVE).await;
         let Ok(local) = socket.local_addr() else { continue };
-        if shared.table.borrow().count >= shared.limits.sip_connections {
+        if !shared.has_room() {
             count(&shared.inbox.counts.refused_connections);
             tracing::debug!(%remote, "connection refused: limits.sip_connections is reached");
             continue;
@@ -211,7 +268,7 @@ async fn accept(listener: TcpListener, shared: Rc<Shared>) {
 
 /// A new connection for the flow; `None` when there are too many.
 fn dial(shared: &Rc<Shared>, flow: Flow) -> Option<Rc<Connection>> {
-    if shared.table.borrow().count >= shared.limits.sip_connections {
+    if !shared.has_room() {
         return None;
     }
     let connection = Connection::new(flow.local, flow.remote);
@@ -220,7 +277,7 @@ fn dial(shared: &Rc<Shared>, flow: Flow) -> Option<Rc<Connection>> {
     tokio::task::spawn_local(async move {
         let device = shared.device(flow.local);
         let opened = tokio::select! {
-            opened = stream::connect(Some(flow.local), flow.remote, device) => opened,
+            opened = stream::connect(Some(flow.local), flow.remote, device, KEEPALIVE) => opened,
             () = task.stream.aborted() => Err(std::io::ErrorKind::ConnectionAborted.into()),
         };
         let end = match opened {
@@ -247,6 +304,7 @@ async fn serve(connection: &Connection, socket: TcpStream, shared: &Shared) -> E
     let mut framer = Framer::default();
     let end = connection.stream.serve(socket, &shared.inbox, |piece| {
         framer.push(piece);
+        connection.active.set(Instant::now());
         loop {
             match framer.next(&shared.limits) {
                 Ok(None) => return ControlFlow::Continue(()),

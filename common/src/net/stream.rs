@@ -23,9 +23,8 @@ const QUEUE_BYTES_PAUSE: usize = 1024 * 1024;
 const GATHERED: usize = 64;
 const READ_BYTES: usize = 64 * 1024;
 const BACKLOG: i32 = 1024;
-/// How long a peer may leave data unacknowledged, and how often an idle one is probed.
+/// How long a peer may leave data unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
-const KEEPALIVE: Duration = Duration::from_secs(60);
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A connection that is open or being opened.
@@ -249,6 +248,7 @@ pub(super) async fn connect(
     local: Option<SocketAddr>,
     remote: SocketAddr,
     device: Option<&str>,
+    keepalive: Duration,
 ) -> io::Result<TcpStream> {
     let socket = if remote.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(device) = device {
@@ -269,16 +269,16 @@ pub(super) async fn connect(
         Ok(result) => result?,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
-    prepare(&stream)?;
+    prepare(&stream, keepalive)?;
     Ok(stream)
 }
 
-/// Options of every open connection.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Options of every open connection. `keepalive`: how long it is idle before the peer is probed.
+fn prepare(stream: &TcpStream, keepalive: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(keepalive))
 }
 
 /// Segments that still fit a link of 1280 bytes once ESP has been added.
@@ -305,10 +305,10 @@ fn choose_port_at_connect(socket: &TcpSocket) -> io::Result<()> {
 }
 
 /// Accepts forever; a process out of descriptors waits a little before it tries again.
-pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+pub(super) async fn accept(listener: &TcpListener, keepalive: Duration) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, remote)) => match prepare(&stream) {
+            Ok((stream, remote)) => match prepare(&stream, keepalive) {
                 Ok(()) => return (stream, remote),
                 Err(error) => tracing::debug!(%error, %remote, "connection gone at once"),
             },

@@ -163,6 +163,31 @@ fn tcp_connections_have_a_limit() {
     assert!(metrics.contains("tessera_shell_sip_connections 2"), "{metrics}");
 }
 
+/// Near the limit, those that have been idle longest make room: nobody is refused.
+#[test]
+fn idle_connections_make_room() {
+    let address = free_address();
+    let limits = "[limits]\nsip_connections = 2\nsip_connection_idle_seconds = 0\n";
+    let toy = Running::start(&format!("tcp = ['{address}']\n{limits}"));
+    let mut open: Vec<TcpStream> = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(message("echo").as_bytes()).unwrap();
+        let mut answer = vec![0; message("echo").len()];
+        stream.read_exact(&mut answer).unwrap();
+        open.push(stream);
+    }
+    assert_eq!(open[0].read(&mut [0; 1]).unwrap(), 0, "the first is closed in order");
+    let (_, metrics) = toy.get("/metrics").unwrap();
+    assert!(metrics.contains("tessera_shell_refused_connections_total 0"), "{metrics}");
+    assert!(metrics.contains("tessera_shell_idle_connections_closed_total 1"), "{metrics}");
+    // The second is still there.
+    open[1].write_all(message("echo").as_bytes()).unwrap();
+    let mut answer = vec![0; message("echo").len()];
+    open[1].read_exact(&mut answer).unwrap();
+}
+
 fn diameter_message(fill: u8, bytes: u8) -> Vec<u8> {
     let mut message = vec![fill; bytes.into()];
     message[..4].copy_from_slice(&[1, 0, 0, bytes]);
