@@ -233,6 +233,8 @@ pub enum Output {
     Persist {
         record: Record,
     },
+    /// The answer to [`Input::Admin`]. One that begins with `commands:` lists what there is, as there is no
+    /// such command.
     Reply {
         id: u64,
         text: String,

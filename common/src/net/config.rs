@@ -15,11 +15,13 @@ pub(super) struct Arguments {
 }
 
 /// What is to be done with the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     Run,
     Check,
     Ready,
+    /// Have the daemon that runs with it carry out a command of the operator's.
+    Command(Vec<String>),
 }
 
 /// Why the command line starts nothing; the text has been printed.
@@ -44,13 +46,18 @@ struct CommandLine {
     /// not.
     #[arg(long, conflicts_with = "check")]
     ready: bool,
+    /// Have the daemon that runs with this configuration carry out a command, and print its answer.
+    /// `help` lists them.
+    #[arg(value_name = "COMMAND", conflicts_with_all = ["check", "ready"])]
+    command: Vec<String>,
 }
 
 impl CommandLine {
-    fn task(&self) -> Task {
+    fn task(self) -> Task {
         match (self.check, self.ready) {
             (true, _) => Task::Check,
             (_, true) => Task::Ready,
+            _ if !self.command.is_empty() => Task::Command(self.command),
             _ => Task::Run,
         }
     }
@@ -68,7 +75,7 @@ pub(super) fn arguments(name: &'static str, words: Vec<OsString>) -> Result<Argu
         .try_get_matches_from(words)
         .and_then(|matches| CommandLine::from_arg_matches(&matches));
     match parsed {
-        Ok(line) => Ok(Arguments { task: line.task(), config: line.config }),
+        Ok(line) => Ok(Arguments { config: line.config.clone(), task: line.task() }),
         Err(error) => {
             // When the terminal is gone there is nobody to tell.
             let _ = error.print();
@@ -221,6 +228,10 @@ mod tests {
         assert_eq!(read, Arguments { config: "/etc/a.toml".into(), task: Task::Check });
         let read = arguments("pcscf", words("pcscf --config /etc/a.toml --ready")).unwrap();
         assert_eq!(read.task, Task::Ready);
+        let read = arguments("pcscf", words("pcscf --config /etc/a.toml sa list")).unwrap();
+        assert_eq!(read.task, Task::Command(vec!["sa".to_owned(), "list".to_owned()]));
+        let both = words("pcscf --config a --ready sa list");
+        assert_eq!(arguments("pcscf", both), Err(Stop::Refused));
         let both = words("pcscf --config /etc/a.toml --ready --check");
         assert_eq!(arguments("pcscf", both), Err(Stop::Refused));
         assert_eq!(arguments("pcscf", words("pcscf --version")), Err(Stop::Answered));

@@ -186,6 +186,9 @@ async fn admin(
         return (StatusCode::BAD_REQUEST, text).into_response();
     };
     match door.ask(ADMIN_PATIENCE, |reply| Ask::Admin { command, reply }).await {
+        Some(text) if text.starts_with("commands:") => {
+            (StatusCode::BAD_REQUEST, text).into_response()
+        }
         Some(text) => text.into_response(),
         None => unavailable("no answer"),
     }

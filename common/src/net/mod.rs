@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`config`] | command line, TOML and environment |
 //! | `check` | `--check` |
-//! | [`probe`] | `--ready` |
+//! | [`client`] | `--ready`, and commands to the daemon that runs |
 //! | `run` | the loop: take inputs, handle, commit, release |
 //! | `inbox` | inputs waiting for the loop, and counts |
 //! | `udp` | UDP sockets for SIP |
@@ -17,9 +17,9 @@
 //! | [`http`], `metrics` | `/metrics`, `/healthz`, `/readyz`, `/admin` |
 //! | `telemetry` | logs |
 
+pub mod client;
 pub mod config;
 pub mod http;
-pub mod probe;
 
 mod check;
 mod diameter;
@@ -35,6 +35,7 @@ mod telemetry;
 mod udp;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -169,7 +170,7 @@ pub trait Daemon: Node + Sized {
     fn check(config: &Self::Config) -> Vec<String>;
 }
 
-/// `main` of a daemon: `NAME --config FILE [--check|--ready]`, `--version`.
+/// `main` of a daemon: `NAME --config FILE [--check|--ready|COMMAND]`, `--version`.
 pub fn main<D: Daemon>() -> ExitCode {
     run_from::<D>(std::env::args_os().collect())
 }
@@ -185,12 +186,22 @@ pub fn run_from<D: Daemon>(arguments: Vec<OsString>) -> ExitCode {
         Ok(configuration) => configuration,
         Err(error) => return refuse::<D>(&error),
     };
-    let shell = D::shell(&configuration);
+    let mut shell = D::shell(&configuration);
     match arguments.task {
         config::Task::Check => return check::<D>(&configuration, &shell),
         config::Task::Ready => {
-            return match probe::ready(shell.http.listen) {
+            return match client::ready(shell.http.listen) {
                 Ok(()) => ExitCode::SUCCESS,
+                Err(error) => refuse::<D>(&error),
+            };
+        }
+        config::Task::Command(words) => {
+            return match client::command(shell.http.listen, &words) {
+                Ok(text) => {
+                    // A closed pipe (`| head`) is the reader's choice, not a fault.
+                    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+                    ExitCode::SUCCESS
+                }
                 Err(error) => refuse::<D>(&error),
             };
         }
@@ -199,6 +210,7 @@ pub fn run_from<D: Daemon>(arguments: Vec<OsString>) -> ExitCode {
     if let Err(error) = telemetry::start(&shell.log) {
         return refuse::<D>(&error);
     }
+    raise_open_files(&mut shell);
     let result = start::<D>(configuration, &shell);
     if let Err(error) = &result {
         tracing::error!(daemon = D::NAME, "{error}");
@@ -230,7 +242,6 @@ fn check<D: Daemon>(configuration: &D::Config, shell: &Shell) -> ExitCode {
 }
 
 fn start<D: Daemon>(configuration: D::Config, shell: &Shell) -> Result<(), String> {
-    raise_open_files(shell);
     let mut seed = [0; 32];
     rand::rngs::OsRng
         .try_fill_bytes(&mut seed)
@@ -250,19 +261,29 @@ fn start<D: Daemon>(configuration: D::Config, shell: &Shell) -> Result<(), Strin
     })
 }
 
-/// As many open files as the host allows, and a word when that is less than the limits want.
-fn raise_open_files(shell: &Shell) {
+/// Descriptors for everything but connections of SIP and Diameter.
+const OTHER_OPEN_FILES: u64 = 200;
+
+/// As many open files as the host allows; where that is less than the limits want, the connections for
+/// SIP are as many as there can be.
+fn raise_open_files(shell: &mut Shell) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let resource = Resource::RLIMIT_NOFILE;
     let raised =
         getrlimit(resource).and_then(|(_, hard)| setrlimit(resource, hard, hard).map(|()| hard));
-    let wanted = shell.limits.sip_connections + shell.limits.diameter_connections;
+    let others = OTHER_OPEN_FILES + shell.limits.diameter_connections as u64;
+    let limit = &mut shell.limits.sip_connections;
     match raised {
-        Ok(hard) if hard < wanted as u64 => tracing::info!(
-            hard,
-            wanted,
-            "limits.sip_connections is more than the open files allowed: raise LimitNOFILE"
-        ),
+        Ok(hard) if hard < *limit as u64 + others => {
+            let possible = hard.saturating_sub(others).max(1) as usize;
+            tracing::info!(
+                hard,
+                wanted = *limit,
+                possible,
+                "limits.sip_connections is more than the open files allow: raise LimitNOFILE"
+            );
+            *limit = possible;
+        }
         Ok(_) => {}
         Err(error) => tracing::warn!(%error, "open files not raised"),
     }

@@ -1,14 +1,13 @@
 //! Commands: `lte --config FILE COMMAND` asks the running transport at its `http.listen`, which
 //! answers `POST /admin`.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use common::net::client;
 
 use crate::script::{Command, Script};
 use crate::transport::{Output, Transport};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Carries out one command in words: the answer ends with a line, and begins with `error: ` when
 /// nothing was done.
@@ -46,25 +45,9 @@ pub fn ask(at: SocketAddr, mut words: Vec<String>) -> Result<String, String> {
     {
         *path = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     }
-    let body = serde_json::to_string(&words).map_err(|error| error.to_string())?;
-    let text = post(at, &body).map_err(|error| format!("http://{at}/admin: {error}"))?;
-    let (head, answer) = text.split_once("\r\n\r\n").ok_or("the answer is not HTTP")?;
-    let is_good = head.starts_with("HTTP/1.1 200");
+    let answer = client::command(Some(at), &words)?;
     match answer.strip_prefix("error: ") {
-        None if is_good => Ok(answer.to_owned()),
-        error => Err(error.unwrap_or(answer).trim_end().to_owned()),
+        None => Ok(answer),
+        Some(error) => Err(error.trim_end().to_owned()),
     }
-}
-
-fn post(at: SocketAddr, body: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(
-        stream,
-        "POST /admin HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -86,7 +86,7 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
         config.events = arguments.events.or(config.events);
         match (arguments.check, arguments.ready, arguments.command.is_empty()) {
             (true, ..) => check(&config),
-            (_, true, _) => common::net::probe::ready(config.http.listen),
+            (_, true, _) => common::net::client::ready(config.http.listen),
             (_, _, true) => run(config).map_err(|error| error.to_string()),
             _ => command(&config, arguments.command),
         }
