@@ -29,6 +29,8 @@ pub struct Audits {
     waiting: Vec<u64>,
     /// The sum over the associations of a set when they were last looked at; absent: nothing dropped.
     drops: BTreeMap<SetId, Drops>,
+    /// What belonged to no set when it was last looked at, by reason.
+    unowned: BTreeMap<String, u64>,
     has_looked: bool,
     /// Of the last one.
     known: u64,
@@ -132,6 +134,7 @@ impl Pcscf {
         for set in &audit.missing {
             self.set_lost(now, *set, Loss::Missing, out);
         }
+        self.tell_unowned_drops(&audit);
         self.tell_drops(&audit);
         let audits = &mut self.audits;
         audits.known = (audit.held.len() + lost) as u64;
@@ -169,6 +172,26 @@ impl Pcscf {
         );
         self.audits.lost[loss as usize] += 1;
         self.set_ended(now, id, out);
+    }
+
+    /// One line for all that was dropped since the last look without belonging to anybody.
+    fn tell_unowned_drops(&mut self, audit: &Audit) {
+        let before = &self.audits.unowned;
+        let mut news = String::new();
+        for (reason, count) in &audit.unowned_drops {
+            let more = count.saturating_sub(before.get(reason).copied().unwrap_or(0));
+            if more > 0 {
+                let _ = write!(news, "{}{reason} {more}", if news.is_empty() { "" } else { ", " });
+            }
+        }
+        // What an earlier run has seen is not told again.
+        if self.audits.has_looked && !news.is_empty() {
+            tracing::warn!(
+                packets = news,
+                "IPsec dropped packets that belong to no subscriber's association"
+            );
+        }
+        self.audits.unowned = audit.unowned_drops.iter().cloned().collect();
     }
 
     /// One line for each set on which something was dropped since the last look.

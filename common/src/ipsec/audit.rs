@@ -56,6 +56,10 @@ pub struct Audit {
     /// Of these, the ones that belonged to no set of the question: they are removed.
     pub stray_associations: u64,
     pub stray_policies: u64,
+    /// Packets that the plane has dropped for reasons that name no set, by reason: an SPI that nobody has, a
+    /// policy that does not fit. In the kernel, of its whole network namespace (`/proc/net/xfrm_stat`) and
+    /// since that began; reasons that never occurred may be left out.
+    pub unowned_drops: Vec<(String, u64)>,
 }
 
 /// What passed through one association, and what did not.

@@ -226,7 +226,7 @@ impl Userspace {
 
     /// Keeps the sets that the core knows, removes others, and tells what passed through.
     pub fn audit(&self, known: &[KnownSet]) -> Audit {
-        let mut audit = Audit::default();
+        let mut audit = Audit { unowned_drops: self.unowned_drops(), ..Audit::default() };
         let mut kept = HashSet::new();
         {
             let sets = self.shared.sets.borrow();
@@ -252,6 +252,14 @@ impl Userspace {
             audit.stray_policies += 4;
         }
         audit
+    }
+
+    /// Without what is counted at an association as well.
+    fn unowned_drops(&self) -> Vec<(String, u64)> {
+        let drops = DROPS.iter().zip(&self.shared.counts.drops);
+        let unowned = drops
+            .filter(|(reason, count)| !matches!(**reason, "bad_icv" | "replay") && count.get() > 0);
+        unowned.map(|(reason, count)| ((*reason).to_owned(), count.get())).collect()
     }
 
     pub fn associations(&self, set: SetId) -> Option<[Association; 4]> {

@@ -592,6 +592,7 @@ fn look(protected: &[SocketAddr], known: &[KnownSet]) -> Result<Seen, String> {
     let mut audit = Audit {
         associations: states.len() as u64,
         policies: policies.len() as u64,
+        unowned_drops: unowned(kernel_errors()),
         ..Audit::default()
     };
     let (mut added, mut remains) = (Vec::new(), Vec::new());
@@ -675,6 +676,13 @@ async fn conclude(table: &RefCell<Table>, seen: Seen) -> Result<Audit, String> {
         tokio::task::yield_now().await;
     }
     Ok(audit)
+}
+
+/// Without what is counted at a state as well.
+fn unowned(mut errors: Vec<(String, u64)>) -> Vec<(String, u64)> {
+    const AT_A_STATE: [&str; 2] = ["XfrmInStateProtoError", "XfrmInStateSeqError"];
+    errors.retain(|(reason, count)| *count > 0 && !AT_A_STATE.contains(&reason.as_str()));
+    errors
 }
 
 fn traffic_of(state: &StateMessage) -> Traffic {
@@ -781,17 +789,22 @@ impl Totals {
         );
         let drops = [("replay", self.replayed), ("bad_icv", self.bad_icv)];
         super::show_traffic(samples, self.packets, self.bytes, &drops);
-        // Of the whole network namespace; absent without CONFIG_XFRM_STATISTICS.
-        let errors = std::fs::read_to_string("/proc/net/xfrm_stat").unwrap_or_default();
-        for line in errors.lines() {
-            let mut words = line.split_ascii_whitespace();
-            if let (Some(reason), Some(Ok(count))) = (words.next(), words.next().map(str::parse)) {
-                let help = "Packets that XFRM of this network namespace dropped.";
-                let labels = [("reason", reason)];
-                samples.counter("tessera_ipsec_kernel_errors_total", help, &labels, count);
-            }
+        for (reason, count) in kernel_errors() {
+            let help = "Packets that XFRM of this network namespace dropped.";
+            let labels = [("reason", reason.as_str())];
+            samples.counter("tessera_ipsec_kernel_errors_total", help, &labels, count);
         }
     }
+}
+
+/// What XFRM of this network namespace has dropped, by reason; nothing without CONFIG_XFRM_STATISTICS.
+fn kernel_errors() -> Vec<(String, u64)> {
+    let text = std::fs::read_to_string("/proc/net/xfrm_stat").unwrap_or_default();
+    let lines = text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+    });
+    lines.collect()
 }
 
 fn totals(protected: &[SocketAddr], retired: &Retired) -> Result<Totals, String> {
