@@ -6,23 +6,27 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use common::net::client;
 use nix::sys::signal::Signal;
 use scenarios::{Function, Line, Phone, Scenario, Standing, World};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use ue::Faults;
 
+use crate::diagnosis;
 use crate::endurance;
 use crate::handsets::Model;
 use crate::laboratory::{Ask, Laboratory};
+use crate::load;
 use crate::matrix;
+use crate::mobility;
 use crate::processes;
 use crate::wire;
 
 /// Between two looks at a condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// A daemon that does not answer its metrics in this time has none to give.
-const METRICS_PATIENCE: Duration = Duration::from_secs(2);
+/// A daemon that does not answer in this time is not ready.
+const READY_PATIENCE: Duration = Duration::from_secs(2);
 const RESTART_LIMIT: Duration = Duration::from_secs(20);
 
 /// Which checks.
@@ -34,6 +38,8 @@ pub enum Part {
     Matrix,
     /// Many re-registrations with new authentication, by --ues phones, --count in all.
     Endurance,
+    /// The load generator, with --ues phones [default: 200], and what it says of itself.
+    Load,
 }
 
 /// What is to run.
@@ -47,7 +53,7 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|part| name.contains(part))
     }
 }
@@ -82,6 +88,11 @@ impl LabWorld {
             return T::default();
         }
         receiver.recv().unwrap_or_default()
+    }
+
+    /// Where the LTE transport takes commands.
+    pub fn lte_address(&self) -> Option<SocketAddr> {
+        self.http.get("lte").copied()
     }
 }
 
@@ -134,18 +145,14 @@ impl World for LabWorld {
 
     fn command(&mut self, of: Function, words: &[&str]) {
         let Some(address) = self.http.get(of.name()) else { return };
-        if let Err(error) = processes::post(*address, "/admin", &words.join(" "), METRICS_PATIENCE)
-        {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        if let Err(error) = client::command(Some(*address), &words) {
             eprintln!("{}: {error}", of.name());
         }
     }
 
     fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let Some(address) = self.http.get(of.name()) else { return 0.0 };
-        match processes::fetch(*address, "/metrics", METRICS_PATIENCE) {
-            Ok(text) => sum_of(&text, name, labels),
-            Err(_) => 0.0,
-        }
+        self.http.get(of.name()).map_or(0.0, |at| processes::metric(*at, name, labels))
     }
 
     fn line(&mut self, ue: usize) -> Option<Line> {
@@ -181,7 +188,7 @@ impl World for LabWorld {
         let Some(address) = self.http.get(function.name()) else { return };
         let begin = Instant::now();
         while begin.elapsed() < RESTART_LIMIT {
-            let answer = processes::fetch(*address, "/readyz", METRICS_PATIENCE);
+            let answer = processes::fetch(*address, "/readyz", READY_PATIENCE);
             if answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
                 return;
             }
@@ -215,27 +222,6 @@ impl World for LabWorld {
     }
 }
 
-/// Sum over the samples of a metric in the text exposition whose labels include these.
-fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
-    let values = text.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        let (found, value) = match rest.strip_prefix('{') {
-            Some(rest) => rest.rsplit_once('}')?,
-            None => ("", rest),
-        };
-        if !value.starts_with(' ') {
-            return None;
-        }
-        let has = |(name, value): &(&str, &str)| {
-            found
-                .split("\",")
-                .any(|label| label.trim_end_matches('"') == format!("{name}=\"{value}"))
-        };
-        labels.iter().all(has).then(|| value.trim().parse::<f64>().ok())?
-    });
-    values.sum()
-}
-
 /// Runs a part, one check after the other, while the loop of the lab goes on. One line for each.
 pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
     let ues = laboratory.options.ues;
@@ -250,6 +236,7 @@ pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
             Part::Scenarios => run_scenarios(&mut world, &wanted, &mut tell),
             Part::Matrix => matrix::run(&mut world, &mut tell),
             Part::Endurance => endurance::run(&mut world, ues, wanted.count, &mut tell),
+            Part::Load => load::run_checks(&mut world, &mut tell),
         }
     });
     let mut all = Vec::new();
@@ -286,6 +273,18 @@ fn run_scenarios(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) {
         if !tell(counted) {
             return;
         }
+    }
+    let begin = Instant::now();
+    let shows =
+        "a foreign SPI and a replayed packet are in the log, the latter with its subscriber";
+    if wanted.has("drops_are_told") {
+        let result = diagnosis::drops_are_told(world);
+        if !tell(outcome("drops_are_told", shows, begin, result)) {
+            return;
+        }
+    }
+    if !mobility::run(world, wanted, tell) {
+        return;
     }
     for check in wire::ALL.iter().filter(|check| wanted.has(check.name)) {
         let begin = Instant::now();
@@ -376,21 +375,5 @@ fn print(outcome: &Outcome) {
     match error {
         None => println!("ok    {name:42} {seconds:8.3} s  {shows}"),
         Some(error) => println!("FAIL  {name:42} {seconds:8.3} s  {error}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn samples_are_summed_by_label() {
-        let text = "HTTP/1.1 200 OK\n# HELP a_total x\na_total{state=\"new\",by=\"x, y\"} 2\n\
-                    a_total{state=\"old\",by=\"x\"} 3\na_total_more 9\nb 4\n";
-        assert_eq!(sum_of(text, "a_total", &[]), 5.0);
-        assert_eq!(sum_of(text, "a_total", &[("state", "old")]), 3.0);
-        assert_eq!(sum_of(text, "a_total", &[("state", "new"), ("by", "x, y")]), 2.0);
-        assert_eq!(sum_of(text, "a_total", &[("state", "ol")]), 0.0);
-        assert_eq!(sum_of(text, "b", &[]), 4.0);
     }
 }

@@ -1,6 +1,7 @@
 //! The configuration of every node, as files in the lab's directory: what an operator would write
 //! for this network.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::path::Path;
 use scenarios::server::criterion;
 
 use crate::endurance;
+use crate::mobility::{CELLS, SECOND_SGW};
 use crate::subscribers::Subscribers;
 use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology, UE_MTU};
 
@@ -41,8 +43,10 @@ impl Plane {
 /// What the files depend on.
 pub struct Settings<'a> {
     pub directory: &'a Path,
-    /// Where the eNodeB writes its capture.
-    pub radio_capture: &'a Path,
+    /// Where the eNodeB writes its capture, if it does.
+    pub radio_capture: Option<&'a Path>,
+    /// Nothing is logged but warnings.
+    pub is_quiet: bool,
     pub version: IpVersion,
     pub plane: Plane,
     /// Security-Server names the chosen algorithms only: an answer to the challenge is then short
@@ -50,6 +54,8 @@ pub struct Settings<'a> {
     pub is_choice_announced: bool,
     /// Every other REGISTER is challenged, and replaced sets end soon.
     pub is_enduring: bool,
+    /// Where each daemon is asked and commanded.
+    pub http: &'a BTreeMap<&'static str, SocketAddr>,
     pub topology: &'a Topology,
     pub subscribers: &'a Subscribers,
 }
@@ -92,26 +98,41 @@ impl Settings<'_> {
             IpAddr::V4(_) => (format!("pool_v4 = \"{POOL_V4}\""), "pcscf_v4"),
             IpAddr::V6(_) => (format!("pool_v6 = \"{POOL_V6}\""), "pcscf_v6"),
         };
+        let capture = match self.radio_capture {
+            Some(path) => format!("capture = {}\n", quoted_path(path)),
+            None => String::new(),
+        };
         let mut text = String::new();
         let _ = write!(
             text,
-            "[radio]\nsocket = {}\ncapture = {}\n\n\
-             [enodeb]\naddress = \"{}\"\nnetns = {}\n\n\
-             [sgw]\ns1u_address = \"{}\"\ns5u_address = \"{}\"\nnetns = {}\n\n\
+            "[radio]\nsocket = {}\n{capture}\n{}\
              [pgw]\naddress = \"{}\"\nnetns = {}\n{pool}\n{pcscf_key} = \"{pcscf}\"\n\
              mtu = {UE_MTU}\n\n\
              [link.uplink]\ndelay_milliseconds = 2.0\nmtu = {UE_MTU}\n\n\
-             [link.downlink]\ndelay_milliseconds = 2.0\n",
+             [link.downlink]\ndelay_milliseconds = 2.0\n\n",
             quoted_path(&self.directory.join("radio.sock")),
-            quoted_path(self.radio_capture),
-            all.enb_s1u(),
-            self.netns("enb"),
-            all.sgw_s1u(),
-            all.sgw_s5u(),
-            self.netns("sgw"),
+            self.http("lte"),
             all.pgw_s5u(),
             self.netns("pgw"),
         );
+        for (cell, address) in CELLS.into_iter().zip([all.enb_s1u(), all.second_enb_s1u()]) {
+            let _ = write!(
+                text,
+                "[[enodeb]]\nname = \"{cell}\"\naddress = \"{address}\"\nnetns = {}\n\n",
+                self.netns("enb"),
+            );
+        }
+        for (name, s1u, s5u) in [
+            ("sgw1", all.sgw_s1u(), all.sgw_s5u()),
+            (SECOND_SGW, all.second_sgw_s1u(), all.second_sgw_s5u()),
+        ] {
+            let _ = write!(
+                text,
+                "[[sgw]]\nname = \"{name}\"\ns1u_address = \"{s1u}\"\ns5u_address = \"{s5u}\"\n\
+                 netns = {}\n\n",
+                self.netns("sgw"),
+            );
+        }
         text
     }
 
@@ -129,7 +150,7 @@ impl Settings<'_> {
              protected_client_ports = {PROTECTED_CLIENT_PORTS:?}\n\n\
              [mw]\nlisten = [\"{}\"]\n\n\
              [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\nnat = {}\n\n\
-             [log]\nfilter = \"info,pcscf::security=debug\"\n\n{}",
+             {}{}{}",
             quoted_path(&self.directory.join("pcscf.db")),
             self.addresses().pcscf_gm(),
             self.core("pcscf", 5060),
@@ -137,13 +158,17 @@ impl Settings<'_> {
             if self.plane == Plane::Off { "off" } else { "required" },
             if self.is_choice_announced { "chosen" } else { "list" },
             self.addresses().pcscf_gm().is_ipv4(),
+            self.log("info,pcscf::security=debug"),
+            self.http("pcscf"),
             self.dns(),
         )
     }
 
     fn icscf(&self) -> String {
         let mut text = format!(
-            "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\n\n{}{}{}",
+            "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\n\n{}{}{}{}{}",
+            self.log("info"),
+            self.http("icscf"),
             self.sip("icscf"),
             self.diameter_client("icscf"),
             self.dns(),
@@ -159,10 +184,12 @@ impl Settings<'_> {
 
     fn scscf(&self, name: &str) -> String {
         format!(
-            "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}\
+            "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}{}{}\
              [registration]\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}\n\
              [[shared_filter_criteria]]\nid = 1\nxml = '{}'\n",
             quoted_path(&self.directory.join(format!("{name}.db"))),
+            self.log("info"),
+            self.http(name),
             self.sip(name),
             self.diameter_client(name),
             if self.plane == Plane::Off { "optional" } else { "required" },
@@ -180,10 +207,12 @@ impl Settings<'_> {
     fn hss(&self) -> String {
         format!(
             "database = {}\nkey_file = {}\nlog_identities = true\n\n\
-             [diameter]\nidentity = \"hss.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
+             {}{}[diameter]\nidentity = \"hss.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
              listen = \"{}\"\n",
             quoted_path(&self.directory.join("hss.db")),
             quoted_path(&self.directory.join("hss.key")),
+            self.log("info"),
+            self.http("hss"),
             self.core("hss", 3868),
         )
     }
@@ -206,6 +235,17 @@ impl Settings<'_> {
              peers = [{{ host = \"{}\" }}]\n\n",
             self.addresses().core("hss")
         )
+    }
+
+    fn log(&self, filter: &str) -> String {
+        let filter = if self.is_quiet { "warn" } else { filter };
+        format!("[log]\nfilter = \"{filter}\"\n\n")
+    }
+
+    /// The socket is handed in; this tells `pcscf --config FILE sa list` where it is.
+    fn http(&self, name: &str) -> String {
+        let address = self.http.get(name);
+        address.map_or_else(String::new, |at| format!("[http]\nlisten = \"{at}\"\n\n"))
     }
 
     fn dns(&self) -> String {

@@ -13,13 +13,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::associations::{Log, Monitor};
-use crate::capture::{self, Capture};
+use crate::capture::{self, Capture, Seen};
 use crate::config::{HOME_DOMAIN, Plane, Settings};
 use crate::decode::{Decoder, Event};
 use crate::dns::{Dns, Zone};
 use crate::endurance;
 use crate::handsets::{Habits, Handsets, Model, Note};
 use crate::ladder::{Ladder, SETTLING};
+use crate::load;
 use crate::processes::{self, Process};
 use crate::protected::ClearText;
 use crate::subscribers::Subscribers;
@@ -61,7 +62,13 @@ pub struct Options {
     pub is_choice_announced: bool,
     /// Every other REGISTER is challenged, and replaced sets end soon.
     pub is_enduring: bool,
+    /// Subscribers of the load generator are in the HSS, so many, instead of the lab's own; and nothing is
+    /// watched or logged that would cost more than it is worth under load.
+    pub load: Option<usize>,
 }
+
+/// Port of the HTTP of the LTE transport on the host.
+pub const LTE_PORT: u16 = 9307;
 
 /// Something to be done between two events of the loop, on its thread.
 pub type Ask = Box<dyn FnOnce(&mut Laboratory) + Send>;
@@ -71,7 +78,8 @@ pub struct Laboratory {
     pub handsets: Handsets,
     pub processes: BTreeMap<&'static str, Process>,
     _monitor: Option<Monitor>,
-    capture: Capture,
+    /// Absent under load.
+    capture: Option<Capture>,
     _dns: Dns,
     pub topology: Topology,
     pub subscribers: Subscribers,
@@ -134,7 +142,7 @@ fn since_epoch() -> Duration {
 
 impl Laboratory {
     /// Starts everything: the network, the DNS, the transport, the daemons, each as soon as what it
-    /// needs is ready. `http`: listening sockets of [`DAEMONS`], in that order.
+    /// needs is ready. `http`: listening sockets of [`DAEMONS`], in that order, and of the transport.
     pub async fn start(
         options: Options,
         http: Vec<TcpListener>,
@@ -152,11 +160,13 @@ impl Laboratory {
         let subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
         Settings {
             directory: &directory.path,
-            radio_capture: &radio_capture,
+            radio_capture: options.load.is_none().then_some(radio_capture.as_path()),
+            is_quiet: options.load.is_some(),
             version: options.version,
             plane: options.plane,
             is_choice_announced: options.is_choice_announced,
             is_enduring: options.is_enduring,
+            http: &addresses_of(&http),
             topology: &topology,
             subscribers: &subscribers,
         }
@@ -164,15 +174,26 @@ impl Laboratory {
         let addresses = Addresses(options.version);
         let zone = zone(addresses);
         let dns = Dns::start(topology.namespace("dns"), addresses.core("dns"), &[zone])?;
-        let mut capture = Capture::start(&topology, options.capture.as_deref())?;
+        let is_watched = options.load.is_none();
+        let mut capture = match is_watched {
+            true => Some(Capture::start(&topology, options.capture.as_deref())?),
+            false => None,
+        };
         let (note_sender, notes) = mpsc::channel(1_024);
         let monitor = match options.plane {
-            Plane::Userspace | Plane::Off => None,
-            Plane::Auto | Plane::Xfrm => Some(Monitor::start(&topology, note_sender)?),
+            Plane::Auto | Plane::Xfrm if is_watched => {
+                Some(Monitor::start(&topology, note_sender)?)
+            }
+            _ => None,
         };
-        provision(&directory.path)?;
+        let provisioning = match options.load {
+            Some(ues) => load::write_population(&directory.path, ues)?,
+            None => directory.path.join("subscribers.toml"),
+        };
+        provision(&directory.path, &provisioning)?;
         let mut processes = BTreeMap::new();
-        let mut lte = Process::new("lte", "lte", &directory.path, None);
+        let mut http = http;
+        let mut lte = Process::new("lte", "lte", &directory.path, http.pop());
         lte.start(&topology, None)?;
         for ((name, role, _), listener) in DAEMONS.into_iter().zip(http) {
             let mut process = Process::new(name, role, &directory.path, Some(listener));
@@ -182,7 +203,9 @@ impl Laboratory {
         let socket = directory.path.join("radio.sock");
         lte.wait_until_ready(Some(&|| socket.exists())).await?;
         processes.insert("lte", lte);
-        capture.follow_radio(&radio_capture)?;
+        if let Some(capture) = &mut capture {
+            capture.follow_radio(&radio_capture)?;
+        }
         for process in processes.values_mut() {
             if process.name != "lte" {
                 process.wait_until_ready(None).await?;
@@ -252,7 +275,7 @@ impl Laboratory {
     /// Waits for one thing to happen, and does what it needs.
     pub async fn step(&mut self, asks: &mut mpsc::Receiver<Ask>) {
         tokio::select! {
-            Some(seen) = self.capture.seen.recv() => {
+            Some(seen) = seen(&mut self.capture) => {
                 self.clear_text.look(&seen);
                 for event in self.decoder.decode(&seen) {
                     self.take(event);
@@ -337,14 +360,35 @@ impl Laboratory {
                 complaints.push(complaint);
             }
         }
-        if self.capture.unwatched() > 0 {
-            complaints.push(format!("{} packets were not watched", self.capture.unwatched()));
+        let unwatched = self.capture.as_ref().map_or(0, Capture::unwatched);
+        if unwatched > 0 {
+            complaints.push(format!("{unwatched} packets were not watched"));
         }
         complaints
     }
 
+    /// Where configuration and logs are, when they stay there.
     pub fn directory(&self) -> Option<&Path> {
         self.directory.is_kept.then_some(self.directory.path.as_path())
+    }
+
+    /// Where files are while the lab runs.
+    pub fn working_directory(&self) -> &Path {
+        &self.directory.path
+    }
+}
+
+/// Of [`DAEMONS`], in that order, and of the LTE transport.
+fn addresses_of(http: &[TcpListener]) -> BTreeMap<&'static str, SocketAddr> {
+    let names = DAEMONS.iter().map(|(name, ..)| *name).chain(["lte"]);
+    names.zip(http).filter_map(|(name, at)| Some((name, at.local_addr().ok()?))).collect()
+}
+
+/// The next packet on a link; never one where nobody watches.
+async fn seen(capture: &mut Option<Capture>) -> Option<Seen> {
+    match capture {
+        Some(capture) => capture.seen.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -364,7 +408,10 @@ fn zone(addresses: Addresses) -> Zone {
 fn named_ladder(addresses: Addresses, is_kept: bool) -> Ladder {
     let mut ladder = Ladder::new(is_kept);
     ladder.name(addresses.enb_s1u(), "enb");
+    ladder.name(addresses.second_enb_s1u(), "enb");
     ladder.name(addresses.sgw_s1u(), "sgw");
+    ladder.name(addresses.second_sgw_s1u(), "sgw");
+    ladder.name(addresses.second_sgw_s5u(), "sgw");
     ladder.name(addresses.sgw_s5u(), "sgw");
     ladder.name(addresses.pgw_s5u(), "pgw");
     ladder.name(addresses.pgw_sgi(), "pgw");
@@ -376,7 +423,7 @@ fn named_ladder(addresses: Addresses, is_kept: bool) -> Ladder {
 }
 
 /// Key file, database and subscribers of the HSS, by its own commands.
-fn provision(directory: &Path) -> Result<(), String> {
+fn provision(directory: &Path, subscribers: &Path) -> Result<(), String> {
     let key = directory.join("hss.key");
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let run = |arguments: &[&std::ffi::OsStr]| {
@@ -397,7 +444,6 @@ fn provision(directory: &Path) -> Result<(), String> {
     }
     run(&["key".as_ref(), "create".as_ref(), key.as_os_str()])?;
     let config = directory.join("hss.toml");
-    let subscribers = directory.join("subscribers.toml");
     run(&[
         "--config".as_ref(),
         config.as_os_str(),

@@ -1,7 +1,8 @@
 //! The laboratory: HSS, S-CSCFs, I-CSCF and P-CSCF as processes, an authoritative DNS, the LTE
 //! transport and phones, in network namespaces of an ordinary user.
 //!
-//! `lab` starts it, registers a phone and prints the ladder; `lab check` runs every scenario.
+//! `lab` starts it, registers a phone and prints the ladder; `lab check` runs every scenario; `lab load`
+//! puts load on it.
 //! `lab pcscf --config FILE` and its like run one daemon: the lab starts itself under these names.
 
 mod associations;
@@ -10,12 +11,15 @@ mod capture_keys;
 mod check;
 mod config;
 mod decode;
+mod diagnosis;
 mod dns;
 mod endurance;
 mod handsets;
 mod laboratory;
 mod ladder;
+mod load;
 mod matrix;
+mod mobility;
 mod processes;
 mod protected;
 mod server;
@@ -38,9 +42,11 @@ use tokio::task::LocalSet;
 use crate::check::Part;
 use crate::config::Plane;
 use crate::handsets::Model;
-use crate::laboratory::{DAEMONS, Laboratory, Options};
+use crate::laboratory::{DAEMONS, LTE_PORT, Laboratory, Options};
 use crate::topology::IpVersion;
 
+/// Phones of a load, when nobody says how many.
+const LOAD_UES: usize = 1_000;
 /// How long the first registration may take before the lab says that it has failed.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(130);
 
@@ -67,6 +73,18 @@ enum Verb {
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
     },
+    /// Put load on the lab with `ue load`, by --ues phones [default: 1000].
+    Load {
+        /// Options of `ue load`: who and where to is known.
+        #[arg(last = true, value_name = "OPTION")]
+        options: Vec<OsString>,
+    },
+    /// Find out what the lab can do on this machine with `ue capacity`, by --ues phones [default: 1000].
+    Capacity {
+        /// Options of `ue capacity`: who and where to is known.
+        #[arg(last = true, value_name = "OPTION")]
+        options: Vec<OsString>,
+    },
 }
 
 #[derive(Args)]
@@ -80,9 +98,9 @@ struct CommonOptions {
     /// Transport of the phones' requests.
     #[arg(long, value_enum, default_value = "udp", global = true)]
     transport: TransportChoice,
-    /// Phones that register at the start.
-    #[arg(long, default_value_t = 1, global = true, value_parser = clap::value_parser!(u16).range(0..=10_000))]
-    ues: u16,
+    /// Phones: that register at the start [default: 1], or of a load.
+    #[arg(long, global = true, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    ues: Option<u32>,
     /// Write one pcapng file for each link there: radio, s1u, s5u, sgi, core.
     #[arg(long, value_name = "DIR", global = true)]
     capture: Option<PathBuf>,
@@ -117,10 +135,7 @@ fn main() -> ExitCode {
         return status;
     }
     let line = CommandLine::parse_from(arguments);
-    let wanted =
-        line.command.map(|Verb::Check { part, count, only }| check::Wanted { part, count, only });
-    let result = run(line.options, wanted);
-    match result {
+    match run(line.options, line.command) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("lab: {error}");
@@ -145,14 +160,28 @@ fn run_role(arguments: &[OsString]) -> Option<ExitCode> {
     })
 }
 
-fn run(line: CommonOptions, wanted: Option<check::Wanted>) -> Result<ExitCode, String> {
+fn run(line: CommonOptions, verb: Option<Verb>) -> Result<ExitCode, String> {
     let started = Instant::now();
+    let part = match &verb {
+        Some(Verb::Check { part, .. }) => Some(*part),
+        _ => None,
+    };
+    let ues = line.ues.map(|ues| ues as usize);
+    let load = match &verb {
+        Some(Verb::Load { .. } | Verb::Capacity { .. }) => Some(ues.unwrap_or(LOAD_UES)),
+        Some(Verb::Check { part: Part::Load, .. }) => Some(ues.unwrap_or(load::UES)),
+        _ => None,
+    };
+    if load.is_some() && (line.capture.is_some() || line.json.is_some()) {
+        return Err("under load nothing is watched: --capture and --json cannot be used, but \
+                    -- --json FILE writes the report"
+            .into());
+    }
     let mut http = Vec::new();
-    for (_, _, port) in DAEMONS {
+    for port in DAEMONS.map(|(_, _, port)| port).into_iter().chain([LTE_PORT]) {
         http.push(processes::open_http(port)?);
     }
     topology::enter()?;
-    let part = wanted.as_ref().map(|wanted| wanted.part);
     let options = Options {
         plane: line.ipsec,
         version: match line.ip {
@@ -163,15 +192,16 @@ fn run(line: CommonOptions, wanted: Option<check::Wanted>) -> Result<ExitCode, S
             TransportChoice::Udp => Transport::Udp,
             TransportChoice::Tcp => Transport::Tcp,
         },
-        ues: usize::from(line.ues),
+        ues: if load.is_some() { 0 } else { ues.unwrap_or(1) },
         capture: line.capture,
         are_keys_captured: line.capture_keys,
         json: line.json,
         keep: line.keep,
-        automatic: wanted.is_none(),
-        is_ladder_printed: wanted.is_none(),
+        automatic: verb.is_none(),
+        is_ladder_printed: verb.is_none(),
         is_choice_announced: part == Some(Part::Matrix),
         is_enduring: part == Some(Part::Endurance),
+        load,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -181,9 +211,13 @@ fn run(line: CommonOptions, wanted: Option<check::Wanted>) -> Result<ExitCode, S
         let random = Random::from_seed(seed()?);
         let laboratory = Laboratory::start(options, http, random).await?;
         println!("lab: everything is up after {:.2} s", started.elapsed().as_secs_f64());
-        match wanted {
-            Some(wanted) => check(laboratory, wanted).await,
+        match verb {
             None => show(laboratory).await,
+            Some(Verb::Check { part, count, only }) => {
+                check(laboratory, check::Wanted { part, count, only }).await
+            }
+            Some(Verb::Load { options }) => put_load(laboratory, "load", &options).await,
+            Some(Verb::Capacity { options }) => put_load(laboratory, "capacity", &options).await,
         }
     })
 }
@@ -237,6 +271,19 @@ async fn show(mut laboratory: Laboratory) -> Result<ExitCode, String> {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Runs the load generator; its exit status is ours unless something of the lab ended badly.
+async fn put_load(
+    mut laboratory: Laboratory,
+    verb: &str,
+    options: &[OsString],
+) -> Result<ExitCode, String> {
+    let status = load::run(&mut laboratory, verb, options).await?;
+    match finish(laboratory, &[]).await? {
+        0 => Ok(status),
+        _ => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// Runs a part of the checks and says how many passed.

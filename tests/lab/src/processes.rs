@@ -19,6 +19,8 @@ use crate::topology::Topology;
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long a process may take to end after SIGTERM.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// A daemon that does not answer its metrics in this time has none to give.
+const METRICS_PATIENCE: Duration = Duration::from_secs(2);
 /// Time between two looks at a condition that says nothing when it changes.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -34,6 +36,14 @@ pub struct Process {
     /// Opened before we left the host's network, so that people reach it.
     http: Option<TcpListener>,
     child: Option<Child>,
+}
+
+/// What a process has taken since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Usage {
+    pub cpu: Duration,
+    /// The most memory that was resident.
+    pub peak_octets: u64,
 }
 
 /// Where people find `/metrics` of a daemon: on the loopback of the host, at this port if it is free.
@@ -141,9 +151,30 @@ impl Process {
 
     /// Memory of its own that is in use (VmRSS).
     pub fn resident_octets(&self) -> Option<u64> {
+        self.octets_of_status("VmRSS:")
+    }
+
+    /// What it has taken so far.
+    pub fn usage(&self) -> Option<Usage> {
+        let process = self.child.as_ref()?.id();
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // Behind the name, which may have anything in it: state, then numbers (proc_pid_stat(5)).
+        let (_, numbers) = text.rsplit_once(") ")?;
+        let ticks: u64 =
+            numbers.split(' ').skip(11).take(2).filter_map(|text| text.parse::<u64>().ok()).sum();
+        // SAFETY: asks for a constant of the system.
+        let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        let per_second = u64::try_from(per_second).ok().filter(|rate| *rate > 0)?;
+        Some(Usage {
+            cpu: Duration::from_millis(ticks * 1_000 / per_second),
+            peak_octets: self.octets_of_status("VmHWM:")?,
+        })
+    }
+
+    fn octets_of_status(&self, name: &str) -> Option<u64> {
         let process = self.child.as_ref()?.id();
         let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
         Some(kilobytes * 1024)
     }
@@ -199,7 +230,7 @@ impl Drop for Process {
 }
 
 /// Makes the program of the command end when we do.
-fn end_with_us(command: &mut Command) {
+pub fn end_with_us(command: &mut Command) {
     let parent = std::process::id();
     // SAFETY: only system calls between fork and exec.
     unsafe {
@@ -234,20 +265,30 @@ pub fn fetch(address: SocketAddr, path: &str, patience: Duration) -> io::Result<
     Ok(answer)
 }
 
-/// The same for POST with a line of text.
-pub fn post(address: SocketAddr, path: &str, body: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(patience))?;
-    let length = body.len();
-    write!(
-        stream,
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+/// Sum over all samples of a metric whose labels include these; 0 when there is none, or no answer.
+pub fn metric(address: SocketAddr, name: &str, labels: &[(&str, &str)]) -> f64 {
+    fetch(address, "/metrics", METRICS_PATIENCE).map_or(0.0, |text| sum_of(&text, name, labels))
+}
+
+/// Sum over the samples of a metric in the text exposition whose labels include these.
+fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let values = text.lines().filter_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        let (found, value) = match rest.strip_prefix('{') {
+            Some(rest) => rest.rsplit_once('}')?,
+            None => ("", rest),
+        };
+        if !value.starts_with(' ') {
+            return None;
+        }
+        let has = |(name, value): &(&str, &str)| {
+            found
+                .split("\",")
+                .any(|label| label.trim_end_matches('"') == format!("{name}=\"{value}"))
+        };
+        labels.iter().all(has).then(|| value.trim().parse::<f64>().ok())?
+    });
+    values.sum()
 }
 
 /// The last lines of a log.
@@ -256,4 +297,20 @@ pub fn tail_of(log: &Path, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     let from = all.len().saturating_sub(lines);
     all[from..].iter().map(|line| format!("    {line}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed_by_label() {
+        let text = "HTTP/1.1 200 OK\n# HELP a_total x\na_total{state=\"new\",by=\"x, y\"} 2\n\
+                    a_total{state=\"old\",by=\"x\"} 3\na_total_more 9\nb 4\n";
+        assert_eq!(sum_of(text, "a_total", &[]), 5.0);
+        assert_eq!(sum_of(text, "a_total", &[("state", "old")]), 3.0);
+        assert_eq!(sum_of(text, "a_total", &[("state", "new"), ("by", "x, y")]), 2.0);
+        assert_eq!(sum_of(text, "a_total", &[("state", "ol")]), 0.0);
+        assert_eq!(sum_of(text, "b", &[]), 4.0);
+    }
 }

@@ -76,12 +76,26 @@ impl Addresses {
         address(self.0, 11, 0, 1)
     }
 
+    /// Of the eNodeB of the second cell, in the namespace of the first.
+    pub fn second_enb_s1u(self) -> IpAddr {
+        address(self.0, 11, 0, 3)
+    }
+
     pub fn sgw_s1u(self) -> IpAddr {
         address(self.0, 11, 0, 2)
     }
 
     pub fn sgw_s5u(self) -> IpAddr {
         address(self.0, 12, 0, 1)
+    }
+
+    /// Of the S-GW that a handover may choose, in the namespace of the first.
+    pub fn second_sgw_s1u(self) -> IpAddr {
+        address(self.0, 11, 0, 4)
+    }
+
+    pub fn second_sgw_s5u(self) -> IpAddr {
+        address(self.0, 12, 0, 3)
     }
 
     pub fn pgw_s5u(self) -> IpAddr {
@@ -116,9 +130,9 @@ fn subnet_of(node: &str) -> u8 {
 /// Octets of the longest IP packet on a bearer (TS 23.060 Annex C).
 pub const UE_MTU: u16 = 1_358;
 
-/// Addresses of UEs.
-pub const POOL_V4: &str = "10.45.0.0/16";
-pub const POOL_V6: &str = "fd00:45::/48";
+/// Addresses of UEs: enough for any load, and none of those above.
+pub const POOL_V4: &str = "10.64.0.0/10";
+pub const POOL_V6: &str = "fd45::/32";
 
 /// Puts this process, while it has one thread, into a user namespace where it may make network
 /// namespaces; as root with the capability for that, nothing is needed. The error is one line that
@@ -309,6 +323,9 @@ impl Topology {
             self.link(plan, [("enb", "s1u", all.enb_s1u()), ("sgw", "s1u", all.sgw_s1u())]);
             self.link(plan, [("sgw", "s5u", all.sgw_s5u()), ("pgw", "s5u", all.pgw_s5u())]);
             self.link(plan, [("pgw", "sgi", all.pgw_sgi()), ("pcscf", "sgi", all.pcscf_gm())]);
+            self.address(plan, ("enb", "s1u", all.second_enb_s1u()));
+            self.address(plan, ("sgw", "s1u", all.second_sgw_s1u()));
+            self.address(plan, ("sgw", "s5u", all.second_sgw_s5u()));
             for node in CORE_NODES {
                 let ends = [(ROUTER, node, all.router(node)), (node, "core", all.core(node))];
                 self.link(plan, ends);
@@ -336,16 +353,24 @@ impl Topology {
                 peer.display()
             );
         }
-        for (namespace, interface, address) in ends {
+        for end in ends {
+            let (namespace, interface, address) = end;
             let commands = plan.entry(namespace).or_default();
             if address.is_ipv4() {
                 commands.interfaces.push(interface);
                 commands.addresses += &format!("link set {interface} up\n");
             }
-            // There is nobody to have the same address, and a lab should not wait to find out.
-            let (length, flags) = if address.is_ipv4() { (24, "") } else { (64, " nodad") };
-            commands.addresses += &format!("addr add {address}/{length} dev {interface}{flags}\n");
+            self.address(plan, end);
         }
+    }
+
+    /// An address of an interface.
+    fn address(&self, plan: &mut BTreeMap<&'static str, Commands>, end: End) {
+        let (namespace, interface, address) = end;
+        // There is nobody to have the same address, and a lab should not wait to find out.
+        let (length, flags) = if address.is_ipv4() { (24, "") } else { (64, " nodad") };
+        let commands = plan.entry(namespace).or_default();
+        commands.addresses += &format!("addr add {address}/{length} dev {interface}{flags}\n");
     }
 }
 

@@ -1,0 +1,157 @@
+//! What the radio network does to a registered phone, and what of it the IMS must not notice: another
+//! cell, another S-GW, a radio that sleeps, a cell that is off the air.
+
+use std::time::{Duration, Instant};
+
+use scenarios::{Function, Phone, Standing, World, ensure};
+
+use crate::check::{LabWorld, Tell, Wanted, outcome};
+use crate::processes;
+
+/// Cells of the lab, each of an eNodeB of its own; UEs attach in the first.
+pub const CELLS: [&str; 2] = ["cell1", "cell2"];
+/// The S-GW that serves nobody until a handover says so.
+pub const SECOND_SGW: &str = "sgw2";
+
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Of a refresh whose first copies are lost: retransmissions are 2, 4 and 8 s apart (T1 of Gm).
+const OUTAGE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks at a condition.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+type Check = fn(&mut LabWorld) -> Result<(), String>;
+
+const CHECKS: [(&str, &str, Check); 4] = [
+    (
+        "handover_to_another_cell",
+        "an X2 handover in the middle of a refresh: same associations, no challenge",
+        handover_to_another_cell,
+    ),
+    (
+        "handover_to_another_sgw",
+        "path switch with a change of S-GW: same address, same associations",
+        handover_to_another_sgw,
+    ),
+    (
+        "idle_phone_is_paged",
+        "a deregistration by the network reaches a phone whose radio sleeps",
+        idle_phone_is_paged,
+    ),
+    (
+        "refresh_through_an_outage",
+        "a refresh into a cell that is off the air ends well when it is back",
+        refresh_through_an_outage,
+    ),
+];
+
+pub fn run(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) -> bool {
+    CHECKS.iter().filter(|(name, ..)| wanted.has(name)).all(|(name, shows, check)| {
+        let begin = Instant::now();
+        let result = check(world);
+        tell(outcome(name, shows, begin, result))
+    })
+}
+
+fn handover_to_another_cell(world: &mut LabWorld) -> Result<(), String> {
+    hand_over(world, &[CELLS[1]], "x2")
+}
+
+fn handover_to_another_sgw(world: &mut LabWorld) -> Result<(), String> {
+    hand_over(world, &[CELLS[1], "sgw", SECOND_SGW], "s-gw-change")
+}
+
+/// The refresh is on its way when the UE leaves its cell.
+fn hand_over(world: &mut LabWorld, target: &[&str], kind: &str) -> Result<(), String> {
+    let (ue, imsi) = registered(world)?;
+    let before = Known::of(world, ue)?;
+    let labels = [("kind", kind), ("result", "completed")];
+    let done = world.lte_metric("tessera_lte_handovers_total", &labels);
+    world.reregister(ue);
+    let words: Vec<&str> = ["handover", &imsi].into_iter().chain(target.iter().copied()).collect();
+    world.lte(&words)?;
+    world.until("the refresh ends", OUTAGE_PATIENCE, &mut |world| world.completed(ue) == 2)?;
+    let begin = Instant::now();
+    while world.lte_metric("tessera_lte_handovers_total", &labels) != done + 1.0 {
+        ensure(begin.elapsed() < PATIENCE, || format!("no handover of the kind {kind}"))?;
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    // Once more, all of it in the new cell.
+    world.reregister(ue);
+    world.until("another refresh", PATIENCE, &mut |world| world.completed(ue) == 3)?;
+    let at = world.lte(&["ue", &imsi])?;
+    ensure(at.contains(CELLS[1]), || format!("the UE is not in {}: {at}", CELLS[1]))?;
+    before.still_holds(world, ue)
+}
+
+fn idle_phone_is_paged(world: &mut LabWorld) -> Result<(), String> {
+    let (ue, imsi) = registered(world)?;
+    let who = world.private_identity(ue);
+    // The phone subscribes to its registration by itself; only then does it have nothing more to do.
+    world.until("its subscription is answered", PATIENCE, &mut |world| world.notified(ue) > 0)?;
+    let answered = world.lte_metric("tessera_lte_pages_total", &[("result", "answered")]);
+    world.lte(&["idle", &imsi])?;
+    world.command(Function::Hss, &["rtr", &who]);
+    world.until("the phone knows that it is deregistered", PATIENCE, &mut |world| {
+        world.standing(ue) != Standing::Registered
+    })?;
+    let now = world.lte_metric("tessera_lte_pages_total", &[("result", "answered")]);
+    ensure(now > answered, || "no page was answered".to_owned())
+}
+
+fn refresh_through_an_outage(world: &mut LabWorld) -> Result<(), String> {
+    let (ue, imsi) = registered(world)?;
+    let before = Known::of(world, ue)?;
+    world.lte(&["outage", &imsi, "for", "3"])?;
+    world.reregister(ue);
+    world.until("the refresh ends", OUTAGE_PATIENCE, &mut |world| world.completed(ue) == 2)?;
+    before.still_holds(world, ue)
+}
+
+/// A phone that is registered, and its IMSI.
+fn registered(world: &mut LabWorld) -> Result<(usize, String), String> {
+    let ue = world.add_phone(Phone::Good);
+    world.register(ue);
+    world.until("the registration", PATIENCE, &mut |world| {
+        world.standing(ue) == Standing::Registered
+    })?;
+    let who = world.private_identity(ue);
+    let imsi = who.split('@').next().unwrap_or_default().to_owned();
+    Ok((ue, imsi))
+}
+
+/// What a change of the access must leave as it is.
+#[derive(PartialEq, Debug)]
+struct Known {
+    address: std::net::IpAddr,
+    /// Ports and SPIs.
+    associations: Option<(u16, u16, u32, u32)>,
+    vectors: f64,
+}
+
+impl Known {
+    fn of(world: &mut LabWorld, ue: usize) -> Result<Known, String> {
+        let line = world.line(ue).ok_or("the phone has no bearer")?;
+        let vectors = world.metric(Function::Hss, "tessera_hss_vectors_total", &[]);
+        Ok(Known { address: line.address, associations: line.ports, vectors })
+    }
+
+    fn still_holds(&self, world: &mut LabWorld, ue: usize) -> Result<(), String> {
+        let now = Known::of(world, ue)?;
+        ensure(now == *self, || format!("{now:?}, {self:?} before"))
+    }
+}
+
+impl LabWorld {
+    /// A command of the LTE transport.
+    fn lte(&self, words: &[&str]) -> Result<String, String> {
+        let at = self.lte_address().ok_or("the LTE transport does not run")?;
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        lte::admin::ask(at, words)
+    }
+
+    fn lte_metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let Some(at) = self.lte_address() else { return 0.0 };
+        processes::metric(at, name, labels)
+    }
+}
