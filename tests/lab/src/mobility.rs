@@ -8,7 +8,7 @@ use scenarios::{Function, Phone, Standing, World, ensure};
 use crate::check::{LabWorld, Tell, Wanted, outcome};
 use crate::processes;
 
-/// Cells of the lab, each of an eNodeB of its own; UEs attach in the first.
+/// Cells of the lab, each of an eNodeB of its own; UEs attach in one or the other.
 pub const CELLS: [&str; 2] = ["cell1", "cell2"];
 /// The S-GW that serves nobody until a handover says so.
 pub const SECOND_SGW: &str = "sgw2";
@@ -54,22 +54,23 @@ pub fn run(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) -> bool {
 }
 
 fn handover_to_another_cell(world: &mut LabWorld) -> Result<(), String> {
-    hand_over(world, &[CELLS[1]], "x2")
+    hand_over(world, &[], "x2")
 }
 
 fn handover_to_another_sgw(world: &mut LabWorld) -> Result<(), String> {
-    hand_over(world, &[CELLS[1], "sgw", SECOND_SGW], "s-gw-change")
+    hand_over(world, &["sgw", SECOND_SGW], "s-gw-change")
 }
 
 /// The refresh is on its way when the UE leaves its cell.
-fn hand_over(world: &mut LabWorld, target: &[&str], kind: &str) -> Result<(), String> {
+fn hand_over(world: &mut LabWorld, more: &[&str], kind: &str) -> Result<(), String> {
     let (ue, imsi) = registered(world)?;
+    let at = world.lte(&["ue", &imsi])?;
+    let target = CELLS.into_iter().find(|cell| !at.contains(cell)).ok_or("there is one cell")?;
     let before = Known::of(world, ue)?;
     let labels = [("kind", kind), ("result", "completed")];
     let done = world.lte_metric("tessera_lte_handovers_total", &labels);
     world.reregister(ue);
-    let words: Vec<&str> = ["handover", &imsi].into_iter().chain(target.iter().copied()).collect();
-    world.lte(&words)?;
+    world.lte(&[&["handover", &imsi, target], more].concat())?;
     world.until("the refresh ends", OUTAGE_PATIENCE, &mut |world| world.completed(ue) == 2)?;
     let begin = Instant::now();
     while world.lte_metric("tessera_lte_handovers_total", &labels) != done + 1.0 {
@@ -80,7 +81,7 @@ fn hand_over(world: &mut LabWorld, target: &[&str], kind: &str) -> Result<(), St
     world.reregister(ue);
     world.until("another refresh", PATIENCE, &mut |world| world.completed(ue) == 3)?;
     let at = world.lte(&["ue", &imsi])?;
-    ensure(at.contains(CELLS[1]), || format!("the UE is not in {}: {at}", CELLS[1]))?;
+    ensure(at.contains(target), || format!("the UE is not in {target}: {at}"))?;
     before.still_holds(world, ue)
 }
 

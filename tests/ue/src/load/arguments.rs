@@ -209,6 +209,10 @@ pub struct HabitOptions {
     /// How long packets are lost in a radio_loss.
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     radio_loss: f64,
+    /// Each UE subscribes to its registration state (reg event), as phones do. Without it what is
+    /// measured is registration alone.
+    #[arg(long)]
+    subscribe: bool,
 }
 
 #[derive(Args, Debug)]
@@ -362,6 +366,7 @@ pub(crate) fn job(
         expires_seconds: habits.expires,
         automatic,
         radio_loss: Duration::from_secs_f64(habits.radio_loss),
+        subscribes: habits.subscribe,
         profiles: habits.profile,
         udp_only: matches!(access, Access::Sockets { .. }),
     };

@@ -42,6 +42,8 @@ pub struct Habits {
     pub automatic: bool,
     /// How long packets are lost in a radio loss.
     pub radio_loss: Duration,
+    /// Phones subscribe to their registration state.
+    pub subscribes: bool,
     /// Makes of phones, with their shares; nobody is of one when there are none.
     pub profiles: Vec<(Arc<Profile>, f64)>,
     /// The link carries nothing but UDP.
@@ -254,8 +256,7 @@ impl Fleet {
             config.transport = Transport::Udp;
         }
         config.automatic = habits.automatic;
-        // What is measured is registration alone.
-        config.subscribes = false;
+        config.subscribes = habits.subscribes;
         config.mtu = mtu;
         ue.phone = Some(Box::new(Phone::new(config, self.phone_random.fork())));
         self.idle.insert(number);
