@@ -12,7 +12,7 @@ use common::sip::uri::Uri;
 
 use crate::config;
 use crate::register::Refusal;
-use crate::state::{Binding, Latest};
+use crate::state::{Binding, Latest, end_of};
 
 /// What a REGISTER asks for.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl Wanted {
         Binding {
             contact: self.address.to_string(),
             uri: self.address.uri_text.clone(),
-            expires_at_seconds: now.as_secs() + u64::from(self.expires_seconds),
+            expires_at_seconds: end_of(self.expires_seconds, now),
             path: origin.path.to_vec(),
             call_id: origin.call_id.to_owned(),
             cseq: origin.cseq,

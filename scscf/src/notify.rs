@@ -17,6 +17,7 @@ use common::sip::message::{Request, Response};
 use common::sip::p_headers::ChargingVector;
 
 use crate::config::Documents;
+use crate::state::seconds_left;
 use crate::subscriptions::{End, News, Subscription};
 use crate::{OnPlace, OnReply, Scscf};
 
@@ -98,7 +99,7 @@ impl Scscf {
         let state = match subscription.ends {
             Some(end) => format!("terminated;reason={}", end.name()),
             None => {
-                let left = subscription.expires_at_seconds.saturating_sub(now.as_secs());
+                let left = seconds_left(subscription.expires_at_seconds, now);
                 format!("active;expires={left}")
             }
         };

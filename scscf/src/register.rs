@@ -22,7 +22,7 @@ use common::sip::uri::{Scheme, Uri};
 use crate::authenticate::Proof;
 use crate::config::{Protection, Reauthenticate};
 use crate::contacts::Contacts;
-use crate::state::Registration;
+use crate::state::{Registration, end_of};
 use crate::third_party::Notice;
 use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
 
@@ -194,7 +194,7 @@ fn is_repeated(job: &Registering, registration: &Registration) -> bool {
     let request = job.incoming.request();
     let is_bound_by_it = |wanted: &crate::contacts::Wanted| {
         registration.bindings.iter().any(|binding| {
-            let would_end = job.received.as_secs() + u64::from(wanted.expires_seconds);
+            let would_end = end_of(wanted.expires_seconds, job.received);
             let age = would_end.checked_sub(binding.expires_at_seconds);
             wanted.is_bound_as(binding)
                 && binding.call_id == request.call_id()

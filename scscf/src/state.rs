@@ -159,8 +159,18 @@ impl Binding {
 
     /// What is left of it, at least 1.
     pub fn expires_seconds(&self, now: Now) -> u64 {
-        self.expires_at_seconds.saturating_sub(now.as_secs()).max(1)
+        seconds_left(self.expires_at_seconds, now).max(1)
     }
+}
+
+/// The second of the Unix epoch at which an interval is over that begins now: never before its time.
+pub fn end_of(interval_seconds: u32, now: Now) -> u64 {
+    now.as_millis().div_ceil(1_000) + u64::from(interval_seconds)
+}
+
+/// Whole seconds until then: never more than was granted.
+pub fn seconds_left(end_seconds: u64, now: Now) -> u64 {
+    (end_seconds * 1_000).saturating_sub(now.as_millis()) / 1_000
 }
 
 /// An identity of a profile as a key.

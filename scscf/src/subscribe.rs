@@ -17,6 +17,7 @@ use common::sip::p_headers::ChargingVector;
 use common::sip::parameter;
 use common::sip::uri::{Host, Uri};
 
+use crate::state::end_of;
 use crate::subscriptions::{End, Subscription, Watcher};
 use crate::{RETRY_AFTER_SECONDS, Scscf};
 
@@ -160,7 +161,7 @@ impl Scscf {
             event_id,
             public_identity,
             watcher,
-            expires_at_seconds: now.as_secs() + u64::from(seconds),
+            expires_at_seconds: end_of(seconds, now),
             version: 0,
             is_owed: true,
             ends: (seconds == 0).then_some(End::Timeout),
@@ -196,7 +197,7 @@ impl Scscf {
         let mut known = known.clone();
         known.remote_cseq = request.cseq();
         known.remote_target = read_contact(request)?;
-        known.expires_at_seconds = now.as_secs() + u64::from(seconds);
+        known.expires_at_seconds = end_of(seconds, now);
         known.is_owed = true;
         known.ends = (seconds == 0).then_some(End::Timeout);
         let tag = known.local_tag.clone();

@@ -107,10 +107,16 @@ impl World for LabWorld {
         };
         let is_known = phone != Phone::Unknown;
         let is_behind_nat = phone == Phone::BehindNat;
+        let expires_seconds = (phone == Phone::Hasty).then_some(1);
         let number = self.ask(move |laboratory| {
-            let model = Model { faults, is_behind_nat, ..Model::default() };
+            let model = Model { faults, is_behind_nat, expires_seconds, ..Model::default() };
             laboratory.add_phone(is_known, model)
         });
+        number.unwrap_or(usize::MAX)
+    }
+
+    fn add_emergency_phone(&mut self, of: usize) -> usize {
+        let number = self.ask(move |laboratory| Some(laboratory.add_emergency_phone(of)));
         number.unwrap_or(usize::MAX)
     }
 

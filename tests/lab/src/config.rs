@@ -20,6 +20,9 @@ pub const HOME_DOMAIN: &str = "ims.mnc001.mcc001.3gppnetwork.org";
 pub const PROTECTED_SERVER_PORT: u16 = 5064;
 pub const PROTECTED_CLIENT_PORTS: [u16; 8] = [5100, 5101, 5102, 5103, 5104, 5105, 5106, 5107];
 
+/// The shortest registration: somebody waits for its end.
+const EXPIRES_MIN_SECONDS: u32 = 3;
+
 /// Which data plane the P-CSCF uses for ESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Plane {
@@ -71,7 +74,7 @@ impl Settings<'_> {
         }
         self.file("hss.toml", &self.hss())?;
         self.file("as.toml", &self.application_server())?;
-        self.file("subscribers.toml", &self.subscribers.provisioning())
+        self.file("subscribers.toml", &self.subscribers.provisioning(!self.is_enduring))
     }
 
     fn file(&self, name: &str, text: &str) -> Result<(), String> {
@@ -185,7 +188,7 @@ impl Settings<'_> {
     fn scscf(&self, name: &str) -> String {
         format!(
             "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}{}{}\
-             [registration]\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}\n\
+             [registration]\nexpires_min_seconds = {EXPIRES_MIN_SECONDS}\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}\n\
              [[shared_filter_criteria]]\nid = 1\nxml = '{}'\n",
             quoted_path(&self.directory.join(format!("{name}.db"))),
             self.log("info"),

@@ -37,6 +37,10 @@ pub struct Habits {
     pub automatic: bool,
     /// Another T1 than 2 s.
     pub gm_t1: Option<Duration>,
+    /// Subscribes to the state of its registration.
+    pub subscribes: bool,
+    /// As [`Model::is_brief`], all of them.
+    pub is_brief: bool,
 }
 
 /// What one phone has of its own; what is absent is as [`Habits`] and the phone's defaults say.
@@ -51,6 +55,9 @@ pub struct Model {
     pub is_brief: bool,
     /// Its address is [`scenarios::PRIVATE_ADDRESS`], behind a NAT of its own that has the bearer.
     pub is_behind_nat: bool,
+    pub expires_seconds: Option<u32>,
+    /// It registers for emergency calls.
+    pub is_emergency: bool,
 }
 
 /// Something worth a line of the ladder.
@@ -75,6 +82,7 @@ pub struct Handsets {
 }
 
 struct Handset {
+    subscriber: usize,
     isim: Isim,
     model: Model,
     bearer: Bearer,
@@ -135,6 +143,7 @@ impl Handsets {
         let message = Message::Attach { version: self.habits.version, imsi: &imsi };
         self.send(number, message);
         self.handsets.push(Handset {
+            subscriber,
             isim: subscribers.isim(subscriber),
             model,
             bearer: Bearer::Asked,
@@ -147,6 +156,11 @@ impl Handsets {
             arrived: 0,
         });
         number
+    }
+
+    /// Whose card is in it.
+    pub fn subscriber(&self, number: usize) -> usize {
+        self.handsets[number].subscriber
     }
 
     pub fn len(&self) -> usize {
@@ -340,7 +354,10 @@ impl Handsets {
         config.automatic = self.habits.automatic;
         config.gm_t1 = self.habits.gm_t1.unwrap_or(config.gm_t1);
         config.mtu = usize::from(attached.mtu);
-        if model.is_brief {
+        config.subscribes = self.habits.subscribes && !model.is_emergency;
+        config.is_emergency = model.is_emergency;
+        config.expires_seconds = model.expires_seconds.unwrap_or(config.expires_seconds);
+        if model.is_brief || self.habits.is_brief {
             config.feature_tags.clear();
             config.access_network = None;
         }

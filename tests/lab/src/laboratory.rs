@@ -60,11 +60,12 @@ pub struct Options {
     pub is_ladder_printed: bool,
     /// Security-Server names the chosen algorithms only.
     pub is_choice_announced: bool,
-    /// Every other REGISTER is challenged, and replaced sets end soon.
+    /// Every other REGISTER is challenged, replaced sets end soon, and nobody hears of it but who must.
     pub is_enduring: bool,
-    /// Subscribers of the load generator are in the HSS, so many, instead of the lab's own; and nothing is
-    /// watched or logged that would cost more than it is worth under load.
+    /// Subscribers of the load generator are in the HSS, so many, instead of the lab's own.
     pub load: Option<usize>,
+    /// What passes on the links is captured and read, and the daemons tell of what they do.
+    pub is_watched: bool,
 }
 
 /// Port of the HTTP of the LTE transport on the host.
@@ -78,7 +79,7 @@ pub struct Laboratory {
     pub handsets: Handsets,
     pub processes: BTreeMap<&'static str, Process>,
     _monitor: Option<Monitor>,
-    /// Absent under load.
+    /// Absent where nothing is watched.
     capture: Option<Capture>,
     _dns: Dns,
     pub topology: Topology,
@@ -160,8 +161,8 @@ impl Laboratory {
         let subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
         Settings {
             directory: &directory.path,
-            radio_capture: options.load.is_none().then_some(radio_capture.as_path()),
-            is_quiet: options.load.is_some(),
+            radio_capture: options.is_watched.then_some(radio_capture.as_path()),
+            is_quiet: !options.is_watched,
             version: options.version,
             plane: options.plane,
             is_choice_announced: options.is_choice_announced,
@@ -174,7 +175,7 @@ impl Laboratory {
         let addresses = Addresses(options.version);
         let zone = zone(addresses);
         let dns = Dns::start(topology.namespace("dns"), addresses.core("dns"), &[zone])?;
-        let is_watched = options.load.is_none();
+        let is_watched = options.is_watched;
         let mut capture = match is_watched {
             true => Some(Capture::start(&topology, options.capture.as_deref())?),
             false => None,
@@ -220,6 +221,8 @@ impl Laboratory {
             ipsec: options.plane != Plane::Off,
             automatic: options.automatic,
             gm_t1: options.is_enduring.then_some(endurance::GM_T1),
+            subscribes: !options.is_enduring,
+            is_brief: options.is_enduring,
         };
         let mut handsets = Handsets::connect(&socket, habits, random.fork())?;
         handsets.capture_keys = options.are_keys_captured.then(Vec::new);
@@ -254,6 +257,12 @@ impl Laboratory {
             false => self.subscribers.stranger(),
         };
         Some(self.handsets.add(subscriber, &self.subscribers, model))
+    }
+
+    /// Adds another bearer of that phone's subscriber, for emergency calls.
+    pub fn add_emergency_phone(&mut self, of: usize) -> usize {
+        let model = Model { is_emergency: true, ..Model::default() };
+        self.handsets.add(self.handsets.subscriber(of), &self.subscribers, model)
     }
 
     /// Where people find a daemon's metrics.

@@ -172,10 +172,15 @@ fn run(line: CommonOptions, verb: Option<Verb>) -> Result<ExitCode, String> {
         Some(Verb::Check { part: Part::Load, .. }) => Some(ues.unwrap_or(load::UES)),
         _ => None,
     };
-    if load.is_some() && (line.capture.is_some() || line.json.is_some()) {
-        return Err("under load nothing is watched: --capture and --json cannot be used, but \
-                    -- --json FILE writes the report"
-            .into());
+    let is_enduring = part == Some(Part::Endurance);
+    // Watching costs more than what is watched.
+    let is_watched = load.is_none() && !is_enduring;
+    if !is_watched && (line.capture.is_some() || line.json.is_some()) {
+        return Err(
+            "nothing is watched here: --capture and --json cannot be used (-- --json FILE \
+                    has a load's report written)"
+                .into(),
+        );
     }
     let mut http = Vec::new();
     for port in DAEMONS.map(|(_, _, port)| port).into_iter().chain([LTE_PORT]) {
@@ -199,9 +204,10 @@ fn run(line: CommonOptions, verb: Option<Verb>) -> Result<ExitCode, String> {
         keep: line.keep,
         automatic: verb.is_none(),
         is_ladder_printed: verb.is_none(),
-        is_choice_announced: part == Some(Part::Matrix),
-        is_enduring: part == Some(Part::Endurance),
+        is_choice_announced: part == Some(Part::Matrix) || is_enduring,
+        is_enduring,
         load,
+        is_watched,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -61,9 +61,12 @@ impl Subscribers {
     }
 
     /// What `hss subscriber import` reads.
-    pub fn provisioning(&self) -> String {
-        // The application server hears of everybody, by criteria that the S-CSCFs share.
-        let mut text = "[[profile]]\nname = \"default\"\nshared_ifc_set_ids = [1]\n\n".to_owned();
+    pub fn provisioning(&self, has_application_server: bool) -> String {
+        // It hears of everybody, by criteria that the S-CSCFs share.
+        let mut text = match has_application_server {
+            true => "[[profile]]\nname = \"default\"\nshared_ifc_set_ids = [1]\n\n".to_owned(),
+            false => String::new(),
+        };
         let known = &self.cards[..self.cards.len() - 1];
         for (number, keys) in known.iter().enumerate() {
             let _ = write!(

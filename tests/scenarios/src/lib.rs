@@ -5,6 +5,7 @@
 
 pub mod attacks;
 pub mod nat;
+pub mod procedures;
 pub mod reg_event;
 pub mod registration;
 pub mod server;
@@ -27,6 +28,8 @@ pub enum Phone {
     AlteredSecurityVerify,
     /// The HSS does not know it.
     Unknown,
+    /// It asks for a registration of one second.
+    Hasty,
     /// It has [`PRIVATE_ADDRESS`] behind a NAT of its own, which has its bearer; on an IPv6 bearer there is
     /// no NAT.
     BehindNat,
@@ -95,6 +98,8 @@ pub struct Line {
 pub trait World {
     /// Adds a phone; the HSS knows its subscriber unless it is [`Phone::Unknown`].
     fn add_phone(&mut self, phone: Phone) -> usize;
+    /// Another bearer of a phone, for emergency calls: the same card, and `sos` in its Contact.
+    fn add_emergency_phone(&mut self, of: usize) -> usize;
     fn register(&mut self, ue: usize);
     /// A re-registration over the existing associations.
     fn reregister(&mut self, ue: usize);
@@ -145,7 +150,8 @@ pub struct Scenario {
 }
 
 /// All scenarios that the build knows.
-pub const ALL: &[&[Scenario]] = &[registration::ALL, reg_event::ALL, nat::ALL, attacks::ALL];
+pub const ALL: &[&[Scenario]] =
+    &[registration::ALL, procedures::ALL, reg_event::ALL, nat::ALL, attacks::ALL];
 
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().flat_map(|group| group.iter())

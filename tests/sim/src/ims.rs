@@ -143,17 +143,29 @@ impl Ims {
         self.add_with(isim, scenarios::Phone::Good)
     }
 
+    /// Another bearer of a phone, with the same card, for emergency calls.
+    fn add_emergency(&mut self, of: usize) -> usize {
+        let (isim, _) = card_of(of as u64 + 1);
+        let mut config = self.config(isim, scenarios::Phone::Good);
+        config.is_emergency = true;
+        config.subscribes = false;
+        let phone = ue::Phone::new(config, self.world.random.fork());
+        self.world.add_phone(Box::new(Mobile::new(phone)))
+    }
+
     /// The card of the next phone.
     fn card(&self) -> (ue::Isim, Algorithm) {
-        let number = self.world.phones.len() as u64 + 1;
-        let mut k = [0x4B; 16];
-        k[8..].copy_from_slice(&number.to_be_bytes());
-        let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
-        let isim = ue::Isim::of_imsi(&format!("00101{number:010}"), "001", "01", algorithm.clone());
-        (isim, algorithm)
+        card_of(self.world.phones.len() as u64 + 1)
     }
 
     fn add_with(&mut self, isim: ue::Isim, kind: scenarios::Phone) -> usize {
+        let config = self.config(isim, kind);
+        let phone = ue::Phone::new(config, self.world.random.fork());
+        self.world.add_phone(Box::new(Mobile::new(phone)))
+    }
+
+    /// Of the next phone, on a bearer of its own.
+    fn config(&self, isim: ue::Isim, kind: scenarios::Phone) -> ue::Config {
         let number = self.world.phones.len() as u64 + 1;
         let gm = gm_address(self.options.is_ipv6);
         let mut config =
@@ -167,14 +179,14 @@ impl Ims {
         let faults = &mut config.faults;
         match kind {
             scenarios::Phone::Good | scenarios::Phone::Unknown => {}
+            scenarios::Phone::Hasty => config.expires_seconds = 1,
             scenarios::Phone::CardAhead => faults.stale_sqn = true,
             scenarios::Phone::WrongKey => faults.wrong_k = true,
             scenarios::Phone::WrongResponse => faults.wrong_response = true,
             scenarios::Phone::AlteredSecurityVerify => faults.wrong_security_verify = true,
             scenarios::Phone::BehindNat => config.behind_nat = Some(scenarios::PRIVATE_ADDRESS),
         }
-        let phone = ue::Phone::new(config, self.world.random.fork());
-        self.world.add_phone(Box::new(Mobile::new(phone)))
+        config
     }
 
     /// Another display name for the first public identity in the profile of a private one, as an
@@ -258,6 +270,10 @@ impl Ims {
 impl scenarios::World for Ims {
     fn add_phone(&mut self, phone: scenarios::Phone) -> usize {
         self.add(phone)
+    }
+
+    fn add_emergency_phone(&mut self, of: usize) -> usize {
+        self.add_emergency(of)
     }
 
     fn register(&mut self, ue: usize) {
@@ -557,6 +573,14 @@ fn gm_address(is_ipv6: bool) -> IpAddr {
     } else {
         IpAddr::V4(Ipv4Addr::new(10, 46, 0, 1))
     }
+}
+
+fn card_of(number: u64) -> (ue::Isim, Algorithm) {
+    let mut k = [0x4B; 16];
+    k[8..].copy_from_slice(&number.to_be_bytes());
+    let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
+    let isim = ue::Isim::of_imsi(&format!("00101{number:010}"), "001", "01", algorithm.clone());
+    (isim, algorithm)
 }
 
 /// The address that a phone gets when it moves for the nth time.

@@ -40,6 +40,8 @@ pub struct Config {
     pub instance_id: Option<String>,
     /// Feature tags of Contact, as written.
     pub feature_tags: Vec<String>,
+    /// It registers for emergency calls: `sos` in the URI of Contact (TS 24.229 §5.1.6.2).
+    pub is_emergency: bool,
     /// P-Access-Network-Info, sent only over a security association.
     pub access_network: Option<String>,
     pub expires_seconds: u32,
@@ -96,6 +98,7 @@ impl Config {
                 "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\"".to_string(),
                 "+g.3gpp.smsip".to_string(),
             ],
+            is_emergency: false,
             access_network: Some(
                 "3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF".to_string(),
             ),

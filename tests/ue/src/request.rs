@@ -78,9 +78,10 @@ impl Register<'_> {
         let host_port = host_port(self.contact);
         let profile = config.profile.as_deref();
         let user = config.isim.impi.split('@').next().unwrap_or_default();
+        let sos = if config.is_emergency { ";sos" } else { "" };
         let mut contact = match profile {
-            Some(profile) if profile.contact_user => format!("<sip:{user}@{host_port}>"),
-            _ => format!("<sip:{host_port}>"),
+            Some(profile) if profile.contact_user => format!("<sip:{user}@{host_port}{sos}>"),
+            _ => format!("<sip:{host_port}{sos}>"),
         };
         if let Some(instance_id) = &config.instance_id {
             contact.push_str(&format!(";+sip.instance=\"<{instance_id}>\""));

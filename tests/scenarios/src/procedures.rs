@@ -1,0 +1,175 @@
+//! Procedures that the network or time begins, and emergency registrations.
+
+use std::time::Duration;
+
+use crate::registration::{ended, registers, registrations};
+use crate::{Function, Phone, Scenario, Standing, World, ensure};
+
+/// Longer than any interval that the S-CSCFs of a world give to [`Phone::Hasty`], and what follows it.
+const PATIENCE: Duration = Duration::from_secs(130);
+const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
+
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "profile_is_pushed",
+        shows: "PPR: the S-CSCF has the new profile, the phone notices nothing",
+        run: profile_is_pushed,
+        is_fault: false,
+    },
+    Scenario {
+        name: "operator_asks_for_authentication",
+        shows: "a command at the S-CSCF, and the next refresh alone is challenged",
+        run: operator_asks_for_authentication,
+        is_fault: false,
+    },
+    Scenario {
+        name: "interval_too_brief_and_expiry",
+        shows: "423 before a vector is spent, Min-Expires obeyed; then time ends it, and not before",
+        run: interval_too_brief_and_expiry,
+        is_fault: false,
+    },
+    Scenario {
+        name: "emergency_beside_normal",
+        shows: "an emergency registration stands beside the normal one, nobody is told, nobody can end it",
+        run: emergency_beside_normal,
+        is_fault: false,
+    },
+    Scenario {
+        name: "restored_by_another_scscf",
+        shows: "kill -9 of the S-CSCF that serves: the refresh is taken by another one, without a challenge",
+        run: restored_by_another_scscf,
+        is_fault: true,
+    },
+];
+
+/// Sum over the S-CSCFs.
+fn at_scscfs(world: &mut dyn World, name: &str, labels: &[(&str, &str)]) -> f64 {
+    SCSCFS.iter().map(|scscf| world.metric(*scscf, name, labels)).sum()
+}
+
+fn vectors(world: &mut dyn World) -> f64 {
+    world.metric(Function::Hss, "tessera_hss_vectors_total", &[])
+}
+
+/// A refresh that ends well; the answer is how many vectors it took.
+fn refreshes(world: &mut dyn World, ue: usize) -> Result<f64, String> {
+    let (before, completed) = (vectors(world), world.completed(ue));
+    world.reregister(ue);
+    world.until("the refresh ends", PATIENCE, &mut |world| {
+        world.completed(ue) > completed || matches!(world.standing(ue), Standing::Failed { .. })
+    })?;
+    let standing = world.standing(ue);
+    ensure(standing == Standing::Registered, || format!("not refreshed: {standing:?}"))?;
+    Ok(vectors(world) - before)
+}
+
+/// TS 29.228 §6.2.2: Push-Profile-Request for a registered user.
+fn profile_is_pushed(world: &mut dyn World) -> Result<(), String> {
+    let ue = world.add_phone(Phone::Good);
+    registers(world, ue)?;
+    let taken = [("outcome", "taken")];
+    let name = "tessera_scscf_profile_pushes_total";
+    let before = at_scscfs(world, name, &taken);
+    let impi = world.private_identity(ue);
+    world.command(Function::Hss, &["ppr", &impi]);
+    world.until("the profile is taken", PATIENCE, &mut |world| {
+        at_scscfs(world, name, &taken) == before + 1.0
+    })?;
+    let took = refreshes(world, ue)?;
+    ensure(took == 0.0, || "the refresh was challenged".to_owned())
+}
+
+/// TS 24.229 §5.4.1.6.
+fn operator_asks_for_authentication(world: &mut dyn World) -> Result<(), String> {
+    let ue = world.add_phone(Phone::Good);
+    registers(world, ue)?;
+    let impi = world.private_identity(ue);
+    for scscf in SCSCFS {
+        world.command(scscf, &["reauthenticate", &impi]);
+    }
+    let took = refreshes(world, ue)?;
+    ensure(took == 1.0, || format!("the refresh took {took} vectors"))?;
+    let took = refreshes(world, ue)?;
+    ensure(took == 0.0, || "the refresh behind it was challenged again".to_owned())
+}
+
+/// S-133: RFC 3261 §10.2.8, §10.3; TS 24.229 §5.4.1.2.1, §5.4.1.5.
+fn interval_too_brief_and_expiry(world: &mut dyn World) -> Result<(), String> {
+    let held = |world: &mut dyn World| {
+        let at_pcscf = registrations(world, Function::Pcscf);
+        (at_pcscf, at_scscfs(world, "tessera_scscf_registrations", &[]))
+    };
+    let refused = [("outcome", "interval_too_brief")];
+    let name = "tessera_scscf_registers_total";
+    let (before, spent) = (held(world), vectors(world));
+    let told = at_scscfs(world, name, &refused);
+    let ue = world.add_phone(Phone::Hasty);
+    registers(world, ue)?;
+    let now = held(world);
+    ensure(now == (before.0 + 1.0, before.1 + 1.0), || format!("{now:?}, {before:?} before"))?;
+    let refusals = at_scscfs(world, name, &refused) - told;
+    ensure(refusals == 1.0, || format!("{refusals} answers 423"))?;
+    let took = vectors(world) - spent;
+    ensure(took == 1.0, || format!("{took} vectors for one registration"))?;
+    let at_hss = [("command", "SAR")];
+    let answered = world.metric(Function::Hss, "tessera_hss_requests_total", &at_hss);
+    world.until("time ends it everywhere", PATIENCE, &mut |world| held(world) == before)?;
+    let told = world.metric(Function::Hss, "tessera_hss_requests_total", &at_hss) - answered;
+    ensure(told == 1.0, || format!("{told} SARs of the end"))
+}
+
+/// TS 24.229 §5.1.6, §5.4.8: another contact of the same user, on another bearer.
+fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
+    let normal = world.add_phone(Phone::Good);
+    registers(world, normal)?;
+    world.until("the phone hears of its registration", PATIENCE, &mut |world| {
+        world.notified(normal) > 0
+    })?;
+    let (told, at_pcscf) = (world.notified(normal), registrations(world, Function::Pcscf));
+    let emergency = world.add_emergency_phone(normal);
+    registers(world, emergency)?;
+    let now = registrations(world, Function::Pcscf);
+    ensure(now == at_pcscf + 1.0, || format!("{now} registrations, {at_pcscf} before"))?;
+    // Neither replaces the other.
+    for ue in [normal, emergency] {
+        let took = refreshes(world, ue)?;
+        ensure(took == 0.0, || "a refresh was challenged".to_owned())?;
+    }
+    world.deregister(emergency);
+    world.until("the answer to its deregistration", PATIENCE, &mut |world| {
+        ended(world, emergency)
+    })?;
+    let standing = world.standing(emergency);
+    ensure(matches!(standing, Standing::Failed { status: 501, .. }), || {
+        format!("501 was to come, not {standing:?}")
+    })?;
+    // The refresh is told to the watchers; the emergency registration was not.
+    let news = world.notified(normal) - told;
+    ensure(news <= 1, || format!("the normal phone was told {news} times"))?;
+    world.deregister(normal);
+    world.until("the normal one leaves", PATIENCE, &mut |world| {
+        world.standing(normal) == Standing::Idle
+    })?;
+    let now = registrations(world, Function::Pcscf);
+    ensure(now == at_pcscf, || format!("{now} registrations at the P-CSCF, not {at_pcscf}"))
+}
+
+/// TS 23.380 §4.
+fn restored_by_another_scscf(world: &mut dyn World) -> Result<(), String> {
+    let held = |world: &mut dyn World| SCSCFS.map(|scscf| registrations(world, scscf));
+    let before = held(world);
+    let ue = world.add_phone(Phone::Good);
+    registers(world, ue)?;
+    let now = held(world);
+    let serving = SCSCFS[usize::from(now[1] > before[1])];
+    let other = SCSCFS[usize::from(now[1] <= before[1])];
+    let restored = [("outcome", "restored")];
+    let name = "tessera_scscf_restorations_total";
+    let done = world.metric(other, name, &restored);
+    world.kill(serving);
+    let took = refreshes(world, ue);
+    let now = world.metric(other, name, &restored);
+    world.start(serving);
+    ensure(took? == 0.0, || "the refresh was challenged".to_owned())?;
+    ensure(now == done + 1.0, || format!("{} restorations", now - done))
+}
