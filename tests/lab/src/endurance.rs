@@ -11,7 +11,7 @@ use crate::check::{LabWorld, Tell, outcome};
 /// T1 of P-CSCF and phones here: an old set then lives 6.4 s, and not 128. Less would not leave a busy
 /// machine the time for what it still has to say on it.
 pub const GM_T1: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Sets of one phone that may be there before it goes on: well below what its ports allow.
 const SETS_EACH: usize = 5;
 
