@@ -189,10 +189,10 @@ impl Pcscf {
         }
     }
 
-    fn on_request(&mut self, now: Now, mut incoming: Incoming, out: &mut Vec<Output>) {
+    fn on_request(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
         let side = self.side(&incoming.flow());
         if side == Side::GmProtected {
-            self.heard_inside_ipsec(now, &mut incoming);
+            self.heard(now, &incoming.flow());
         }
         if self.is_draining {
             let mut response = incoming.request().response(503, "Shutting Down");

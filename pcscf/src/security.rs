@@ -18,7 +18,6 @@ use common::ipsec::agree::{AlgorithmPair, Offer};
 use common::ipsec::sa::{Keys, Mode, Ports, SaSet, SetId, Side, Spis, UDP_ENCAPSULATION_PORT};
 use common::node::{Flow, Now, Output, Transport};
 use common::random::Random;
-use common::sip::endpoint::Incoming;
 use common::sip::security::Mechanism;
 use common::stats::Samples;
 use serde::{Deserialize, Serialize};
@@ -632,31 +631,19 @@ fn forget(index: &mut HashMap<IpAddr, BTreeSet<SetId>>, address: IpAddr, id: Set
 impl Pcscf {
     /// TS 33.203 §7.1: responses to what came by UDP inside IPsec go from port_pc to port_us, whatever
     /// port the request came from. What came on an old set is answered on the one in use (ipsec.md
-    /// F-09). `None`: as RFC 3261 says, which over TCP is the connection.
+    /// F-09). Over TCP that is where they go when the connection of the request is gone, never in clear.
+    /// `None`: as RFC 3261 says.
     pub(crate) fn reply_flow(&self, flow: &Flow) -> Option<Flow> {
-        if flow.transport != Transport::Udp {
-            return None;
-        }
         let set = self.security.set_of(flow)?;
         let answer_on = match set.state {
             State::Old => self.security.set_to_use(&set.impi, set.ue).unwrap_or(set),
             _ => set,
         };
-        Some(answer_on.flow_to_ue())
+        Some(Flow { transport: flow.transport, ..answer_on.flow_to_ue() })
     }
 
-    /// The UE speaks on this set, which ends the old ones (ipsec.md L-06). Where its TCP connection
-    /// has gone before the answer, that goes on one from port_pc to port_us, never in clear.
-    pub(crate) fn heard_inside_ipsec(&mut self, now: Now, incoming: &mut Incoming) {
-        let flow = incoming.flow();
-        let Some(set) = self.security.set_of(&flow) else { return };
-        if flow.transport == Transport::Tcp {
-            let second = Flow { transport: Transport::Tcp, ..set.flow_to_ue() };
-            incoming.set_second_reply_flow(Some(second));
-        }
-        self.heard(now, &flow);
-    }
-
+    /// The UE speaks on this set, which ends the old ones (ipsec.md L-06).
+    ///
     /// TS 24.229 §5.2.2.1: the first protected message on the new set puts it into use and leaves
     /// the old ones 64 × T1 at most. A repetition says nothing: the UE may still wait for its 200.
     pub(crate) fn heard(&mut self, now: Now, flow: &Flow) {

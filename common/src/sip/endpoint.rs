@@ -282,8 +282,9 @@ impl<W> Endpoint<W> {
     }
 
     /// As [`Endpoint::receive`] where responses must take another way than RFC 3261 §18.2.2 says:
-    /// the one of [`Incoming::set_reply_flow`], known before anything is answered. It rules all
-    /// that the endpoint itself sends (100, 400, 482, 483, 503, the 200 of a CANCEL) as well.
+    /// the one of [`Incoming::set_reply_flow`], known before anything is answered; over TCP the one of
+    /// [`Incoming::set_second_reply_flow`], for when the connection of the request is gone. It rules
+    /// all that the endpoint itself sends (100, 400, 482, 483, 503, the 200 of a CANCEL) as well.
     pub fn receive_answering_on(
         &mut self,
         now: Now,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::incoming::Reception;
 use super::{Endpoint, Event, Incoming, Segment, Server};
-use crate::node::{Flow, Now, Output};
+use crate::node::{Flow, Now, Output, Transport};
 use crate::sip::client::{self, Times};
 use crate::sip::header::Name;
 use crate::sip::message::{Message, Method, ParseError, Request, Response};
@@ -121,8 +121,10 @@ impl<W> Endpoint<W> {
         via: &mut Via,
         segment: Segment,
     ) -> Arrival {
-        proxy::mark_received(request, via, flow, reply);
+        let is_tcp = flow.transport == Transport::Tcp;
+        proxy::mark_received(request, via, flow, reply.filter(|_| !is_tcp));
         let (reply_flow, second_reply_flow) = match reply {
+            Some(second) if is_tcp => (flow, Some(second)),
             Some(reply_flow) => (reply_flow, None),
             None => proxy::reply_flows(via, flow),
         };

@@ -123,7 +123,11 @@ fn conditions(run: &engine::Run, ues: usize) -> Conditions {
                 format!("sockets on {}", all.join(", "))
             }
         },
-        pcscf: if pcscfs.is_empty() { "as the bearer says".into() } else { pcscfs.join(", ") },
+        pcscf: if pcscfs.is_empty() {
+            "the P-CSCF of the bearer".into()
+        } else {
+            pcscfs.join(", ")
+        },
         transport: run.habits.transport.name(),
         ipsec: run.habits.ipsec,
         slow_after_milliseconds: run.slow_after.as_secs_f64() * 1e3,

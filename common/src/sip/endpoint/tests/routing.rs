@@ -114,6 +114,26 @@ fn a_reply_flow_at_reception() {
     assert_eq!(statuses, [483, 200, 100, 487]);
 }
 
+/// over TCP it is where everything goes when the connection is gone, the endpoint's own refusals
+/// among it.
+#[test]
+fn a_second_reply_flow_at_reception() {
+    let mut bench = Bench::new();
+    let flow = tcp("192.0.2.1:5064", "198.51.100.7:41000");
+    let protected = tcp("192.0.2.1:5100", "198.51.100.7:5062");
+    let refused = register("198.51.100.7:5062;branch").replace("wards: 20", "wards: 0");
+    for (text, status) in [(refused.clone(), 483), (refused.replace("Call-ID", "Call"), 400)] {
+        let bytes = Bytes::from(text.replace("/UDP", "/TCP"));
+        let (endpoint, out) = (&mut bench.endpoint, &mut bench.out);
+        let none = endpoint.receive_answering_on(at(0), flow, protected, bytes, Segment::Gm, out);
+        assert!(none.is_none());
+        let (used, response) = bench.one();
+        assert_eq!((used, status_of(&response)), (flow, status));
+        assert!(bench.endpoint.unreachable(at(1), flow, &mut bench.out).is_none());
+        assert_eq!(bench.one(), (protected, response));
+    }
+}
+
 /// RFC 3261 §18.2.2, X-03: over TCP the connection of the request, or a new one to the sent-by port.
 #[test]
 fn responses_over_tcp() {
