@@ -366,6 +366,13 @@ impl Node for Pcscf {
             &[],
             self.dialogs.len() as f64,
         );
+        let emergency = self.registrations.iter().filter(|(.., one)| one.is_emergency()).count();
+        samples.gauge(
+            "tessera_pcscf_emergency_registrations",
+            "Of the UEs registered through this P-CSCF, those for emergency calls alone",
+            &[],
+            emergency as f64,
+        );
         samples.gauge(
             "tessera_pcscf_watches",
             "Own subscriptions to registration state",

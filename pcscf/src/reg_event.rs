@@ -30,6 +30,8 @@ use crate::{OnPlace, OnReply, Pcscf, Timer};
 const EXPIRES_SECONDS: u32 = 600_000;
 /// A subscription is renewed that long before it ends.
 const RENEWAL: Duration = Duration::from_secs(600);
+/// After which a subscription is tried again that could not be had for now.
+const RETRY: Duration = Duration::from_secs(300);
 
 /// Our subscription to the registration of one UE.
 #[derive(Clone, Debug)]
@@ -99,12 +101,16 @@ impl Watches {
 }
 
 impl Pcscf {
-    /// TS 24.229 §5.2.3: once for each registered UE.
+    /// TS 24.229 §5.2.3: once for each registered UE. Not for emergency registrations (§5.2.10), of which nobody
+    /// is told anything.
     pub(crate) fn watch(&mut self, now: Now, owner: Owner, out: &mut Vec<Output>) {
         if !self.config.reg_event.subscribe || self.watches.by_owner.contains_key(&owner) {
             return;
         }
         let Some(registration) = self.registrations.get(&owner.0, owner.1) else { return };
+        if registration.is_emergency() {
+            return;
+        }
         let Some(public_identity) = registration.default_identity() else { return };
         let watch = Watch {
             remote_target: public_identity.clone(),
@@ -212,7 +218,7 @@ impl Pcscf {
             }
             Err(reason) => {
                 tracing::warn!(reason, "no entry point for a subscription");
-                self.watch_failed(&wait, "not_located");
+                self.watch_failed(now, &wait, "not_located", true);
             }
         }
     }
@@ -234,11 +240,11 @@ impl Pcscf {
             let wait = OnReply::WatchAnswered(Box::new(wait));
             return self.sip.send(now, request, target, wait, limit, out);
         }
-        self.watch_failed(&wait, "silence");
+        self.watch_failed(now, &wait, "silence", true);
     }
 
-    /// RFC 6665 §4.1.2: without a subscription the registration goes on; the next REGISTER tries
-    /// again.
+    /// RFC 6665 §4.1.2: without a subscription the registration goes on. What may be another time is tried
+    /// again, for the next REGISTER may be days away; it tries again in any case.
     pub(crate) fn watch_answered(
         &mut self,
         now: Now,
@@ -252,7 +258,8 @@ impl Pcscf {
         };
         if !response.is_success() {
             tracing::info!(status = response.status(), "no subscription to a registration");
-            return self.watch_failed(&wait, "refused");
+            let may_be_later = matches!(response.status(), 408 | 480 | 500 | 503 | 504);
+            return self.watch_failed(now, &wait, "refused", may_be_later);
         }
         let watch = self.watches.by_owner.get_mut(&wait.owner);
         let Some(watch) = watch.filter(|one| one.serial == wait.serial) else { return };
@@ -274,11 +281,22 @@ impl Pcscf {
         self.watches.count("subscribed");
     }
 
-    fn watch_failed(&mut self, wait: &Watching, outcome: &'static str) {
+    fn watch_failed(
+        &mut self,
+        now: Now,
+        wait: &Watching,
+        outcome: &'static str,
+        may_be_later: bool,
+    ) {
         self.watches.count(outcome);
         let current = self.watches.by_owner.get(&wait.owner);
-        if current.is_some_and(|one| one.serial == wait.serial) {
-            self.watches.forget(&wait.owner);
+        if current.is_none_or(|one| one.serial != wait.serial) {
+            return;
+        }
+        self.watches.forget(&wait.owner);
+        if may_be_later {
+            let (impi, ue) = wait.owner.clone();
+            self.timers.set(Timer::WatchAgain(impi, ue), now + RETRY);
         }
     }
 

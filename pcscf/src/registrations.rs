@@ -8,6 +8,7 @@ use common::identity::{Impi, Impu};
 use common::ipsec::sa::SetId;
 use common::node::{Now, Output};
 use common::sip::address::Address;
+use common::sip::uri::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::Touched;
@@ -65,6 +66,14 @@ pub struct Registration {
 }
 
 impl Registration {
+    /// Made by an emergency registration: `sos` in the URI of Contact (TS 24.229 §5.1.6.2).
+    pub fn is_emergency(&self) -> bool {
+        // Most have not the letters even, and all are asked at each scrape.
+        let has_letters = |text: &[u8]| text.eq_ignore_ascii_case(b"sos");
+        self.contact_uri.as_bytes().windows(3).any(has_letters)
+            && Uri::parse(&self.contact_uri).is_ok_and(|uri| uri.parameter("sos").is_some())
+    }
+
     /// TS 24.229 §5.2.6.3.3: the identity that the UE prefers where it is registered and not barred,
     /// else the default one; as P-Asserted-Identity has it.
     pub fn asserted_identity(&self, preferred: Option<&str>) -> Option<String> {

@@ -125,7 +125,10 @@ fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
     world.until("the phone hears of its registration", PATIENCE, &mut |world| {
         world.notified(normal) > 0
     })?;
+    let watches =
+        |world: &mut dyn World| world.metric(Function::Pcscf, "tessera_pcscf_watches", &[]);
     let (told, at_pcscf) = (world.notified(normal), registrations(world, Function::Pcscf));
+    let watched = watches(world);
     let emergency = world.add_emergency_phone(normal);
     registers(world, emergency)?;
     let now = registrations(world, Function::Pcscf);
@@ -143,7 +146,9 @@ fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
     ensure(matches!(standing, Standing::Failed { status: 501, .. }), || {
         format!("501 was to come, not {standing:?}")
     })?;
-    // The refresh is told to the watchers; the emergency registration was not.
+    // The refresh is told to the watchers; the emergency registration was not, and has none of its own.
+    let now = watches(world);
+    ensure(now <= watched, || format!("{now} watches of the P-CSCF, {watched} before"))?;
     let news = world.notified(normal) - told;
     ensure(news <= 1, || format!("the normal phone was told {news} times"))?;
     world.deregister(normal);

@@ -109,7 +109,10 @@ impl Phone {
     pub(crate) fn register(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
         let is_known = self.registrations.contains_key(&identity);
         let kind = if is_known { Kind::Refresh } else { Kind::Initial };
-        self.begin(now, kind, identity, self.sets.in_use(), out);
+        // With no identity registered the associations that are left are those of a registration that is
+        // over: an initial REGISTER goes in clear, and makes its own (TS 24.229 §5.1.1.2.1).
+        let over = self.sets.in_use().filter(|_| !self.registrations.is_empty());
+        self.begin(now, kind, identity, over, out);
     }
 
     /// TS 24.229 §5.1.1.6
