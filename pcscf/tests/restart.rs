@@ -463,3 +463,25 @@ fn a_crash_costs_no_watch() {
     assert_ne!(again.call_id(), first.call_id());
     assert_eq!(lone.metric("tessera_pcscf_watches"), 1.0);
 }
+
+/// A subscription that could not be had for now is tried again without a word of the phone; one that was
+/// refused for good is not.
+#[test]
+fn a_watch_is_tried_again() {
+    for (status, is_again) in [(480, true), (403, false)] {
+        let mut lone = Lone::new();
+        lone.all_is_there();
+        lone.register();
+        let first = lone.request();
+        lone.from_core(&first.response(status, "No"));
+        assert_eq!(lone.metric("tessera_pcscf_watches"), 0.0, "{status}");
+        lone.pass(Duration::from_secs(301));
+        let watches = lone.metric("tessera_pcscf_watches");
+        assert_eq!(watches, f64::from(u8::from(is_again)), "{status}");
+        if is_again {
+            let again = lone.request();
+            assert_eq!((again.method(), again.uri()), (Method::Subscribe, first.uri()));
+            assert_ne!(again.call_id(), first.call_id());
+        }
+    }
+}
