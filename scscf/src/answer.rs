@@ -15,6 +15,7 @@ impl Scscf {
     pub(crate) fn success(&self, now: Now, job: &Registering) -> Response {
         let request = job.incoming.request();
         let mut response = request.response(200, "OK");
+        let takes_gruus = crate::gruu::asks(request.headers());
         let headers = response.headers_mut();
         for sharer in self.registrations.sharers(&job.public_identity) {
             let Some(shared) = self.registrations.find(sharer, &job.public_identity) else {
@@ -22,7 +23,13 @@ impl Scscf {
             };
             for binding in shared.bindings.iter().filter(|binding| !binding.has_expired(now)) {
                 let expires = binding.expires_seconds(now);
-                headers.append(Name::Contact, &format!("{};expires={expires}", binding.contact));
+                let mut contact = format!("{};expires={expires}", binding.contact);
+                // RFC 5627 §5.2
+                let gruus = self.gruus(job.public_identity.as_str(), binding);
+                if let Some((public, temporary)) = gruus.filter(|_| takes_gruus) {
+                    contact.push_str(&format!(";pub-gruu=\"{public}\";temp-gruu=\"{temporary}\""));
+                }
+                headers.append(Name::Contact, &contact);
             }
         }
         let own = self.registrations.find(&job.private_identity, &job.public_identity);

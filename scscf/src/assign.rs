@@ -155,7 +155,9 @@ impl Scscf {
             (None, Some(held)) => held.charging.clone(),
             (None, None) => Charging::default(),
         };
-        let bindings = self.bindings_after(now, &job);
+        let mut bindings = self.bindings_after(now, &job);
+        self.assign_gruus(&job, &mut bindings, out);
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
         let unchallenged = match job.is_authenticated {
             true => 0,
             false => held.map_or(0, |held| held.unchallenged.saturating_add(1)),

@@ -37,6 +37,7 @@ use common::sip::uri::{HostPort, Scheme, Uri};
 use serde::Deserialize;
 
 use crate::filter_criteria::SharedSets;
+use crate::gruu::read_uuid;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -160,6 +161,11 @@ pub struct Registration {
     /// Leaves with the HSS what another S-CSCF needs to take over, and takes over itself
     /// (TS 23.380).
     pub restoration: bool,
+    /// GRUUs for UEs that take them (TS 24.229 §5.4.7A, RFC 5627).
+    pub gruu: bool,
+    /// A UUID that is secret and the same at all S-CSCFs of the domain: in public GRUUs an IMEI is hidden
+    /// by it. Absent: made from the home domain, so whoever has a GRUU can try all IMEIs.
+    pub gruu_namespace: Option<String>,
     /// Flows (RFC 5626) of one private identity in one implicit set.
     pub flows_max: usize,
 }
@@ -183,6 +189,8 @@ impl Default for Registration {
             challenges_max: 2,
             wrong_responses_max: 1,
             restoration: true,
+            gruu: true,
+            gruu_namespace: None,
             flows_max: 4,
         }
     }
@@ -397,6 +405,9 @@ impl Config {
         }
         if policy.challenges_max == 0 || policy.wrong_responses_max == 0 {
             say("registration: challenges_max and wrong_responses_max are at least 1".to_owned());
+        }
+        if policy.gruu_namespace.as_deref().is_some_and(|text| read_uuid(text).is_none()) {
+            say("registration.gruu_namespace is no UUID".to_owned());
         }
         if !["", "auth", "auth-int", "auth,auth-int"].contains(&policy.qop.as_str()) {
             say(format!("registration.qop \"{}\" is not auth, auth-int or empty", policy.qop));

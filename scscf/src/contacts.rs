@@ -210,6 +210,7 @@ impl Wanted {
             reg_id: self.reg_id,
             is_emergency: self.is_emergency,
             registered_identity: registered_identity.or_else(|| Some(origin.identity.clone())),
+            gruu: None,
             latest: if known.is_some() { Latest::Refreshed } else { Latest::Registered },
         }
     }

@@ -21,13 +21,13 @@
 //! |   place of a watcher, its answer | TS 24.229 §5.4.2.1.2 | `Scscf::notify_located`, `Scscf::notified` |
 //! | registered, or no more | TS 24.229 §5.4.1.7 | `Scscf::notices_of`, then `tell_server` |
 //! |   answer of an application server | TS 24.229 §5.4.1.7 | `Scscf::server_answered` |
+//! | GRUUs | TS 24.229 §5.4.7A, RFC 5627 §5 | `Scscf::assign_gruus`, `Scscf::find_gruu` |
 //! | any other request | RFC 3261 §8.2.1, §11 | `Scscf::other` |
 //!
 //! REGISTERs, expiries and terminations of one private identity run one at a time
 //! ([`Turns`]). What survives a restart is in [`state`]; challenges do not.
 //!
 //! NOT DONE: TS 24.229 §5.4.3: originating and terminating sessions are answered 480 or 404.
-//! NOT DONE: RFC 5627 §5: no GRUUs are handed out.
 
 pub mod config;
 #[cfg(feature = "daemon")]
@@ -40,6 +40,7 @@ mod authenticate;
 mod contacts;
 mod deregister;
 mod filter_criteria;
+mod gruu;
 mod notify;
 mod other;
 mod other_schemes;
@@ -92,6 +93,7 @@ pub struct Scscf {
     turns: Turns<Impi, Job>,
     registrations: Registrations,
     subscriptions: Subscriptions,
+    gruu_keys: gruu::Keys,
     random: Random,
     /// Running challenges. Not durable.
     challenges: HashMap<Impi, authenticate::Challenge>,
@@ -199,6 +201,11 @@ impl Scscf {
             turns: Turns::new(config.limits.waiting_per_identity),
             registrations: Registrations::default(),
             subscriptions: Subscriptions::default(),
+            gruu_keys: gruu::Keys::draw(
+                &mut random.fork(),
+                config.registration.gruu_namespace.as_deref(),
+                &config.home_domain,
+            ),
             challenges: HashMap::new(),
             nonces: HashMap::new(),
             timers: Timers::new(),
@@ -214,6 +221,7 @@ impl Scscf {
         for record in records {
             let restored = match record.kind.as_str() {
                 subscriptions::KIND => self.subscriptions.restore(record),
+                gruu::KIND => self.gruu_keys.restore(record),
                 _ => self.registrations.restore(record),
             };
             if let Err(reason) = restored {

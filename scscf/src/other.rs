@@ -9,6 +9,7 @@ use common::sip::message::{Method, Request};
 use common::sip::uri::Uri;
 
 use crate::Scscf;
+use crate::gruu::Found;
 
 /// What this node takes.
 const ALLOW: &str = "REGISTER, SUBSCRIBE, OPTIONS";
@@ -23,7 +24,7 @@ impl Scscf {
             response.headers_mut().append(Name::Allow, ALLOW);
         }
         if status == 200 {
-            response.headers_mut().append(Name::Supported, "path, outbound");
+            response.headers_mut().append(Name::Supported, "path, outbound, gruu");
         }
         self.stats.other(status);
         tracing::info!(
@@ -47,9 +48,14 @@ impl Scscf {
             | Method::Publish
             | Method::Refer
             | Method::Options => {
-                match self.registrations.sharers(&uri.public_identity()).is_empty() {
-                    true => (404, "Not Found"),
-                    false => (480, "Temporarily Unavailable"),
+                let is_known = match self.find_gruu(&uri) {
+                    // RFC 5627 §5.4
+                    Some(found) => found != Found::Invalid,
+                    None => !self.registrations.sharers(&uri.public_identity()).is_empty(),
+                };
+                match is_known {
+                    true => (480, "Temporarily Unavailable"),
+                    false => (404, "Not Found"),
                 }
             }
             _ => (405, "Method Not Allowed"),

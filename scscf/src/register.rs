@@ -27,7 +27,7 @@ use crate::third_party::Notice;
 use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
 
 /// Option tags that a REGISTER may require (RFC 3261 §8.2.2.3).
-const SUPPORTED: [&str; 2] = ["path", "outbound"];
+const SUPPORTED: [&str; 3] = ["path", "outbound", "gruu"];
 
 /// 64·T1 on Gm (TS 24.229 §7.7): as long as a UE waits for an answer to its REGISTER.
 const REPEATED_FOR_SECONDS: u64 = 128;
@@ -86,6 +86,8 @@ pub enum Refusal {
     IntervalTooBrief,
     /// reg-id, but the first hop keeps no flows (RFC 5626 §6).
     FirstHopLacksOutbound,
+    /// A contact that leads back to us (RFC 5627 §5.1).
+    ContactLeadsBack,
     /// Not newer than the REGISTER that made the binding (RFC 3261 §10.3 step 7).
     OutOfOrder,
     /// Too many REGISTERs of this user wait, or this one waited too long.
@@ -147,6 +149,7 @@ impl Refusal {
             Refusal::FirstHopLacksOutbound => {
                 (439, "First Hop Lacks Outbound Support", "first_hop_lacks_outbound")
             }
+            Refusal::ContactLeadsBack => (403, "Forbidden", "contact_leads_back"),
             Refusal::OutOfOrder => (500, "Server Internal Error", "out_of_order"),
             Refusal::Congested => (500, "Server Internal Error", "congested"),
             Refusal::Full => (503, "Service Unavailable", "full"),
@@ -234,6 +237,9 @@ impl Scscf {
             Ok(contacts) => contacts,
             Err(refusal) => return Err((Box::new(incoming), refusal)),
         };
+        if contacts.wanted.iter().any(|one| self.leads_back(&one.address.uri, &public_identity)) {
+            return Err((Box::new(incoming), Refusal::ContactLeadsBack));
+        }
         let visited = headers.get(Name::PVisitedNetworkId).and_then(visited_network);
         let is_protected = credentials.as_ref().is_some_and(|credentials| {
             let value = credentials.get("integrity-protected");
@@ -290,6 +296,14 @@ impl Scscf {
             None => self.derived(&public_identity),
         };
         Ok((private_identity, public_identity, credentials))
+    }
+
+    /// RFC 5627 §5.1: requests to a contact that is the public identity, or a GRUU, would come here again.
+    fn leads_back(&self, contact: &Uri, public_identity: &Impu) -> bool {
+        let has_port = contact.host_port.as_ref().is_some_and(|place| place.port.is_some());
+        self.is_home(contact)
+            && (contact.parameter("gr").is_some()
+                || (!has_port && contact.public_identity() == *public_identity))
     }
 
     /// TS 24.229 §5.4.1.2.1: without credentials, To tells the private identity.

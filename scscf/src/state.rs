@@ -15,6 +15,8 @@ use common::sip::uri::Uri;
 use common::timers::Timers;
 use serde::{Deserialize, Serialize};
 
+use crate::gruu::Gruu;
+
 /// Kind of the records.
 const KIND: &str = "registration";
 
@@ -66,6 +68,9 @@ pub struct Binding {
     pub registered_identity: Option<Impu>,
     #[serde(default)]
     pub latest: Latest,
+    /// When the UE takes GRUUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gruu: Option<Gruu>,
 }
 
 /// What made a binding what it is (RFC 3680 §5.3).
@@ -203,6 +208,8 @@ pub struct Registrations {
     by_private_identity: HashMap<Impi, Vec<Registration>>,
     /// Every identity of every set, barred ones included.
     private_identities: HashMap<Impu, Vec<Impi>>,
+    /// Those with GRUUs.
+    epochs: HashMap<u64, (Impi, Impu)>,
     count: usize,
     /// When a registration expires or, without a binding, is due to be deregistered.
     expiries: Timers<(Impi, Impu)>,
@@ -226,6 +233,12 @@ impl Registrations {
     /// The registration of a private identity whose set holds that public identity.
     pub fn find(&self, private_identity: &Impi, public_identity: &Impu) -> Option<&Registration> {
         self.of(private_identity).iter().find(|registration| registration.contains(public_identity))
+    }
+
+    /// The registration with a binding of that epoch of temporary GRUUs.
+    pub fn of_epoch(&self, epoch: u64) -> Option<&Registration> {
+        let (private_identity, set) = self.epochs.get(&epoch)?;
+        self.of(private_identity).iter().find(|registration| registration.set() == *set)
     }
 
     /// Private identities whose sets hold that public identity, in the order of registration.
@@ -273,6 +286,9 @@ impl Registrations {
                         sharers.push(private_identity.clone());
                     }
                 }
+                for gruu in registration.bindings.iter().filter_map(|binding| binding.gruu) {
+                    self.epochs.insert(gruu.epoch, (private_identity.clone(), set.clone()));
+                }
                 self.count += 1;
                 self.expiries.set((private_identity.clone(), set), registration.expires_at());
                 self.by_private_identity.entry(private_identity).or_default().push(*registration);
@@ -295,6 +311,9 @@ impl Registrations {
             self.by_private_identity.remove(private_identity);
         }
         self.count -= 1;
+        for gruu in registration.bindings.iter().filter_map(|binding| binding.gruu) {
+            self.epochs.remove(&gruu.epoch);
+        }
         for identity in registration.identities().map(canonical) {
             let Some(sharers) = self.private_identities.get_mut(&identity) else { continue };
             sharers.retain(|sharer| sharer != private_identity);
@@ -370,6 +389,7 @@ mod tests {
                 is_emergency: false,
                 registered_identity: None,
                 latest: Latest::Registered,
+                gruu: None,
             }],
         }
     }

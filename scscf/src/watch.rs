@@ -227,6 +227,11 @@ impl Scscf {
                     for binding in held.reported().filter(|binding| !binding.has_expired(now)) {
                         let mut contact = contact_of(aor, Some(held), binding);
                         contact.expires_seconds = Some(binding.expires_seconds(now));
+                        if let Some((public, temporary)) = self.gruus(aor, binding) {
+                            let first_cseq = binding.gruu.map_or(0, |gruu| gruu.first_cseq);
+                            contact.public_gruu = Some(public);
+                            contact.temporary_gruu = Some((temporary, first_cseq));
+                        }
                         if news.created.contains(aor) {
                             contact.event = Event::Created;
                         }
