@@ -20,6 +20,7 @@ use crate::laboratory::{Ask, Laboratory};
 use crate::load;
 use crate::matrix;
 use crate::mobility;
+use crate::paths;
 use crate::processes;
 use crate::wire;
 
@@ -48,7 +49,7 @@ pub struct Wanted {
     pub part: Part,
     /// Of the part `endurance`.
     pub count: usize,
-    /// Of the part `scenarios`, those alone whose name has one of these in it; empty: all.
+    /// Of the parts `scenarios` and `load`, those alone whose name has one of these in it; empty: all.
     pub only: Vec<String>,
 }
 
@@ -242,7 +243,9 @@ pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
             Part::Scenarios => run_scenarios(&mut world, &wanted, &mut tell),
             Part::Matrix => matrix::run(&mut world, &mut tell),
             Part::Endurance => endurance::run(&mut world, ues, wanted.count, &mut tell),
-            Part::Load => load::run_checks(&mut world, &mut tell),
+            Part::Load => {
+                load::run_checks(&mut world, &wanted, &mut tell);
+            }
         }
     });
     let mut all = Vec::new();
@@ -261,6 +264,23 @@ pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
         all.push(Outcome { name: "scenarios".into(), shows: String::new(), seconds: 0.0, error });
     }
     all
+}
+
+/// Name of a check of the laboratory's own, what it shows, and what it does.
+pub type Check = (&'static str, &'static str, fn(&mut LabWorld) -> Result<(), String>);
+
+/// Runs those that are wanted; false when nobody wants more.
+pub fn run_all(
+    checks: &[Check],
+    world: &mut LabWorld,
+    wanted: &Wanted,
+    tell: &mut Tell<'_>,
+) -> bool {
+    checks.iter().filter(|(name, ..)| wanted.has(name)).all(|(name, shows, check)| {
+        let begin = Instant::now();
+        let result = check(world);
+        tell(outcome(name, shows, begin, result))
+    })
 }
 
 /// Takes the outcome of a check; false when nobody wants more.
@@ -289,7 +309,7 @@ fn run_scenarios(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) {
             return;
         }
     }
-    if !mobility::run(world, wanted, tell) {
+    if !mobility::run(world, wanted, tell) || !paths::run(world, wanted, tell) {
         return;
     }
     for check in wire::ALL.iter().filter(|check| wanted.has(check.name)) {

@@ -58,6 +58,10 @@ pub struct Model {
     pub expires_seconds: Option<u32>,
     /// It registers for emergency calls.
     pub is_emergency: bool,
+    /// Octets of the longest packet that it sends, below those of the bearer.
+    pub mtu: Option<usize>,
+    /// Another one that its TCP goes by.
+    pub tcp_mtu: Option<usize>,
 }
 
 /// Something worth a line of the ladder.
@@ -241,6 +245,13 @@ impl Handsets {
         }
     }
 
+    /// FIN on all its connections.
+    pub fn close_connections(&mut self, number: usize) {
+        if number < self.handsets.len() {
+            self.give(number, Input::Command(Command::CloseConnections));
+        }
+    }
+
     pub fn register(&mut self, number: usize) {
         self.command(number, Command::Register { identity: 0 });
     }
@@ -353,7 +364,8 @@ impl Handsets {
         config.ipsec = self.habits.ipsec;
         config.automatic = self.habits.automatic;
         config.gm_t1 = self.habits.gm_t1.unwrap_or(config.gm_t1);
-        config.mtu = usize::from(attached.mtu);
+        config.mtu = model.mtu.unwrap_or(usize::from(attached.mtu));
+        config.tcp_mtu = model.tcp_mtu;
         config.subscribes = self.habits.subscribes && !model.is_emergency;
         config.is_emergency = model.is_emergency;
         config.expires_seconds = model.expires_seconds.unwrap_or(config.expires_seconds);

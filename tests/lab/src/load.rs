@@ -12,7 +12,7 @@ use scenarios::{Function, World};
 use tokio::sync::mpsc;
 use ue::load::population::Generated;
 
-use crate::check::{LabWorld, Tell, outcome};
+use crate::check::{Check, LabWorld, Tell, Wanted, run_all};
 use crate::config::Plane;
 use crate::laboratory::{DAEMONS, Laboratory, Options};
 use crate::processes;
@@ -186,10 +186,7 @@ impl Generator {
     }
 }
 
-type Check = fn(&mut LabWorld) -> Result<(), String>;
-
-/// Name, what it shows, and the check.
-const CHECKS: [(&str, &str, Check); 4] = [
+const CHECKS: [Check; 4] = [
     (
         "load_and_leave",
         "all of a mix succeed; after --deregister no node knows anybody",
@@ -205,14 +202,8 @@ const CHECKS: [(&str, &str, Check); 4] = [
 ];
 
 /// `lab check load`
-pub fn run_checks(world: &mut LabWorld, tell: &mut Tell<'_>) {
-    for (name, shows, check) in CHECKS {
-        let begin = Instant::now();
-        let result = check(world);
-        if !tell(outcome(name, shows, begin, result)) {
-            return;
-        }
-    }
+pub fn run_checks(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) -> bool {
+    run_all(&CHECKS, world, wanted, tell)
 }
 
 /// How long a run of these checks may take: a REGISTER alone may be under way for 128 s.

@@ -20,6 +20,7 @@ mod ladder;
 mod load;
 mod matrix;
 mod mobility;
+mod paths;
 mod processes;
 mod protected;
 mod server;
@@ -69,7 +70,7 @@ enum Verb {
         /// Re-registrations of the part `endurance`.
         #[arg(long, default_value_t = 1_000)]
         count: usize,
-        /// Of the part `scenarios`, those alone whose name has this in it; may be given again.
+        /// Of the parts `scenarios` and `load`, those alone whose name has this in it; may be given again.
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
     },

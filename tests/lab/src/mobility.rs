@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use scenarios::{Function, Phone, Standing, World, ensure};
 
-use crate::check::{LabWorld, Tell, Wanted, outcome};
+use crate::check::{Check, LabWorld, Tell, Wanted, run_all};
 use crate::processes;
 
 /// Cells of the lab, each of an eNodeB of its own; UEs attach in one or the other.
@@ -20,9 +20,7 @@ const OUTAGE_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-type Check = fn(&mut LabWorld) -> Result<(), String>;
-
-const CHECKS: [(&str, &str, Check); 4] = [
+const CHECKS: [Check; 4] = [
     (
         "handover_to_another_cell",
         "an X2 handover in the middle of a refresh: same associations, no challenge",
@@ -46,11 +44,7 @@ const CHECKS: [(&str, &str, Check); 4] = [
 ];
 
 pub fn run(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) -> bool {
-    CHECKS.iter().filter(|(name, ..)| wanted.has(name)).all(|(name, shows, check)| {
-        let begin = Instant::now();
-        let result = check(world);
-        tell(outcome(name, shows, begin, result))
-    })
+    run_all(&CHECKS, world, wanted, tell)
 }
 
 fn handover_to_another_cell(world: &mut LabWorld) -> Result<(), String> {

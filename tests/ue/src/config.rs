@@ -53,6 +53,9 @@ pub struct Config {
     pub subscribes: bool,
     /// Octets of the longest IP packet that the bearer takes.
     pub mtu: usize,
+    /// What its TCP takes that for, if it is wrong: it then tells of longer segments than ESP leaves room
+    /// for, and whoever sends them has to find out.
+    pub tcp_mtu: Option<usize>,
     pub faults: Faults,
     /// How its REGISTERs look; [`Config::follow`] sets it.
     pub profile: Option<Arc<Profile>>,
@@ -107,6 +110,7 @@ impl Config {
             automatic: true,
             subscribes: true,
             mtu: 1500,
+            tcp_mtu: None,
             faults: Faults::default(),
             profile: None,
         }

@@ -62,6 +62,8 @@ pub enum Command {
     },
     /// The NAT in front of it gives it other ports from now on, and nobody is told.
     Rebind,
+    /// Its radio will sleep: it closes its connections, and keeps all else.
+    CloseConnections,
     SetFaults(Faults),
 }
 
@@ -243,6 +245,7 @@ impl Phone {
                     nat.forget();
                 }
             }
+            Command::CloseConnections => self.stack.close(now),
             Command::SetFaults(faults) => self.config.faults = faults,
         }
     }
@@ -605,6 +608,9 @@ const LIMIT: Duration = Duration::from_secs(128);
 
 /// What ESP and its longest trailer leave to TCP; behind a NAT a second IP header and UDP, too.
 fn tcp_mtu(config: &Config) -> usize {
+    if let Some(mtu) = config.tcp_mtu {
+        return mtu;
+    }
     let in_tunnel = config.behind_nat.is_some() || config.offers_udp_enc_tun;
     let around = if in_tunnel { 48 } else { 0 };
     config.mtu.saturating_sub(80 + around).max(576)

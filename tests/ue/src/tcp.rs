@@ -106,6 +106,13 @@ impl Stack {
         }
     }
 
+    /// The phone has nothing more to say on any connection: FIN, and nothing else.
+    pub fn close(&mut self, now: Now) {
+        if let Some(running) = &mut self.running {
+            running.close(now);
+        }
+    }
+
     pub fn stop_listening(&mut self, port: u16) {
         self.listening.retain(|known| *known != port);
     }
@@ -222,6 +229,13 @@ impl Running {
                 self.due = Some(Now::default());
             }
         }
+    }
+
+    fn close(&mut self, now: Now) {
+        for connection in &self.connections {
+            self.sockets.get_mut::<Socket>(connection.handle).close();
+        }
+        self.due = Some(now);
     }
 
     /// True when a connection of the phone's own runs between these two addresses.
