@@ -290,6 +290,9 @@ struct Opened {
 impl Opened {
     fn at(config: &Path) -> Result<Opened, String> {
         let config: Config = common::net::config::load("hss", config)?;
+        if config.slf.is_some() {
+            return Err("an SLF has no subscribers: slf.routes names their HSSs".to_owned());
+        }
         let key = read_key(&config.key_file)?;
         let connection = open(&config.database, PATIENCE)?;
         let database = Database::new(connection)

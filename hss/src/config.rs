@@ -26,10 +26,12 @@ use crate::slf::Slf;
 pub struct Config {
     /// `[diameter]`: who we are, where we listen, who may connect.
     pub diameter: endpoint::Config,
-    /// The SQLite file. Its directory must be writable (write-ahead log).
+    /// The SQLite file. Its directory must be writable (write-ahead log). An SLF has none.
+    #[serde(default)]
     pub database: PathBuf,
     /// 32 octets, raw, hexadecimal or base64, under which the keys of subscribers are sealed.
-    /// Refused when its group or the world may read it.
+    /// Refused when its group or the world may read it. An SLF has none.
+    #[serde(default)]
     pub key_file: PathBuf,
     /// Visited networks in which registration is allowed beside our own realm, compared without
     /// case; `*.example.org` stands for every name below. Absent: all. A subscription may have a
@@ -133,6 +135,11 @@ impl Config {
         }
         if self.push_timeout_milliseconds == 0 {
             faults.push("push_timeout_milliseconds is 0: must be positive".to_owned());
+        }
+        for (name, path) in [("database", &self.database), ("key_file", &self.key_file)] {
+            if self.slf.is_none() && self.key.is_none() && path.as_os_str().is_empty() {
+                faults.push(format!("{name} is missing: only an SLF needs none"));
+            }
         }
         faults.extend(self.slf.iter().flat_map(Slf::faults));
         faults

@@ -44,6 +44,12 @@ impl Daemon for Hss {
         if let Some(fault) = config.faults().first() {
             return Err(fault.clone());
         }
+        if config.slf.is_some() {
+            // It keeps nothing, and seals nothing.
+            config.key = Some(Secret::new([0; 32]));
+            let connection = Connection::open_in_memory().map_err(|error| error.to_string())?;
+            return Hss::new(config, connection, Random::from_seed(seed));
+        }
         config.key = Some(read_key(&config.key_file)?);
         let connection = open(&config.database, TURN_PATIENCE)?;
         Hss::new(config, connection, Random::from_seed(seed))
@@ -51,6 +57,9 @@ impl Daemon for Hss {
 
     fn check(config: &Config) -> Vec<String> {
         let mut faults = config.faults();
+        if !faults.is_empty() || config.slf.is_some() {
+            return faults;
+        }
         match read_key(&config.key_file) {
             Err(fault) => faults.push(fault),
             Ok(key) => faults.extend(check_database(&config.database, &key).err()),

@@ -22,6 +22,7 @@ use crate::matrix;
 use crate::mobility;
 use crate::paths;
 use crate::processes;
+use crate::schemes;
 use crate::wire;
 
 /// Between two looks at a condition.
@@ -39,6 +40,8 @@ pub enum Part {
     Matrix,
     /// Many re-registrations with new authentication, by --ues phones, --count in all.
     Endurance,
+    /// Other ways to authenticate than AKAv1 with a card, and an SLF.
+    Schemes,
     /// The load generator, with --ues phones [default: 200], and what it says of itself.
     Load,
 }
@@ -49,7 +52,7 @@ pub struct Wanted {
     pub part: Part,
     /// Of the part `endurance`.
     pub count: usize,
-    /// Of the parts `scenarios` and `load`, those alone whose name has one of these in it; empty: all.
+    /// Of all parts but `matrix` and `endurance`, those alone whose name has one of these in it; empty: all.
     pub only: Vec<String>,
 }
 
@@ -94,6 +97,11 @@ impl LabWorld {
     /// Where the LTE transport takes commands.
     pub fn lte_address(&self) -> Option<SocketAddr> {
         self.http.get("lte").copied()
+    }
+
+    /// Of a process that scenarios have no name for.
+    pub fn metric_of(&self, process: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.http.get(process).map_or(0.0, |at| processes::metric(*at, name, labels))
     }
 }
 
@@ -243,6 +251,9 @@ pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
             Part::Scenarios => run_scenarios(&mut world, &wanted, &mut tell),
             Part::Matrix => matrix::run(&mut world, &mut tell),
             Part::Endurance => endurance::run(&mut world, ues, wanted.count, &mut tell),
+            Part::Schemes => {
+                schemes::run(&mut world, &wanted, &mut tell);
+            }
             Part::Load => {
                 load::run_checks(&mut world, &wanted, &mut tell);
             }

@@ -23,6 +23,12 @@ pub const PROTECTED_CLIENT_PORTS: [u16; 8] = [5100, 5101, 5102, 5103, 5104, 5105
 /// The shortest registration: somebody waits for its end.
 const EXPIRES_MIN_SECONDS: u32 = 3;
 
+/// Where the SLF listens, beside the HSS.
+const SLF_PORT: u16 = 3869;
+/// What an S-CSCF takes only when it is told to.
+const OTHER_SCHEMES: &str = "algorithms = [\"AKAv2-SHA-256\", \"AKAv2-MD5\", \"AKAv1-MD5\"]\n\
+                             digest = true\nearly_ims = true\n";
+
 /// Which data plane the P-CSCF uses for ESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Plane {
@@ -57,6 +63,8 @@ pub struct Settings<'a> {
     pub is_choice_announced: bool,
     /// Every other REGISTER is challenged, and replaced sets end soon.
     pub is_enduring: bool,
+    /// Everything is allowed that is off by default, and an SLF stands in front of the HSS.
+    pub is_open: bool,
     /// Where each daemon is asked and commanded.
     pub http: &'a BTreeMap<&'static str, SocketAddr>,
     pub topology: &'a Topology,
@@ -73,8 +81,14 @@ impl Settings<'_> {
             self.file(&format!("{name}.toml"), &self.scscf(name))?;
         }
         self.file("hss.toml", &self.hss())?;
+        if self.is_open {
+            self.file("slf.toml", &self.slf())?;
+        }
         self.file("as.toml", &self.application_server())?;
-        self.file("subscribers.toml", &self.subscribers.provisioning(!self.is_enduring))
+        self.file(
+            "subscribers.toml",
+            &self.subscribers.provisioning(!self.is_enduring, self.is_open),
+        )
     }
 
     fn file(&self, name: &str, text: &str) -> Result<(), String> {
@@ -158,7 +172,11 @@ impl Settings<'_> {
             self.addresses().pcscf_gm(),
             self.core("pcscf", 5060),
             self.plane.name(),
-            if self.plane == Plane::Off { "off" } else { "required" },
+            match self.plane {
+                Plane::Off => "off",
+                _ if self.is_open => "preferred",
+                _ => "required",
+            },
             if self.is_choice_announced { "chosen" } else { "list" },
             self.addresses().pcscf_gm().is_ipv4(),
             self.log("info,pcscf::security=debug"),
@@ -188,7 +206,7 @@ impl Settings<'_> {
     fn scscf(&self, name: &str) -> String {
         format!(
             "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\nstate = {}\n\n{}{}{}{}\
-             [registration]\nexpires_min_seconds = {EXPIRES_MIN_SECONDS}\nprotection = \"{}\"\nreauthenticate = \"{}\"\n\n{}\n\
+             [registration]\nexpires_min_seconds = {EXPIRES_MIN_SECONDS}\nprotection = \"{}\"\nreauthenticate = \"{}\"\n{}\n{}\n\
              [[shared_filter_criteria]]\nid = 1\nxml = '{}'\n",
             quoted_path(&self.directory.join(format!("{name}.db"))),
             self.log("info"),
@@ -197,6 +215,7 @@ impl Settings<'_> {
             self.diameter_client(name),
             if self.plane == Plane::Off { "optional" } else { "required" },
             if self.is_enduring { "every 1" } else { "never" },
+            if self.is_open { OTHER_SCHEMES } else { "" },
             self.dns(),
             criterion(&format!("as.{HOME_DOMAIN}")),
         )
@@ -220,6 +239,18 @@ impl Settings<'_> {
         )
     }
 
+    /// In the namespace of the HSS, on a port of its own; it sends everybody there.
+    fn slf(&self) -> String {
+        format!(
+            "log_identities = true\n\n{}{}[diameter]\nidentity = \"slf.{HOME_DOMAIN}\"\n\
+             realm = \"{HOME_DOMAIN}\"\nlisten = \"{}\"\n\n\
+             [slf]\n[[slf.routes]]\nidentities = [\"*\"]\nhosts = [\"aaa://hss.{HOME_DOMAIN}\"]\n",
+            self.log("info"),
+            self.http("slf"),
+            self.core("hss", SLF_PORT),
+        )
+    }
+
     fn sip(&self, name: &str) -> String {
         let at = self.core(name, 5060);
         let server_name = match name.starts_with("scscf") {
@@ -233,10 +264,17 @@ impl Settings<'_> {
     }
 
     fn diameter_client(&self, name: &str) -> String {
+        let hss = self.addresses().core("hss");
+        let peers = match self.is_open {
+            true => format!(
+                "{{ host = \"{hss}\", port = {SLF_PORT} }}, \
+                 {{ identity = \"hss.{HOME_DOMAIN}\", host = \"{hss}\", by_name_only = true }}"
+            ),
+            false => format!("{{ host = \"{hss}\" }}"),
+        };
         format!(
             "[diameter]\nidentity = \"{name}.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
-             peers = [{{ host = \"{}\" }}]\n\n",
-            self.addresses().core("hss")
+             peers = [{peers}]\n\n"
         )
     }
 

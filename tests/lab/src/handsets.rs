@@ -58,6 +58,7 @@ pub struct Model {
     pub expires_seconds: Option<u32>,
     /// It registers for emergency calls.
     pub is_emergency: bool,
+    pub authentication: Option<ue::Authentication>,
     /// Octets of the longest packet that it sends, below those of the bearer.
     pub mtu: Option<usize>,
     /// Another one that its TCP goes by.
@@ -364,6 +365,7 @@ impl Handsets {
         config.ipsec = self.habits.ipsec;
         config.automatic = self.habits.automatic;
         config.gm_t1 = self.habits.gm_t1.unwrap_or(config.gm_t1);
+        config.authentication = model.authentication.unwrap_or(config.authentication);
         config.mtu = model.mtu.unwrap_or(usize::from(attached.mtu));
         config.tcp_mtu = model.tcp_mtu;
         config.subscribes = self.habits.subscribes && !model.is_emergency;

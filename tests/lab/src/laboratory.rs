@@ -23,7 +23,7 @@ use crate::ladder::{Ladder, SETTLING};
 use crate::load;
 use crate::processes::{self, Process};
 use crate::protected::ClearText;
-use crate::subscribers::Subscribers;
+use crate::subscribers::{BY_ADDRESS, Subscribers};
 use crate::topology::{Addresses, CORE_NODES, IpVersion, Topology};
 
 /// Subscribers beyond those who register at once, for scenarios.
@@ -62,14 +62,21 @@ pub struct Options {
     pub is_choice_announced: bool,
     /// Every other REGISTER is challenged, replaced sets end soon, and nobody hears of it but who must.
     pub is_enduring: bool,
+    /// Everything is allowed that is off by default, and an SLF stands in front of the HSS.
+    pub is_open: bool,
     /// Subscribers of the load generator are in the HSS, so many, instead of the lab's own.
     pub load: Option<usize>,
     /// What passes on the links is captured and read, and the daemons tell of what they do.
     pub is_watched: bool,
 }
 
+/// Port of the HTTP of the SLF on the host, where there is one.
+const SLF_HTTP_PORT: u16 = 9308;
 /// Port of the HTTP of the LTE transport on the host.
 pub const LTE_PORT: u16 = 9307;
+
+/// Behind the subscribers who have something else.
+const FIRST_WITH_CARD: usize = BY_ADDRESS + 1;
 
 /// Something to be done between two events of the loop, on its thread.
 pub type Ask = Box<dyn FnOnce(&mut Laboratory) + Send>;
@@ -158,7 +165,16 @@ impl Laboratory {
         let captures = options.capture.as_deref().unwrap_or(&directory.path);
         let radio_capture = std::path::absolute(capture::file_of(captures, "radio"))
             .map_err(|error| format!("{}: {error}", captures.display()))?;
-        let subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
+        let mut subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
+        let mut addresses = addresses_of(&http);
+        let slf = match options.is_open {
+            true => Some(processes::open_http(SLF_HTTP_PORT)?),
+            false => None,
+        };
+        if let Some(address) = slf.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            addresses.insert("slf", address);
+            subscribers.begin_at(FIRST_WITH_CARD);
+        }
         Settings {
             directory: &directory.path,
             radio_capture: options.is_watched.then_some(radio_capture.as_path()),
@@ -167,7 +183,8 @@ impl Laboratory {
             plane: options.plane,
             is_choice_announced: options.is_choice_announced,
             is_enduring: options.is_enduring,
-            http: &addresses_of(&http),
+            is_open: options.is_open,
+            http: &addresses,
             topology: &topology,
             subscribers: &subscribers,
         }
@@ -196,13 +213,19 @@ impl Laboratory {
         let mut http = http;
         let mut lte = Process::new("lte", "lte", &directory.path, http.pop());
         lte.start(&topology, None)?;
+        if let Some(listener) = slf {
+            let mut process = Process::new("slf", "hss", &directory.path, Some(listener));
+            process.start(&topology, Some("hss"))?;
+            processes.insert("slf", process);
+        }
         for ((name, role, _), listener) in DAEMONS.into_iter().zip(http) {
             let mut process = Process::new(name, role, &directory.path, Some(listener));
             process.start(&topology, Some(name))?;
             processes.insert(name, process);
         }
         let socket = directory.path.join("radio.sock");
-        lte.wait_until_ready(Some(&|| socket.exists())).await?;
+        let captures = || !is_watched || radio_capture.exists();
+        lte.wait_until_ready(Some(&|| socket.exists() && captures())).await?;
         processes.insert("lte", lte);
         if let Some(capture) = &mut capture {
             capture.follow_radio(&radio_capture)?;
@@ -257,6 +280,11 @@ impl Laboratory {
             false => self.subscribers.stranger(),
         };
         Some(self.handsets.add(subscriber, &self.subscribers, model))
+    }
+
+    /// Adds a phone of a certain subscriber.
+    pub fn add_phone_of(&mut self, subscriber: usize, model: Model) -> usize {
+        self.handsets.add(subscriber, &self.subscribers, model)
     }
 
     /// Adds another bearer of that phone's subscriber, for emergency calls.

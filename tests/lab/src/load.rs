@@ -186,13 +186,18 @@ impl Generator {
     }
 }
 
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     (
         "load_and_leave",
         "all of a mix succeed; after --deregister no node knows anybody",
         load_and_leave,
     ),
     ("storm_after_an_outage", "every UE re-registers after an outage", storm_after_an_outage),
+    (
+        "killed_in_traffic",
+        "kill -9 of the P-CSCF while all re-register: all succeed, nobody registers anew",
+        killed_in_traffic,
+    ),
     (
         "slow_server",
         "a stopped P-CSCF makes attempts late, measured from when they were meant; the run is valid",
@@ -282,6 +287,58 @@ fn storm_after_an_outage(world: &mut LabWorld) -> Result<(), String> {
             brief(&report)
         )),
     }
+}
+
+/// ipsec.md: the associations and the registrations are there again before a phone has given up.
+fn killed_in_traffic(world: &mut LabWorld) -> Result<(), String> {
+    let ues = world.ask(|laboratory| laboratory.options.load.unwrap_or(0));
+    let model = format!(
+        "[[phase]]\nname = \"up\"\nseconds = 5\nper_second = {}\n\
+         arrivals = \"constant\"\nmix = {{ register = 1 }}\n\n\
+         [[phase]]\nname = \"rest\"\nseconds = 2\n\n\
+         [[phase]]\nname = \"all again\"\nstorm = \"reregister\"\nseconds = 5\nshare = 1.0\n",
+        ues / 5
+    );
+    let model = write_model(world, "killed", &model)?;
+    let options = ["--model", &model, "--late-after", LATE, "--require=success=100%"];
+    let (before, first) = (refreshed(world), vectors(world));
+    let generator = Generator::start(world, "killed", &options)?;
+    world.until("a third of them have re-registered", RUN_LIMIT, &mut |world| {
+        refreshed(world) - before > ues as f64 / 3.0
+    })?;
+    let taken = vectors(world);
+    let begin = Instant::now();
+    world.kill(Function::Pcscf);
+    world.start(Function::Pcscf);
+    let silence = begin.elapsed();
+    let known = world.metric(Function::Pcscf, "tessera_pcscf_registrations", &[]);
+    println!(
+        "      ready again {:.3} s after kill -9, {known} registrations",
+        silence.as_secs_f64()
+    );
+    let (status, report) = generator.end(RUN_LIMIT)?;
+    let [up, storm] = [0, 2].map(|stage| &report["stages"][stage]);
+    let registered = up["succeeded"].as_u64().unwrap_or(0);
+    let all_again = storm["offered"].as_u64() == Some(registered);
+    let challenged = vectors(world) - taken;
+    let is_whole = known == registered as f64 && taken - first == known;
+    match status == 0 && all_again && is_whole && challenged == 0.0 {
+        true => Ok(()),
+        false => Err(format!(
+            "status {status}, {registered} registered, {known} behind the crash, {challenged} \
+             challenged: {}",
+            brief(&report)
+        )),
+    }
+}
+
+/// How many REGISTERs the S-CSCFs have taken as refreshes.
+fn refreshed(world: &mut dyn World) -> f64 {
+    let labels = [("outcome", "refreshed")];
+    let at = |world: &mut dyn World, scscf| {
+        world.metric(scscf, "tessera_scscf_registers_total", &labels)
+    };
+    at(world, Function::Scscf1) + at(world, Function::Scscf2)
 }
 
 fn write_model(world: &LabWorld, name: &str, model: &str) -> Result<String, String> {

@@ -23,6 +23,7 @@ mod mobility;
 mod paths;
 mod processes;
 mod protected;
+mod schemes;
 mod server;
 mod subscribers;
 mod topology;
@@ -70,7 +71,7 @@ enum Verb {
         /// Re-registrations of the part `endurance`.
         #[arg(long, default_value_t = 1_000)]
         count: usize,
-        /// Of the parts `scenarios` and `load`, those alone whose name has this in it; may be given again.
+        /// Of all parts but `matrix` and `endurance`, those alone whose name has this in it; may be given again.
         #[arg(long, value_name = "NAME")]
         only: Vec<String>,
     },
@@ -207,6 +208,7 @@ fn run(line: CommonOptions, verb: Option<Verb>) -> Result<ExitCode, String> {
         is_ladder_printed: verb.is_none(),
         is_choice_announced: part == Some(Part::Matrix) || is_enduring,
         is_enduring,
+        is_open: part == Some(Part::Schemes),
         load,
         is_watched,
     };

@@ -12,6 +12,12 @@ const MNC: &str = "01";
 /// First digits of a telephone number, from the range that is kept for fiction.
 const MSISDN: &str = "1555010";
 
+/// The subscriber with a password, where other schemes than AKA are shown.
+pub const WITH_PASSWORD: usize = 0;
+pub const PASSWORD: &str = "of a test network";
+/// The one who is known by the address of the bearer.
+pub const BY_ADDRESS: usize = 1;
+
 /// So many cards exist; all but the last are known to the HSS.
 #[derive(Debug)]
 pub struct Subscribers {
@@ -40,6 +46,11 @@ impl Subscribers {
         })
     }
 
+    /// From here on, for phones that [`Subscribers::take`] gives.
+    pub fn begin_at(&mut self, number: usize) {
+        self.next = self.next.max(number);
+    }
+
     /// The card that the HSS does not know.
     pub fn stranger(&self) -> usize {
         self.cards.len() - 1
@@ -61,7 +72,8 @@ impl Subscribers {
     }
 
     /// What `hss subscriber import` reads.
-    pub fn provisioning(&self, has_application_server: bool) -> String {
+    /// `has_schemes`: [`WITH_PASSWORD`] and [`BY_ADDRESS`] have something else than a card.
+    pub fn provisioning(&self, has_application_server: bool, has_schemes: bool) -> String {
         // It hears of everybody, by criteria that the S-CSCFs share.
         let mut text = match has_application_server {
             true => "[[profile]]\nname = \"default\"\nshared_ifc_set_ids = [1]\n\n".to_owned(),
@@ -69,14 +81,24 @@ impl Subscribers {
         };
         let known = &self.cards[..self.cards.len() - 1];
         for (number, keys) in known.iter().enumerate() {
+            let secret = match number {
+                WITH_PASSWORD if has_schemes => {
+                    format!("scheme = \"digest\"\npassword = \"{PASSWORD}\"")
+                }
+                // Until its bearer is known: that of nobody.
+                BY_ADDRESS if has_schemes => {
+                    "scheme = \"early-ims\"\naddress = \"192.0.2.1\"".to_owned()
+                }
+                _ => {
+                    let (k, opc) = (hex(keys.k.expose()), hex(keys.opc.expose()));
+                    format!("k = \"{k}\"\nopc = \"{opc}\"")
+                }
+            };
             let _ = write!(
                 text,
-                "[[subscriber]]\nimsi = \"{}\"\nmnc_digits = \"2\"\nmsisdn = \"{}\"\n\
-                 k = \"{}\"\nopc = \"{}\"\n\n",
+                "[[subscriber]]\nimsi = \"{}\"\nmnc_digits = \"2\"\nmsisdn = \"{}\"\n{secret}\n\n",
                 Self::imsi(number),
                 Self::msisdn(number),
-                hex(keys.k.expose()),
-                hex(keys.opc.expose()),
             );
         }
         text

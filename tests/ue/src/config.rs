@@ -4,9 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::aka::digest::DigestAlgorithm;
 use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
 use common::node::Transport;
+use common::secret::Secret;
 
 use crate::isim::Isim;
 use crate::profile::Profile;
@@ -14,9 +16,25 @@ use crate::profile::Profile;
 /// Seconds that a UE asks for (TS 24.229 §5.1.1.2.1).
 pub const EXPIRES_SECONDS: u32 = 600_000;
 
+/// What AKA challenges a new phone answers.
+pub const AKA_ALGORITHMS: [DigestAlgorithm; 3] =
+    [DigestAlgorithm::AkaV1Md5, DigestAlgorithm::AkaV2Md5, DigestAlgorithm::AkaV2Sha256];
+
+/// What a UE shows that it is who it says with (TS 33.203).
+#[derive(Clone, Debug)]
+pub enum Authentication {
+    /// The card, by the first line of a challenge whose algorithm is among these (RFC 8760 §2.4).
+    Aka(&'static [DigestAlgorithm]),
+    /// SIP Digest (Annex N), in clear.
+    Password(Secret<String>),
+    /// The address of its bearer, and nothing else (Annex T): no Authorization at all, in clear.
+    Address,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
     pub isim: Isim,
+    pub authentication: Authentication,
     /// Given by the bearer.
     pub address: IpAddr,
     /// It offers ESP inside UDP, too, should there be a NAT (TS 33.203 Annex M).
@@ -87,6 +105,7 @@ impl Config {
     pub fn new(isim: Isim, address: IpAddr, pcscf: SocketAddr) -> Config {
         Config {
             isim,
+            authentication: Authentication::Aka(&AKA_ALGORITHMS),
             address,
             offers_udp_enc_tun: false,
             behind_nat: None,

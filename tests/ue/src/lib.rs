@@ -37,7 +37,7 @@ pub mod sets;
 pub mod tcp;
 pub mod watch;
 
-pub use config::{Config, Faults};
+pub use config::{AKA_ALGORITHMS, Authentication, Config, Faults};
 pub use event::{Cause, Event, InvalidChallenge, Kind, Watched};
 pub use isim::Isim;
 pub use phone::{Command, Dropped, Input, Output, Phone, Trace};

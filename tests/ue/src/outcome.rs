@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::aka::digest;
 use common::node::Now;
 use common::sip::address::Address;
 use common::sip::auth::DigestParameters;
@@ -13,7 +12,7 @@ use common::sip::message::Response;
 use crate::event::{Cause, Event, Kind};
 use crate::phone::{Output, Phone, Trace};
 use crate::register::{Attempt, Registration, Timer, seconds};
-use crate::request::host_port;
+use crate::request::{algorithm_of, host_port};
 
 /// Back-off after failed initial registrations (RFC 5626 §4.5).
 const BACK_OFF_BASE_SECONDS: u64 = 30;
@@ -48,7 +47,7 @@ impl Phone {
         let Some(attempt) = self.attempt.take() else { return Ok(()) };
         let granted = Duration::from_secs(u64::from(granted_seconds));
         self.take_into_use(now, &attempt, granted, out);
-        if attempt.res.is_some() {
+        if attempt.password.is_some() || self.has_password() {
             self.credentials = Some(attempt.authorization);
         }
         self.failures = 0;
@@ -77,7 +76,7 @@ impl Phone {
             identity,
             kind: attempt.kind,
             granted_seconds,
-            is_authenticated: attempt.res.is_some(),
+            is_authenticated: attempt.password.is_some(),
             is_protected: path.is_some(),
         }));
         if attempt.kind == Kind::Initial || !self.watches.contains_key(&identity) {
@@ -236,11 +235,13 @@ pub(crate) fn refresh_after(granted: Duration) -> Duration {
     if seconds > 1200 { Duration::from_secs(seconds - 600) } else { granted / 2 }
 }
 
-/// RFC 7616 §3.5: `rspauth`, where Authentication-Info has it, proves that the network knows RES.
+/// RFC 7616 §3.5: `rspauth`, where Authentication-Info has it, proves that the network knows the password.
 fn is_network_authentic(attempt: &Attempt, response: &Response) -> bool {
     let Some(line) = response.headers().get(Name::AuthenticationInfo) else { return true };
     let Ok(info) = DigestParameters::parse(&format!("Digest {line}")) else { return true };
-    let (Some(given), Some(res)) = (info.get("rspauth"), &attempt.res) else { return true };
+    let (Some(given), Some(password)) = (info.get("rspauth"), &attempt.password) else {
+        return true;
+    };
     let mut expected = attempt.authorization.clone();
     for name in ["qop", "nc", "cnonce"] {
         if let Some(value) = info.get(name) {
@@ -248,7 +249,10 @@ fn is_network_authentic(attempt: &Attempt, response: &Response) -> bool {
         }
     }
     expected.set("response", given);
-    digest::verify(&expected, res.expose(), "", response.body())
+    let Some(algorithm) = algorithm_of(&expected) else { return false };
+    let [username, realm] = ["username", "realm"].map(|name| expected.get(name).unwrap_or(""));
+    let ha1 = algorithm.ha1(username, realm, password.expose());
+    algorithm.verify(&expected, &ha1, "", response.body())
 }
 
 /// The Contact of a 200 that is this UE's.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::aka::digest::AkaNonce;
+use common::aka::digest::{AkaNonce, DigestAlgorithm};
 use common::aka::vector::CardAnswer;
 use common::ipsec::sa::{Keys, SetId};
 use common::node::Now;
@@ -14,6 +14,7 @@ use common::sip::header::Name;
 use common::sip::message::Response;
 use common::sip::security::mechanisms;
 
+use crate::config::Authentication;
 use crate::event::{Cause, Event, InvalidChallenge, Kind};
 use crate::phone::{Output, Phone};
 use crate::request::{self, Answer, Register};
@@ -83,8 +84,8 @@ pub struct Attempt {
     pub(crate) temporary: Option<SetId>,
     offered: Option<Offered>,
     pub(crate) authorization: DigestParameters,
-    /// RES of the challenge that was answered.
-    pub(crate) res: Option<Secret<Vec<u8>>>,
+    /// What a challenge was answered with: what AKA gave, or the user's own.
+    pub(crate) password: Option<Secret<Vec<u8>>>,
     invalid_challenges: u8,
     repeats: u8,
     reconnects: u8,
@@ -169,6 +170,9 @@ impl Phone {
             None => (self.new_call_id(), self.random.token(), self.first_cseq()),
         };
         let authorization = match (&self.credentials, over) {
+            (Some(credentials), None) if self.has_password() => {
+                self.used_again(credentials.clone())
+            }
             (Some(credentials), Some(_)) => credentials.clone(),
             (Some(credentials), None) if kind != Kind::Initial => credentials.clone(),
             _ => request::empty_authorization(&self.config),
@@ -187,7 +191,7 @@ impl Phone {
             temporary: None,
             offered: self.new_offer(),
             authorization,
-            res: None,
+            password: None,
             invalid_challenges: 0,
             repeats: 0,
             reconnects: 0,
@@ -226,7 +230,10 @@ impl Phone {
             cseq: attempt.cseq,
             expires_seconds: attempt.expires_seconds,
             contact: SocketAddr::new(self.config.own_address(), port),
-            authorization: &attempt.authorization,
+            authorization: match self.config.authentication {
+                Authentication::Address => None,
+                _ => Some(&attempt.authorization),
+            },
             security_client: security_client.as_deref(),
             security_verify: &security_verify,
             is_protected: path.is_some(),
@@ -297,7 +304,18 @@ impl Phone {
         if attempt.repeats >= REPEATS {
             return Err(Cause::Refused(401));
         }
-        let (challenge, nonce) = read_challenge(response).ok_or(Cause::UnknownChallenge)?;
+        let algorithms = match &self.config.authentication {
+            Authentication::Aka(algorithms) => *algorithms,
+            Authentication::Password(password) => {
+                let password = Secret::new(password.expose().clone().into_bytes());
+                let challenge = read_digest_challenge(response).ok_or(Cause::UnknownChallenge)?;
+                self.answer_challenge(now, &challenge, password, out);
+                return Ok(());
+            }
+            Authentication::Address => return Err(Cause::UnknownChallenge),
+        };
+        let read = read_challenge(response, algorithms);
+        let (challenge, nonce, algorithm) = read.ok_or(Cause::UnknownChallenge)?;
         match self.config.isim.card.answer(&nonce.rand, &nonce.autn) {
             CardAnswer::MacFailure => {
                 self.refuse(now, InvalidChallenge::Mac, &challenge, Answer::Empty, out)
@@ -307,10 +325,11 @@ impl Phone {
                 self.refuse(now, InvalidChallenge::Sqn, &challenge, answer, out)
             }
             CardAnswer::Success { res, ck, ik } => {
+                let password = algorithm.aka_password(res.expose(), ik.expose(), ck.expose());
                 if attempt.offered.is_some() && !self.agree(now, response, Keys { ck, ik }, out) {
                     return self.abandon(now, out);
                 }
-                self.answer_challenge(now, &challenge, res, out);
+                self.answer_challenge(now, &challenge, password, out);
                 Ok(())
             }
         }
@@ -329,7 +348,7 @@ impl Phone {
         self.drop_temporary(out);
         let cnonce = self.random.token();
         let offered = self.new_offer();
-        let authorization = request::authorization(&self.config, challenge, answer, &cnonce);
+        let authorization = request::authorization(&self.config, challenge, answer, (&cnonce, 1));
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
         let identity = attempt.identity;
         out.push(Output::Event(Event::ChallengeRefused { identity, reason }));
@@ -378,23 +397,39 @@ impl Phone {
         &mut self,
         now: Now,
         challenge: &DigestParameters,
-        res: Secret<Vec<u8>>,
+        password: Secret<Vec<u8>>,
         out: &mut Vec<Output>,
     ) {
         let cnonce = self.random.token();
-        let mut password = res.expose().clone();
+        let mut given = password.expose().clone();
         if self.config.faults.wrong_response {
-            password.reverse();
+            given.reverse();
         }
-        let answer = Answer::Response(&password);
-        let authorization = request::authorization(&self.config, challenge, answer, &cnonce);
+        let answer = Answer::Response(&given);
+        let authorization = request::authorization(&self.config, challenge, answer, (&cnonce, 1));
         let Some(attempt) = &mut self.attempt else { return };
         attempt.invalid_challenges = 0;
         attempt.repeats += 1;
         attempt.cseq += 1;
         attempt.authorization = authorization;
-        attempt.res = Some(res);
+        attempt.password = Some(password);
         self.send_register(now, out);
+    }
+
+    pub(crate) fn has_password(&self) -> bool {
+        matches!(self.config.authentication, Authentication::Password(_))
+    }
+
+    /// RFC 7616 §3.4: a nonce that was answered once is answered again, with the next count.
+    fn used_again(&mut self, credentials: DigestParameters) -> DigestParameters {
+        let Authentication::Password(password) = &self.config.authentication else {
+            return credentials;
+        };
+        let cnonce = self.random.token();
+        let count = credentials.get("nc").and_then(|text| u32::from_str_radix(text, 16).ok());
+        let Some(count) = count else { return request::empty_authorization(&self.config) };
+        let answer = Answer::Response(password.expose().as_bytes());
+        request::authorization(&self.config, &credentials, answer, (&cnonce, count + 1))
     }
 
     /// TS 24.229 §5.1.1.5.1: without a usable Security-Server this authentication is abandoned, and
@@ -452,7 +487,7 @@ impl Phone {
     pub(crate) fn drop_temporary(&mut self, out: &mut Vec<Output>) {
         if let Some(attempt) = &mut self.attempt {
             attempt.temporary = None;
-            attempt.res = None;
+            attempt.password = None;
         }
         if let Some(set) = self.sets.temporary() {
             self.remove_set(set, out);
@@ -460,7 +495,8 @@ impl Phone {
     }
 
     fn new_offer(&mut self) -> Option<Offered> {
-        if !self.config.ipsec || self.config.faults.no_security_client {
+        let is_aka = matches!(self.config.authentication, Authentication::Aka(_));
+        if !is_aka || !self.config.ipsec || self.config.faults.no_security_client {
             return None;
         }
         let in_tunnel_too = self.offers_udp_enc_tun();
@@ -477,14 +513,28 @@ impl Phone {
     }
 }
 
-/// The first challenge of AKAv1-MD5 with a realm and a nonce of RAND and AUTN (RFC 3310 §3.2).
-fn read_challenge(response: &Response) -> Option<(DigestParameters, AkaNonce)> {
+/// The first challenge of an algorithm that is known, with a realm and a nonce of RAND and AUTN
+/// (RFC 3310 §3.2, RFC 8760 §2.4).
+fn read_challenge(
+    response: &Response,
+    algorithms: &[DigestAlgorithm],
+) -> Option<(DigestParameters, AkaNonce, DigestAlgorithm)> {
     response.headers().lines(Name::WwwAuthenticate).find_map(|line| {
         let challenge = DigestParameters::parse(line).ok()?;
-        let is_aka = challenge.get("algorithm")?.eq_ignore_ascii_case("AKAv1-MD5");
-        challenge.get("realm").filter(|_| is_aka)?;
+        let algorithm = DigestAlgorithm::named(challenge.get("algorithm")?)?;
+        challenge.get("realm").filter(|_| algorithms.contains(&algorithm))?;
         let nonce = AkaNonce::decode(challenge.get("nonce")?)?;
-        Some((challenge, nonce))
+        Some((challenge, nonce, algorithm))
+    })
+}
+
+/// The first challenge of SIP Digest.
+fn read_digest_challenge(response: &Response) -> Option<DigestParameters> {
+    response.headers().lines(Name::WwwAuthenticate).find_map(|line| {
+        let challenge = DigestParameters::parse(line).ok()?;
+        request::algorithm_of(&challenge).filter(|one| !one.is_aka())?;
+        let is_whole = challenge.get("realm").is_some() && challenge.get("nonce").is_some();
+        is_whole.then_some(challenge)
     })
 }
 

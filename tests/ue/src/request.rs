@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use common::aka::digest;
+use common::aka::digest::{self, DigestAlgorithm};
 use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
 use common::sip::message::Request;
@@ -20,7 +20,8 @@ pub struct Register<'a> {
     pub expires_seconds: u32,
     /// hostport of Contact.
     pub contact: SocketAddr,
-    pub authorization: &'a DigestParameters,
+    /// Absent in early IMS security.
+    pub authorization: Option<&'a DigestParameters>,
     pub security_client: Option<&'a str>,
     /// Lines of the Security-Server that is verified; empty for none.
     pub security_verify: &'a [String],
@@ -70,7 +71,9 @@ impl Register<'_> {
         if let Some(access_network) = config.access_network.as_ref().filter(|_| is_told) {
             headers.append(Name::PAccessNetworkInfo, access_network);
         }
-        headers.append(Name::Authorization, &self.authorization.to_credentials());
+        if let Some(authorization) = self.authorization {
+            headers.append(Name::Authorization, &authorization.to_credentials());
+        }
         request
     }
 
@@ -126,7 +129,7 @@ pub fn empty_authorization(config: &Config) -> DigestParameters {
 /// How a challenge is answered.
 #[derive(Clone, Copy, Debug)]
 pub enum Answer<'a> {
-    /// RES (RFC 3310 §3.3).
+    /// With this password: what AKA has given (RFC 3310 §3.3, RFC 4169 §3), or the user's own.
     Response(&'a [u8]),
     /// MAC failure: nothing (TS 24.229 §5.1.1.5.3).
     Empty,
@@ -139,7 +142,7 @@ pub fn authorization(
     config: &Config,
     challenge: &DigestParameters,
     answer: Answer<'_>,
-    cnonce: &str,
+    (cnonce, nonce_count): (&str, u32),
 ) -> DigestParameters {
     let mut authorization = DigestParameters::default();
     authorization.set("username", &config.isim.impi);
@@ -151,7 +154,7 @@ pub fn authorization(
     authorization.set("uri", &home_uri(config));
     if let Some(qop) = challenge.get("qop").and_then(choose_qop) {
         authorization.set("qop", qop);
-        authorization.set("nc", "00000001");
+        authorization.set("nc", &format!("{nonce_count:08x}"));
         authorization.set("cnonce", cnonce);
     }
     let password: &[u8] = match answer {
@@ -160,7 +163,7 @@ pub fn authorization(
     };
     let response = match answer {
         Answer::Empty => Some(String::new()),
-        _ => digest::response(&authorization, password, "REGISTER", b""),
+        _ => response(&authorization, password),
     };
     // Realm and nonce were there, or the challenge would not have been read.
     authorization.set("response", &response.unwrap_or_default());
@@ -168,6 +171,18 @@ pub fn authorization(
         authorization.set("auts", &digest::encode_auts(auts));
     }
     authorization
+}
+
+fn response(authorization: &DigestParameters, password: &[u8]) -> Option<String> {
+    let algorithm = algorithm_of(authorization)?;
+    let (username, realm) = (authorization.get("username")?, authorization.get("realm")?);
+    let ha1 = algorithm.ha1(username, realm, password);
+    algorithm.response(authorization, &ha1, "REGISTER", b"")
+}
+
+/// RFC 7616 §3.3: MD5 where none is named.
+pub fn algorithm_of(parameters: &DigestParameters) -> Option<DigestAlgorithm> {
+    parameters.get("algorithm").map_or(Some(DigestAlgorithm::Md5), DigestAlgorithm::named)
 }
 
 /// `auth` when it is offered, else `auth-int`; none of others (RFC 7616 §3.3).
