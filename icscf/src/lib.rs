@@ -14,8 +14,6 @@
 //!
 //! Choice of an S-CSCF: [`selection`]. Nothing here is durable.
 //!
-//! NOT DONE: TS 24.229 §5.3.1.2: no Dx interface; a home network with several HSSs needs a
-//! Diameter agent in front of them.
 //! NOT DONE: TS 24.229 §5.3.2.1: no ENUM or breakout for telephone numbers unknown to the HSS:
 //! they are answered 404.
 

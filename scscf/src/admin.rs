@@ -13,7 +13,9 @@ use crate::{Job, Scscf};
 const HELP: &str = "commands:
   registrations     the first thousand registrations
   show IMPU         registrations of a public identity, with bindings
-  deregister IMPI   ends all registrations of a private identity and tells the HSS
+  deregister IMPI [rejected | deactivated | probation SECONDS]
+                    ends all registrations of a private identity and tells the HSS; the UE hears
+                    not to come again (rejected, the default), to come at once, or to come then
   reauthenticate IMPI [SECONDS]
                     the next REGISTER is challenged; with SECONDS, the registration ends by then
 ";
@@ -32,9 +34,13 @@ impl Scscf {
         let text = match words.as_slice() {
             ["registrations"] => self.list(now),
             ["show", public_identity] => self.show(now, public_identity),
-            ["deregister", private_identity] => {
-                return self.begin_command(now, id, private_identity, Job::Administer { id }, out);
-            }
+            ["deregister", private_identity, event @ ..] => match cause_of(event) {
+                Some(told) => {
+                    let job = Job::Administer { id, told };
+                    return self.begin_command(now, id, private_identity, job, out);
+                }
+                None => HELP.to_owned(),
+            },
             ["reauthenticate", private_identity] => {
                 let job = Job::Reauthenticate { id, within_seconds: None };
                 return self.begin_command(now, id, private_identity, job, out);
@@ -138,6 +144,19 @@ impl Scscf {
             true => "not registered\n".to_owned(),
             false => text,
         }
+    }
+}
+
+/// What watchers are to be told, by the operator's words (RFC 3680 §5.3).
+fn cause_of(words: &[&str]) -> Option<Cause> {
+    match words {
+        [] | ["rejected"] => Some(Cause::Rejected),
+        ["deactivated"] => Some(Cause::Deactivated),
+        ["probation", seconds] => {
+            let retry_after_seconds = seconds.parse().ok()?;
+            Some(Cause::Probation { retry_after_seconds })
+        }
+        _ => None,
     }
 }
 

@@ -33,6 +33,7 @@ enum Cause {
     Operator {
         id: u64,
         others: Vec<Impu>,
+        told: watch::Cause,
     },
     /// An application server without which there is no registration.
     ServerFailed,
@@ -53,7 +54,8 @@ impl Cause {
         match self {
             Cause::User(_) => watch::Cause::Unregistered,
             Cause::Expiry => watch::Cause::Expired,
-            Cause::Operator { .. } | Cause::ServerFailed => watch::Cause::Rejected,
+            Cause::Operator { told, .. } => *told,
+            Cause::ServerFailed => watch::Cause::Rejected,
         }
     }
 }
@@ -144,14 +146,14 @@ impl Scscf {
         &mut self,
         now: Now,
         private_identity: &Impi,
-        id: u64,
+        (id, told): (u64, watch::Cause),
         out: &mut Vec<Output>,
     ) {
         let held = self.registrations.of(private_identity).iter();
         let mut sets: Vec<_> = held.map(Registration::set).collect();
         match sets.pop() {
             Some(set) => {
-                let cause = Cause::Operator { id, others: sets };
+                let cause = Cause::Operator { id, others: sets, told };
                 self.ask_to_deregister(now, private_identity.clone(), set, cause, out);
             }
             None => {
@@ -278,7 +280,7 @@ impl Scscf {
                 self.say_goodbye(now, ended.as_ref(), out);
                 self.finish(now, &private_identity, out);
             }
-            Cause::Operator { id, mut others } => {
+            Cause::Operator { id, mut others, told } => {
                 self.stats.deregistration("operator");
                 tracing::info!(
                     procedure = "administrative deregistration",
@@ -289,7 +291,7 @@ impl Scscf {
                 );
                 self.say_goodbye(now, ended.as_ref(), out);
                 if let Some(set) = others.pop() {
-                    let cause = Cause::Operator { id, others };
+                    let cause = Cause::Operator { id, others, told };
                     return self.ask_to_deregister(now, private_identity, set, cause, out);
                 }
                 let text = format!("deregistered; the HSS says {detail}\n");

@@ -156,9 +156,10 @@ enum Job {
         set: Impu,
     },
     Terminate(Box<terminate::Terminating>),
-    /// An operator's `deregister`; the number is that of the command.
+    /// An operator's `deregister`; the number is that of the command, and watchers are told the cause.
     Administer {
         id: u64,
+        told: watch::Cause,
     },
     /// An application server without which there is no registration has failed.
     ServerFailed {
@@ -321,7 +322,9 @@ impl Scscf {
             Job::Reauthenticate { id, within_seconds } => {
                 self.reauthenticate(now, private_identity, id, within_seconds, out);
             }
-            Job::Administer { id } => self.deregister_by_operator(now, private_identity, id, out),
+            Job::Administer { id, told } => {
+                self.deregister_by_operator(now, private_identity, (id, told), out);
+            }
         }
     }
 

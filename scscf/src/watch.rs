@@ -22,6 +22,10 @@ pub enum Cause {
     Deactivated,
     /// The UE shall not come again (TS 24.229 §5.4.1.5).
     Rejected,
+    /// The UE shall come again, but not before so many seconds (RFC 3680 §5.3).
+    Probation {
+        retry_after_seconds: u32,
+    },
     /// Another S-CSCF tells the watchers, or nobody does (TS 29.228 §6.1.3).
     Silently,
 }
@@ -33,6 +37,7 @@ impl Cause {
             Cause::Expired => Event::Expired,
             Cause::Deactivated => Event::Deactivated,
             Cause::Rejected => Event::Rejected,
+            Cause::Probation { .. } => Event::Probation,
         }
     }
 
@@ -42,6 +47,7 @@ impl Cause {
             Cause::Unregistered | Cause::Expired | Cause::Silently => End::NoResource,
             Cause::Deactivated => End::Deactivated,
             Cause::Rejected => End::Rejected,
+            Cause::Probation { .. } => End::Probation,
         }
     }
 }
@@ -181,6 +187,9 @@ impl Scscf {
                 let mut contact = contact_of(aor, before, binding);
                 (contact.is_active, contact.event) = (false, event);
                 contact.expires_seconds = Some(0);
+                if let (Cause::Probation { retry_after_seconds }, false) = (cause, is_profile) {
+                    contact.retry_after_seconds = Some(u64::from(retry_after_seconds));
+                }
                 news.identities.insert(aor.clone());
                 news.gone.push(Gone {
                     aor: aor.clone(),

@@ -357,7 +357,7 @@ fn rtr(reason_code: ReasonCode) -> cx::Request {
 fn the_network_deregisters() {
     type Begin = fn(&mut Dialogue);
     type Case = (&'static str, Begin, Option<(Event, &'static str)>);
-    let cases: [Case; 6] = [
+    let cases: [Case; 8] = [
         (
             "expiry",
             |dialogue| {
@@ -373,6 +373,22 @@ fn the_network_deregisters() {
                 dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
             },
             Some((Event::Rejected, "rejected")),
+        ),
+        (
+            "operator, to come again at once",
+            |dialogue| {
+                dialogue.command(&["deregister", IMPI, "deactivated"]);
+                dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            Some((Event::Deactivated, "deactivated")),
+        ),
+        (
+            "operator, to come again later",
+            |dialogue| {
+                dialogue.command(&["deregister", IMPI, "probation", "90"]);
+                dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            Some((Event::Probation, "probation")),
         ),
         (
             "permanent termination",
@@ -419,6 +435,8 @@ fn the_network_deregisters() {
                 let notified = dialogue.notifies();
                 assert_eq!(notified.events(IMPU), [event], "{name}");
                 assert_eq!(notified.events(NUMBER), [event], "{name}");
+                let later = (event == Event::Probation).then_some(90);
+                assert_eq!(notified.contacts(IMPU)[0].retry_after_seconds, later, "{name}");
                 assert_eq!(notified.state, format!("terminated;reason={reason}"), "{name}");
             }
         }

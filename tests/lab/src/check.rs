@@ -154,6 +154,10 @@ impl World for LabWorld {
         self.ask(move |laboratory| laboratory.handsets.notified(ue))
     }
 
+    fn gruus(&mut self, ue: usize) -> Option<(String, String)> {
+        self.ask(move |laboratory| laboratory.handsets.gruus(ue))
+    }
+
     fn private_identity(&mut self, ue: usize) -> String {
         self.ask(move |laboratory| laboratory.handsets.private_identity(ue))
     }

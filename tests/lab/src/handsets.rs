@@ -201,6 +201,10 @@ impl Handsets {
         sets.map(Iterator::collect).unwrap_or_default()
     }
 
+    pub fn gruus(&self, number: usize) -> Option<(String, String)> {
+        self.handsets.get(number)?.phone.as_ref()?.registration(0)?.gruus()
+    }
+
     /// Of its card.
     pub fn private_identity(&self, number: usize) -> String {
         self.handsets.get(number).map_or_else(String::new, |handset| handset.isim.impi.clone())

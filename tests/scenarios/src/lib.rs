@@ -109,6 +109,8 @@ pub trait World {
     fn completed(&mut self, ue: usize) -> u64;
     /// How many documents of its registration's state this UE has got.
     fn notified(&mut self, ue: usize) -> u64;
+    /// The public and the temporary GRUU that it has got, if it has.
+    fn gruus(&mut self, ue: usize) -> Option<(String, String)>;
     /// Whose card is in it.
     fn private_identity(&mut self, ue: usize) -> String;
     /// An operator's command; what it answers is of no interest here.

@@ -23,6 +23,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "gruus_come_in_pairs",
+        shows: "a public GRUU that stays and hides the IMEI, a temporary one with each REGISTER",
+        run: gruus_come_in_pairs,
+        is_fault: false,
+    },
+    Scenario {
         name: "interval_too_brief_and_expiry",
         shows: "423 before a vector is spent, Min-Expires obeyed; then time ends it, and not before",
         run: interval_too_brief_and_expiry,
@@ -91,6 +97,25 @@ fn operator_asks_for_authentication(world: &mut dyn World) -> Result<(), String>
     ensure(took == 1.0, || format!("the refresh took {took} vectors"))?;
     let took = refreshes(world, ue)?;
     ensure(took == 0.0, || "the refresh behind it was challenged again".to_owned())
+}
+
+/// TS 24.229 §5.4.7A, RFC 5627.
+fn gruus_come_in_pairs(world: &mut dyn World) -> Result<(), String> {
+    let ue = world.add_phone(Phone::Good);
+    registers(world, ue)?;
+    let (public, temporary) = world.gruus(ue).ok_or("the phone has no GRUUs")?;
+    let is_hidden = public.contains(";gr=urn:uuid:") && !public.contains("imei");
+    ensure(is_hidden, || format!("public GRUU {public}"))?;
+    let user = temporary.split('@').next().unwrap_or_default();
+    let line = world.line(ue).ok_or("the phone has no bearer")?;
+    let name = line.impi.split('@').next().unwrap_or_default();
+    ensure(temporary.ends_with(";gr") && !user.contains(name), || {
+        format!("temporary GRUU {temporary}")
+    })?;
+    refreshes(world, ue)?;
+    let (stays, another) = world.gruus(ue).ok_or("the phone has lost its GRUUs")?;
+    ensure(stays == public, || format!("{public}, and then {stays}"))?;
+    ensure(another != temporary, || format!("{temporary} again"))
 }
 
 /// S-133: RFC 3261 §10.2.8, §10.3; TS 24.229 §5.4.1.2.1, §5.4.1.5.

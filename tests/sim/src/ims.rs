@@ -302,6 +302,10 @@ impl scenarios::World for Ims {
         self.world.phones[ue].notified()
     }
 
+    fn gruus(&mut self, ue: usize) -> Option<(String, String)> {
+        self.world.phones[ue].gruus()
+    }
+
     fn private_identity(&mut self, ue: usize) -> String {
         self.world.phones[ue].private_identity()
     }
@@ -519,6 +523,10 @@ impl Phone for Mobile {
 
     fn notified(&self) -> u64 {
         self.notified
+    }
+
+    fn gruus(&self) -> Option<(String, String)> {
+        self.phone.registration(0)?.gruus()
     }
 
     fn private_identity(&self) -> String {

@@ -67,6 +67,8 @@ pub trait Phone {
     fn completed(&self) -> u64;
     /// Documents of registration state that it has got.
     fn notified(&self) -> u64;
+    /// The public and the temporary GRUU that it has got.
+    fn gruus(&self) -> Option<(String, String)>;
     /// Of its card.
     fn private_identity(&self) -> String;
     /// SPIs of its inbound associations.

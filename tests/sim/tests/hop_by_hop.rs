@@ -209,6 +209,10 @@ impl Phone for Raw {
         0
     }
 
+    fn gruus(&self) -> Option<(String, String)> {
+        None
+    }
+
     fn private_identity(&self) -> String {
         String::new()
     }

@@ -48,6 +48,13 @@ pub struct Registration {
     pub temporary_gruu: Option<String>,
 }
 
+impl Registration {
+    /// The public GRUU and the last temporary one (RFC 5627 §4.2).
+    pub fn gruus(&self) -> Option<(String, String)> {
+        self.public_gruu.clone().zip(self.temporary_gruu.clone())
+    }
+}
+
 /// What waits for an answer: the REGISTER of that number, or the SUBSCRIBE for an identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wait {

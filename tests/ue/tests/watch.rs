@@ -221,6 +221,22 @@ fn the_network_deregisters() {
     }
 }
 
+/// RFC 3680 §5.3: `probation`: another one, when the network wants it, and not before.
+#[test]
+fn the_network_wants_it_later() {
+    let mut net = watching();
+    let (subscribe, contact) = subscribed(&mut net, 3_600);
+    let mut info = about(&contact, reginfo::Event::Probation, false, 0);
+    info.registrations[0].contacts[0].retry_after_seconds = Some(90);
+    assert_eq!(net.notified(&notify(&subscribe, 1, "terminated;reason=probation", &info)), 200);
+    assert!(net.events.contains(&Event::Lost { identity: 0 }));
+    net.advance(Duration::from_secs(89));
+    assert!(net.got.is_empty(), "{:?}", net.got);
+    net.advance(Duration::from_secs(1));
+    let register = net.request();
+    assert!(register.text.starts_with("REGISTER ") && register.set.is_none());
+}
+
 /// TS 24.229 §5.1.1.5A: `shortened`: registers again when half of what is left has passed.
 #[test]
 fn the_network_wants_it_sooner() {
