@@ -237,7 +237,7 @@ impl Scscf {
             Ok(contacts) => contacts,
             Err(refusal) => return Err((Box::new(incoming), refusal)),
         };
-        if contacts.wanted.iter().any(|one| self.leads_back(&one.address.uri, &public_identity)) {
+        if contacts.wanted.iter().any(|one| self.leads_back(&one.address.uri)) {
             return Err((Box::new(incoming), Refusal::ContactLeadsBack));
         }
         let visited = headers.get(Name::PVisitedNetworkId).and_then(visited_network);
@@ -298,12 +298,10 @@ impl Scscf {
         Ok((private_identity, public_identity, credentials))
     }
 
-    /// RFC 5627 §5.1: requests to a contact that is the public identity, or a GRUU, would come here again.
-    fn leads_back(&self, contact: &Uri, public_identity: &Impu) -> bool {
-        let has_port = contact.host_port.as_ref().is_some_and(|place| place.port.is_some());
-        self.is_home(contact)
-            && (contact.parameter("gr").is_some()
-                || (!has_port && contact.public_identity() == *public_identity))
+    /// RFC 5627 §5.1: requests to a contact that is a GRUU would come here again. The public identity alone
+    /// is what some phones write; requests find them by their Path.
+    fn leads_back(&self, contact: &Uri) -> bool {
+        self.is_home(contact) && contact.parameter("gr").is_some()
     }
 
     /// TS 24.229 §5.4.1.2.1: without credentials, To tells the private identity.
