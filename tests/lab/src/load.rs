@@ -231,7 +231,8 @@ fn load_and_leave(world: &mut LabWorld) -> Result<(), String> {
         "--model",
         &model,
         "--deregister",
-        "--profile=samsung-tab=2,qualcomm=1,qualcomm-compact=1",
+        "--profile=samsung-tab=2,samsung-two-offers=1,qualcomm=1,qualcomm-compact=1,\
+         huawei-six-offers=1,boghe=1",
         "--subscribe",
         "--late-after",
         LATE,

@@ -15,10 +15,11 @@ use bytes::Bytes;
 use common::ipsec::sa::{SaSet, SetId};
 use common::limits::Limits;
 use common::node::{Flow, Now, Output, Transport};
+use common::reginfo::RegInfo;
 use common::sip::address::Contact;
 use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
-use common::sip::message::{Headers, Message, Method};
+use common::sip::message::{Headers, Message, Method, Request};
 use common::sip::security::mechanisms;
 use common::sip::uri::{Host, Uri};
 use common::sip::via::Via;
@@ -169,7 +170,8 @@ impl Associations {
         let over = |(id, set): (&SetId, &Set)| (set.ends <= now).then_some(*id);
         let ended: Vec<SetId> = self.sets.iter().filter_map(over).collect();
         for place in self.places.values_mut() {
-            let Some(serving) = place.serving else { continue };
+            // Of what is over, nothing takes over.
+            let Some(serving) = place.serving.filter(|_| place.contact.is_some()) else { continue };
             let ends = self.sets.get(&serving).map_or(now, |set| set.ends);
             let newest = place.sets.last().copied().filter(|newest| *newest != serving);
             if ends <= now + TAIL && newest.is_some_and(|newest| self.sets[&newest].ends > now) {
@@ -197,7 +199,10 @@ impl Associations {
         let Some(mut set) = self.sets.remove(&id) else { return };
         if let Some(place) = self.places.get_mut(&set.owner) {
             place.sets.retain(|other| *other != id);
-            place.serving.take_if(|serving| *serving == id);
+            if place.serving == Some(id) {
+                // Of those that are left the one that the phone made last.
+                place.serving = place.sets.last().copied();
+            }
         }
         set.ends = set.ends.min(now);
         self.ended.insert(id, set);
@@ -400,6 +405,9 @@ impl Associations {
         if let Some(on) = on {
             self.spoken_on(now, on);
         }
+        if request.method() == Method::Notify && on.is_none() {
+            self.told(now, &request, out);
+        }
         if !is_register {
             return Ok(());
         }
@@ -438,6 +446,41 @@ impl Associations {
         };
         self.open.insert(key, open);
         Ok(())
+    }
+
+    /// TS 24.229 §5.2.5.2, D-14: what the P-CSCF itself watches is over; the associations stay for as long
+    /// as the UE may still be told.
+    fn told(&mut self, now: Now, notify: &Request, out: &[Output]) {
+        let is_own = out.iter().any(|output| match output {
+            Output::Sip { bytes, .. } => {
+                let read = Message::parse(bytes.clone(), &Limits::default());
+                matches!(read, Ok(Message::Response(response))
+                    if response.call_id() == notify.call_id() && response.status() == 200)
+            }
+            _ => false,
+        });
+        let Some(info) = RegInfo::parse(notify.body()).ok().filter(|_| is_own) else { return };
+        let about = |uri: &str| {
+            let uri = Uri::parse(uri).ok()?;
+            let all = info.registrations.iter().flat_map(|one| &one.contacts);
+            let own = all.filter(|contact| {
+                Uri::parse(&contact.uri).is_ok_and(|other| other.is_equivalent(&uri))
+            });
+            own.map(|contact| contact.is_active).reduce(|one, other| one || other)
+        };
+        let is_over = |(owner, place): (&Owner, &Place)| {
+            let (contact, _) = place.contact.as_ref()?;
+            (about(contact) == Some(false)).then(|| owner.clone())
+        };
+        for owner in self.places.iter().filter_map(is_over).collect::<Vec<_>>() {
+            *self.seen.entry("ended by the home network").or_default() += 1;
+            for set in self.sets.values_mut().filter(|set| set.owner == owner) {
+                set.ends = set.ends.min(now + TAIL);
+            }
+            if let Some(place) = self.places.get_mut(&owner) {
+                place.contact = None;
+            }
+        }
     }
 
     /// F-09, L-14: what comes on an old set is answered on the one in use.

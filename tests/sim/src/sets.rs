@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use common::random::Random;
-use scenarios::{Phone, Standing};
+use scenarios::{Function, Phone, Standing, World as _};
 
 use crate::ims::{Ims, Life, Options, other_address};
 use crate::network::Faults;
@@ -36,7 +36,7 @@ pub fn run(seed: u64, show: bool) -> (Ims, Result<BTreeMap<&'static str, u64>, S
         is_ipv6: draw.below(4) == 0,
         is_tcp: draw.below(4) == 0,
         life,
-        is_unwatched: true,
+        is_unwatched: draw.below(2) == 0,
     };
     let mut ims = Ims::new(seed, options);
     ims.world.ladder.is_on = show;
@@ -75,8 +75,18 @@ fn phases(
             at += if draw.below(3) == 0 { draw.below(3_000) } else { draw.below(90_000) };
         }
     }
-    let end = ims.world.now + Duration::from_secs(SECONDS);
-    ims.world.run(end, |_| false);
+    // Now and then the operator ends a registration; who watches it hears of that.
+    let begin = ims.world.now;
+    let mut ends: Vec<u64> = (0..draw.below(4)).map(|_| draw.below(SECONDS * 1_000)).collect();
+    ends.sort_unstable();
+    for at in ends {
+        ims.world.run(begin + Duration::from_millis(at), |_| false);
+        let who = ims.world.phones[draw.below(PHONES as u64) as usize].private_identity();
+        for scscf in [Function::Scscf1, Function::Scscf2] {
+            ims.command(scscf, &["deregister", &who]);
+        }
+    }
+    ims.world.run(begin + Duration::from_secs(SECONDS), |_| false);
     ims.world.network.faults = Faults::default();
     served(ims)?;
     let rest = ims.world.now + Duration::from_secs(REST_SECONDS);

@@ -29,6 +29,7 @@ fn seeds(range: std::ops::Range<u64>) {
         "authenticated again",
         "challenged again",
         "deregistered",
+        "ended by the home network",
         "moved",
         "moved to the new set",
         "refreshed",

@@ -255,7 +255,15 @@ fn a_compact_deregistration_in_clear_is_challenged_only() {
          Authorization: {digest}, {digest}\r\n\
          l: 0\r\n\r\n"
     );
-    let got = std::rc::Rc::default();
+    let got = answers(&mut ims, text);
+    assert!(got.first().is_some_and(|text| text.starts_with("SIP/2.0 401 ")), "{got:?}");
+    assert_eq!(ims.gauge("scscf1", "tessera_scscf_registrations", &[]), 1.0);
+    assert_eq!(ims.registered_at_hss(), 1);
+}
+
+/// What a phone without stack gets that sends this.
+fn answers(ims: &mut Ims, text: String) -> Vec<String> {
+    let got = std::rc::Rc::<std::cell::RefCell<Vec<String>>>::default();
     let address = IpAddr::from([10, 45, 9, 9]);
     let raw = Raw { address, sending: vec![text], got: std::rc::Rc::clone(&got) };
     let ue = ims.world.add_phone(Box::new(raw));
@@ -263,7 +271,100 @@ fn a_compact_deregistration_in_clear_is_challenged_only() {
     let until = ims.world.now + Duration::from_secs(5);
     ims.world.run(until, |_| false);
     let got = got.borrow();
-    assert!(got.first().is_some_and(|text| text.starts_with("SIP/2.0 401 ")), "{got:?}");
-    assert_eq!(ims.gauge("scscf1", "tessera_scscf_registrations", &[]), 1.0);
-    assert_eq!(ims.registered_at_hss(), 1);
+    got.clone()
+}
+
+const CHALLENGED: &str = "SIP/2.0 401 ";
+
+/// Habits of phones that do not make a REGISTER wrong, each after a message of a real one: all are
+/// challenged. The others get the answer that names what is missing.
+#[test]
+fn habits_of_phones() {
+    let user = format!("001010000000001@{HOME}");
+    let agree = "Require: sec-agree\r\nProxy-Require: sec-agree\r\n";
+    let offer = "Security-Client: ipsec-3gpp;alg=hmac-sha-1-96;ealg=null;spi-c=90001;spi-s=90002;\
+                 port-c=40001;port-s=40002\r\n";
+    let digest = format!(
+        "Authorization: Digest username=\"{user}\",realm=\"{HOME}\",uri=\"sip:{HOME}\",\
+         nonce=\"\",response=\"\"\r\n"
+    );
+    let plain = "Via: SIP/2.0/UDP 10.45.9.9:5060;branch=z9hG4bKa\r\n";
+    let contact = "Contact: <sip:10.45.9.9:40002>;expires=600000\r\n";
+    let secure = format!("{agree}{offer}{digest}");
+    let cases = [
+        ("nothing out of the ordinary", format!("{plain}{contact}{secure}"), CHALLENGED),
+        (
+            "an agreement is required, and nothing offered",
+            format!("{plain}{contact}{agree}{digest}"),
+            "SIP/2.0 494 ",
+        ),
+        (
+            "no agreement at all, behind a WLAN; the interval in both places; a branch without cookie",
+            format!(
+                "Via: SIP/2.0/UDP 10.45.9.9:5060;branch=4y479aZgQ6b15d63F;rport\r\n{contact}\
+                 Expires: 0\r\nP-Access-Network-Info: IEEE-802.11;i-wlan-node-id=34a84edc9615\r\n\
+                 {digest}"
+            ),
+            "SIP/2.0 421 ",
+        ),
+        (
+            "the same with an offer, and a Route to the P-CSCF itself",
+            format!(
+                "Via: SIP/2.0/UDP 10.45.9.9:5060;branch=4y479aZgQ6b15d63F;rport\r\n\
+                 Route: <sip:10.46.0.1:5060;lr>\r\n{contact}Expires: 600000\r\n{secure}"
+            ),
+            CHALLENGED,
+        ),
+        (
+            "for another compression and with parameters that nobody knows",
+            format!(
+                "v: SIP/2.0/UDP [::]:5060;test=1;comp=sigcomp;rport=254;ttl=457;branch=z9hG4bK12\r\n\
+                 m: <sip:001@[::]:5060;comp=sigcomp;transport=udp>;expires=600000;mobility=\"fixed\";\
+                 +g.3gpp.app%5fref=\"urn%3Ax\";\r\nTest-Header: 0\r\nu: talk, hold\r\n\
+                 k: path\r\nk: gruu, outbound, timer\r\nAllow: INVITE\r\nAllow: REFER\r\n\
+                 Expires12: 1983\r\n{secure}"
+            ),
+            CHALLENGED,
+        ),
+        (
+            "extensions that no registrar has, required",
+            format!("{plain}{contact}Require: pref, 100rel\r\n{secure}"),
+            "SIP/2.0 420 ",
+        ),
+        (
+            "six offers, the cell told in clear, q and audio",
+            format!(
+                "{plain}Contact: <sip:001@10.45.9.9:40002>;+g.3gpp.accesstype=\"cellular2\";audio;q=1.0\r\n\
+                 Expires: 600000\r\nP-Access-Network-Info: 3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=00101\r\n\
+                 {agree}{offer}Security-Client: ipsec-3gpp;alg=hmac-md5-96;ealg=des-ede3-cbc;prot=esp;\
+                 mod=trans;spi-c=90001;spi-s=90002;port-c=40001;port-s=40002\r\n{digest}"
+            ),
+            CHALLENGED,
+        ),
+        (
+            "a URI of another domain in the credentials that answer nothing yet",
+            format!("{plain}{contact}{secure}").replace(
+                &format!("uri=\"sip:{HOME}\""),
+                "uri=\"sip:ims.mnc021.mcc658.3gppnetwork.org\"",
+            ),
+            CHALLENGED,
+        ),
+        (
+            "no Contact parameters, no Supported, 3600 s in a header of its own",
+            format!("{plain}Contact: <sip:10.45.9.9:40002>\r\nExpires: 3600\r\n{secure}"),
+            CHALLENGED,
+        ),
+    ];
+    for (habit, middle, wanted) in cases {
+        let mut ims = Ims::new(11, Options::default());
+        ims.add(Kind::Good);
+        let text = format!(
+            "REGISTER sip:{HOME} SIP/2.0\r\nFrom: \"A\" <sip:{user}>;tag=1\r\nTo:   <sip:{user}>\r\n\
+             Call-ID: a@10.45.9.9\r\nCSeq: 201 REGISTER\r\nMax-Forwards: 70\r\n{middle}\
+             Content-Length: 0\r\n\r\n"
+        );
+        let got = answers(&mut ims, text);
+        assert!(got.first().is_some_and(|text| text.starts_with(wanted)), "{habit}: {got:?}");
+        assert_eq!(ims.gauge("scscf1", "tessera_scscf_registrations", &[]), 0.0, "{habit}");
+    }
 }

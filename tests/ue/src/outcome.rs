@@ -157,6 +157,13 @@ impl Phone {
             self.remove_set(set, out);
             self.lose_registrations(now, out);
         }
+        let is_unknown = matches!(cause, Cause::Refused(408 | 500 | 504))
+            && kind == Kind::Refresh
+            && retry_after_seconds.is_none();
+        if is_unknown && !self.config.automatic {
+            // TS 24.229 §5.1.1.4.1: what comes next is an initial registration.
+            self.forget_registration(identity);
+        }
         let is_lost = is_silent || matches!(cause, Cause::Refused(408 | 500 | 504));
         if kind == Kind::Initial && (is_lost || cause == Cause::Refused(305)) {
             self.pcscf = (self.pcscf + 1) % self.config.pcscfs.len().max(1);
