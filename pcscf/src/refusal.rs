@@ -25,8 +25,10 @@ pub enum Refusal {
     ForeignIdentity,
     /// Via names another address than the association's (TS 24.229 §5.2.2.1).
     ForeignAddress,
-    /// The home network challenges, but there is nothing to build associations from.
+    /// The home network challenges a refresh that offers nothing to build associations from.
     NothingToSecure,
+    /// It challenges the answer to a challenge: what was offered is used up.
+    ChallengedAgain,
     /// The challenge lacks ck or ik (registration.md P-10).
     NoKeys,
     /// The kernel refused the associations (ipsec.md F-12).
@@ -44,7 +46,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 18] = [
+    pub const ALL: [Refusal; 19] = [
         Refusal::NoAssociation,
         Refusal::Malformed,
         Refusal::BadExtension,
@@ -56,6 +58,7 @@ impl Refusal {
         Refusal::ForeignIdentity,
         Refusal::ForeignAddress,
         Refusal::NothingToSecure,
+        Refusal::ChallengedAgain,
         Refusal::NoKeys,
         Refusal::KernelRefused,
         Refusal::NotChallenged,
@@ -72,7 +75,9 @@ impl Refusal {
             Refusal::NoAssociation | Refusal::ForeignIdentity | Refusal::ForeignAddress => {
                 (403, "Forbidden")
             }
-            Refusal::NothingToSecure => (403, "No Security Agreement Offered"),
+            Refusal::ChallengedAgain => (403, "Forbidden"),
+            // Of a refresh; with this the UE registers anew (TS 24.229 §5.1.1.4.1).
+            Refusal::NothingToSecure => (500, "No Security Agreement Offered"),
             Refusal::BadExtension => (420, "Bad Extension"),
             Refusal::SecAgreeRequired => (421, "Extension Required"),
             Refusal::NoCommonAlgorithm
@@ -101,6 +106,7 @@ impl Refusal {
             Refusal::ForeignIdentity => "foreign_identity",
             Refusal::ForeignAddress => "foreign_address",
             Refusal::NothingToSecure => "nothing_to_secure",
+            Refusal::ChallengedAgain => "challenged_again",
             Refusal::NoKeys => "no_keys",
             Refusal::KernelRefused => "kernel_refused",
             Refusal::NotChallenged => "not_challenged",

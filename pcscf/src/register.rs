@@ -335,8 +335,13 @@ impl Pcscf {
             Err(refusal) => return self.give_up(now, incoming, attempt, refusal, out),
         };
         let Some(offer) = attempt.offer.clone() else {
-            if attempt.set.is_some() {
-                return self.give_up(now, incoming, attempt, Refusal::NothingToSecure, out);
+            let set = attempt.set.and_then(|id| self.security.get(id));
+            let refusal = set.map(|set| match set.is_established() {
+                true => Refusal::NothingToSecure,
+                false => Refusal::ChallengedAgain,
+            });
+            if let Some(refusal) = refusal {
+                return self.give_up(now, incoming, attempt, refusal, out);
             }
             return self.register_relay(now, incoming, &attempt, challenge, out);
         };

@@ -66,6 +66,11 @@ impl Pcscf {
         }
         let offer =
             self.choose(&security_client, set.nat.is_some()).ok_or(Refusal::NoCommonAlgorithm)?;
+        // What the set itself was made with: the UE has not seen the answer to its REGISTER, and sends it
+        // again by another connection, or refreshes with what it has always said. That is no new offer.
+        if set.is_made_with(&offer) {
+            return Ok(SecAgree { offer: None, security_client });
+        }
         if !self.security.may_follow(set, &offer) {
             return Err(Refusal::OfferCollides);
         }

@@ -103,6 +103,12 @@ impl Set {
         self.nat.unwrap_or(self.ue)
     }
 
+    /// The offer is the UE's end of this very set.
+    pub fn is_made_with(&self, offer: &Offer) -> bool {
+        (self.spis.uc, self.spis.us) == (offer.spi_c, offer.spi_s)
+            && (self.ports.uc, self.ports.us) == (offer.port_c, offer.port_s)
+    }
+
     fn has_spi_of(&self, offer: &Offer) -> bool {
         let has_spi = |spi| self.spis.uc == spi || self.spis.us == spi;
         has_spi(offer.spi_c) || has_spi(offer.spi_s)

@@ -521,7 +521,9 @@ fn old_and_new_set_live_side_by_side() {
     assert_eq!(lone.removed(), [old.id]);
 }
 
-/// TS 24.229 §5.2.2.1; A-05: an offer over an association must not repeat its ports or SPIs.
+/// TS 24.229 §5.2.2.1; A-05: an offer over an association must not repeat its ports or SPIs. All of them at
+/// once are no new offer: a UE sends its REGISTER again whose answer was lost with a connection. It may
+/// refresh with that, and cannot be challenged.
 #[test]
 fn an_offer_that_repeats_ports_is_refused() {
     let mut lone = Lone::new(Policy::Required);
@@ -534,11 +536,24 @@ fn an_offer_that_repeats_ports_is_refused() {
             3,
             600_000,
             "nonce=\"bm9uY2U=\", response=\"00\"",
-            &format!("Security-Client: {}\r\n", offer_text(FIRST)),
+            &format!("Security-Client: {}\r\n", offer_text(Offer { spi_uc: 99_001, ..FIRST })),
         ),
     );
     assert_eq!(lone.sent_response().1.status(), 494);
     assert_eq!(lone.refused("offer_collides"), 1);
+    let same = |cseq| {
+        let offer = format!("Security-Client: {}\r\n", offer_text(FIRST));
+        text(FIRST.us, cseq, 600_000, "nonce=\"bm9uY2U=\", response=\"00\"", &offer)
+    };
+    lone.from_ue(set.ports.uc, set.ports.ps, &same(4));
+    let forwarded = lone.sent_request();
+    lone.from_core(&accepted(&forwarded, FIRST.us, 3_600));
+    assert_eq!(lone.sent_response().1.status(), 200);
+    lone.from_ue(set.ports.uc, set.ports.ps, &same(5));
+    let forwarded = lone.sent_request();
+    lone.from_core(&challenge(&forwarded));
+    assert_eq!(lone.sent_response().1.status(), 500, "it has to register anew");
+    assert_eq!(lone.refused("nothing_to_secure"), 1);
 }
 
 /// ipsec.md A-05, L-04: a phone that restarted registers in clear with the same ports; the old set makes room.

@@ -64,7 +64,7 @@ pub(crate) enum Decision {
     Resynchronise([u8; 14]),
     Verify,
     Accept,
-    /// It is the refresh that made the binding what it is, once more.
+    /// It is the REGISTER that made the binding what it is, once more.
     Repeat,
     /// SIP Digest with a nonce that has been answered before.
     AcceptByNonce,
@@ -192,7 +192,8 @@ impl Refusal {
 }
 
 /// Protected, and each contact that it asks for is bound by a REGISTER of its very number, for the same
-/// interval, not longer ago than a UE repeats it. Not the answer to a challenge, which is good once.
+/// interval, not longer ago than a UE repeats it. Nothing of it is looked at again: who can send inside the
+/// associations has proved who it is.
 fn is_repeated(job: &Registering, registration: &Registration) -> bool {
     let request = job.incoming.request();
     let is_bound_by_it = |wanted: &crate::contacts::Wanted| {
@@ -206,8 +207,7 @@ fn is_repeated(job: &Registering, registration: &Registration) -> bool {
         })
     };
     let wanted = &job.contacts.wanted;
-    let was_refresh = registration.unchallenged > 0;
-    job.is_protected && was_refresh && !wanted.is_empty() && wanted.iter().all(is_bound_by_it)
+    job.is_protected && !wanted.is_empty() && wanted.iter().all(is_bound_by_it)
 }
 
 impl Scscf {
@@ -495,7 +495,7 @@ impl Scscf {
     }
 
     /// A proxy in front of us died with its transaction, after we had answered, and the UE has sent its
-    /// REGISTER again: it gets the answer again.
+    /// REGISTER again; or a proxy that had waited too long tries another way to us: it gets the answer again.
     ///
     /// DEVIATES: RFC 3261 §10.3 step 7 has it fail, because its CSeq is not higher than the binding's;
     /// the UE would take that for a registration that is lost, and begin anew.

@@ -291,7 +291,8 @@ fn another_call_id() {
     dialogue.rests();
 }
 
-/// TS 24.229 §5.4.1.2.2: a response is good once.
+/// TS 24.229 §5.4.1.2.2: a response is good once. Inside the associations that it made it can only be the
+/// UE, or a proxy on its way, that repeats it: the answer comes again, and nothing is done.
 #[test]
 fn a_replayed_answer() {
     let mut dialogue = Dialogue::new(config());
@@ -302,8 +303,10 @@ fn a_replayed_answer() {
     dialogue.replies_with(200);
     let before = dialogue.store.clone();
     dialogue.receives(&answer);
-    dialogue.replies_with(500);
+    let again = dialogue.replies_with(200);
+    assert_eq!(contacts(&again).len(), 1);
     assert_eq!(dialogue.store, before);
+    dialogue.asks_nothing();
     // Outside of the associations it is a new attempt, whatever it carries.
     let replay = answered(&challenge, &vector, 99, &[("\"yes\"", "\"no\""), ("ababab", "x")]);
     dialogue.receives(&replay);

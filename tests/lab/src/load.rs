@@ -293,12 +293,14 @@ fn storm_after_an_outage(world: &mut LabWorld) -> Result<(), String> {
 /// ipsec.md: the associations and the registrations are there again before a phone has given up.
 fn killed_in_traffic(world: &mut LabWorld) -> Result<(), String> {
     let ues = world.ask(|laboratory| laboratory.options.load.unwrap_or(0));
+    // So many a second as a small machine takes.
+    let seconds = (ues / 400).max(5);
     let model = format!(
-        "[[phase]]\nname = \"up\"\nseconds = 5\nper_second = {}\n\
+        "[[phase]]\nname = \"up\"\nseconds = {seconds}\nper_second = {}\n\
          arrivals = \"constant\"\nmix = {{ register = 1 }}\n\n\
          [[phase]]\nname = \"rest\"\nseconds = 2\n\n\
-         [[phase]]\nname = \"all again\"\nstorm = \"reregister\"\nseconds = 5\nshare = 1.0\n",
-        ues / 5
+         [[phase]]\nname = \"all again\"\nstorm = \"reregister\"\nseconds = {seconds}\nshare = 1.0\n",
+        ues / seconds
     );
     let model = write_model(world, "killed", &model)?;
     let options = ["--model", &model, "--late-after", LATE, "--require=success=100%"];

@@ -425,7 +425,11 @@ impl Associations {
         // TS 33.203 Annex M: in clear the Via tells the phone's own address.
         let via = headers.values(Name::Via).next().and_then(|via| Via::parse(via).ok());
         let own = match (on, via.map(|via| via.sent_by.host)) {
-            (None, Some(Host::Address(own))) => own,
+            (None, Some(Host::Address(own)))
+                if own.is_ipv4() == flow.remote.is_ipv4() && !own.is_unspecified() =>
+            {
+                own
+            }
             _ => flow.remote.ip(),
         };
         let bound = contacts(headers);
