@@ -2,7 +2,7 @@
 # The compiling steps of the Dockerfile: build.sh stand-ins|dependencies|programs BINARIES PACKAGES
 # Nothing is done where the programs come from elsewhere (BINARIES is not "build").
 set -eu
-[ "$2" = build ] || { mkdir -p /programs; exit 0; }
+[ "$1" = stand-ins ] || [ "$2" = build ] || { mkdir -p /programs; exit 0; }
 export CARGO_TERM_COLOR=never CARGO_INCREMENTAL=0
 
 # Empty crates in place of ours, with every test and benchmark that a manifest names; the lock file decides all versions.

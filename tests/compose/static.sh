@@ -33,6 +33,12 @@ for compose in "docker-compose" "docker compose"; do
 done
 if grep -nE '^ *privileged:' deploy/docker-compose.yml deploy/kubernetes -r; then exit 1; fi
 
+# What the Dockerfile compiles dependencies with: the manifests alone, and stand-ins for the crates.
+mkdir "$work/stand-ins"
+sed -n 's/^COPY \(.*\) [^ ]*$/\1/p' deploy/Dockerfile | sed '/build.sh/q' | xargs cp --parents -t "$work/stand-ins"
+(cd "$work/stand-ins" && deploy/build.sh stand-ins && cargo metadata --locked --no-deps --format-version 1 >/dev/null)
+ok "crates can be stood in for"
+
 # Units: programs in place of those that are not installed here. Exposure: 10 is everything, 0 nothing.
 mkdir "$work/units"
 for unit in deploy/systemd/*.service; do
