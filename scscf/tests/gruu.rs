@@ -136,21 +136,7 @@ fn watchers_are_told() {
     let (public, _) = registered(&mut dialogue);
     let response = refreshed(&mut dialogue, "CSeq: 27", "Call-ID: ababab");
     let (_, temporary) = gruus(&response).expect("GRUUs");
-    dialogue.receives(
-        "SUBSCRIBE sip:name@hims.net SIP/2.0\r\n\
-        Via: SIP/2.0/UDP 192.0.2.20:5060;branch=z9hG4bK0aab2\r\n\
-        Max-Forwards: 69\r\n\
-        Route: <sip:orig@scscf1.hims.net;lr>\r\n\
-        Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n\
-        From: <sip:name@hims.net>;tag=ue1\r\n\
-        To: <sip:name@hims.net>\r\n\
-        Call-ID: watch1\r\n\
-        CSeq: 1 SUBSCRIBE\r\n\
-        Contact: <sip:10.133.202.46:5064>\r\n\
-        Event: reg\r\n\
-        P-Asserted-Identity: <sip:name@hims.net>\r\n\
-        Content-Length: 0\r\n\r\n",
-    );
+    dialogue.receives(&subscribe(&[]));
     dialogue.replies_with(200);
     let notify = dialogue.requests("NOTIFY", PCSCF);
     assert!(notify.headers().has(Name::SubscriptionState));

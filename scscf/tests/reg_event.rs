@@ -15,28 +15,6 @@ use scscf::config::Documents;
 
 const NUMBER: &str = "tel:+11234567890";
 
-/// The SUBSCRIBE of a UE as its P-CSCF forwards it; that of a P-CSCF and others by changes.
-fn subscribe(changes: &[(&str, &str)]) -> String {
-    let text = "SUBSCRIBE sip:name@hims.net SIP/2.0\r\n\
-        Via: SIP/2.0/UDP 192.0.2.20:5060;branch=z9hG4bK0aab2\r\n\
-        Via: SIP/2.0/UDP 10.133.202.46:5064;branch=z9hG4bKs1\r\n\
-        Max-Forwards: 69\r\n\
-        Route: <sip:orig@scscf1.hims.net;lr>\r\n\
-        Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n\
-        From: <sip:name@hims.net>;tag=ue1\r\n\
-        To: <sip:name@hims.net>\r\n\
-        Call-ID: watch1\r\n\
-        CSeq: 1 SUBSCRIBE\r\n\
-        Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip\r\n\
-        Event: reg\r\n\
-        Expires: 600000\r\n\
-        Accept: application/reginfo+xml\r\n\
-        P-Asserted-Identity: <sip:name@hims.net>\r\n\
-        P-Charging-Vector: icid-value=\"icid2\";orig-ioi=\"Type 1vims.net\"\r\n\
-        Content-Length: 0\r\n\r\n";
-    changed(text, changes)
-}
-
 /// That of the P-CSCF, by the I-CSCF.
 const OF_PCSCF: [(&str, &str); 6] = [
     ("<sip:orig@scscf1.hims.net;lr>", "<sip:scscf1.hims.net;lr>"),
