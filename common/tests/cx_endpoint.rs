@@ -624,8 +624,9 @@ fn survives_a_hung_peer() {
     assert!(state.unwrap().labels.contains(&("watchdog", "okay".to_owned())), "{state:?}");
 }
 
-/// RFC 6733 §5.5.4: one of two HSSs hangs: questions take the other one when their peer's time is
-/// up, and go there directly once the watchdog has noticed.
+/// RFC 6733 §5.5.4: one of two HSSs hangs: the first question takes the other one when its peer's
+/// time is up, and those behind it go there directly, before and after the watchdog has noticed, also
+/// those that would rather have had that peer. When it is back, it serves again.
 #[test]
 fn leaves_a_hung_peer_for_another() {
     let mut world = trio();
@@ -633,14 +634,38 @@ fn leaves_a_hung_peer_for_another() {
     world.ask("scscf1", uar(), None, 1);
     world.run(4_000);
     assert!(world.outcome("scscf1", 1).is_ok());
-    world.run(62_000);
-    let before = world.now;
-    world.ask("scscf1", uar(), None, 2);
+    for (wait, preferred) in [(2, None), (3, Some("hss1.hims.net")), (4, None)] {
+        let before = world.now;
+        world.ask("scscf1", uar(), preferred, wait);
+        world.run(100);
+        assert!(world.outcome("scscf1", wait).is_ok());
+        let (at, _, answered) = world.at("scscf1").answers.last().unwrap();
+        assert_eq!(at.since(before), 2 * LATENCY);
+        assert_eq!(answered.as_ref().unwrap().origin_host, "hss2.hims.net");
+        assert_eq!(world.sent("scscf1", "hss1", 300, true).len(), 1);
+        world.run(if wait == 3 { 62_000 } else { 0 });
+    }
+    world.resume("hss1");
+    world.run(200_000);
+    world.ask("scscf1", uar(), None, 5);
     world.run(100);
-    assert!(world.outcome("scscf1", 2).is_ok());
-    let (at, _, answered) = world.at("scscf1").answers.last().unwrap();
-    assert_eq!(at.since(before), 2 * LATENCY);
-    assert_eq!(answered.as_ref().unwrap().origin_host, "hss2.hims.net");
+    assert_eq!(world.answered_by("scscf1", 5), "hss1.hims.net");
+}
+
+/// A peer that leaves one question alone and answers others is not silent.
+#[test]
+fn one_question_without_an_answer_is_no_silence() {
+    let mut world = trio();
+    world.at("hss1").is_slow = true;
+    world.ask("scscf1", uar(), None, 1);
+    world.run(1_000);
+    world.at("hss1").is_slow = false;
+    world.ask("scscf1", uar(), None, 2);
+    world.run(3_000);
+    assert_eq!(world.answered_by("scscf1", 1), "hss2.hims.net");
+    world.ask("scscf1", uar(), None, 3);
+    world.run(100);
+    assert_eq!(world.answered_by("scscf1", 3), "hss1.hims.net");
 }
 
 /// RFC 6733 §5.6.4: both open at once; the connection that the smaller Origin-Host opened survives,
@@ -1308,6 +1333,9 @@ fn redirected_to_the_next_one() {
     let moved = world.sent("icscf1", "hss1", 300, true)[0];
     assert_eq!(text(moved, base::DESTINATION_HOST), "hss1.hims.net");
     assert!(moved.header.flags & FLAG_RETRANSMITTED != 0);
+    world.ask("icscf1", uar(), None, 2);
+    world.run(100);
+    assert_eq!(world.answered_by("icscf1", 2), "hss1.hims.net", "at once");
 }
 
 /// RFC 6733 §6.1.8: redirects that go around, or to nobody we know, end the question.

@@ -146,14 +146,23 @@ pub fn migrate(connection: &Connection) -> Result<(), String> {
              use a newer program"
         ));
     }
-    for (place, step) in MIGRATIONS.iter().enumerate().skip(found as usize) {
-        let script =
-            format!("BEGIN IMMEDIATE; {step} PRAGMA user_version = {}; COMMIT;", place + 1);
-        connection.execute_batch(&script).map_err(|error| {
-            format!("cannot bring the database to version {}: {error}", place + 1)
-        })?;
+    if found == VERSION {
+        return Ok(());
     }
-    Ok(())
+    let wrong = |error| format!("cannot bring the database to version {VERSION}: {error}");
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(wrong)?;
+    // Another HSS on the same file may have been at it until now.
+    let steps = version(connection).and_then(|found| {
+        let steps = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0));
+        let script: String = steps.copied().collect();
+        let script = format!("{script} PRAGMA user_version = {VERSION}; COMMIT;");
+        connection.execute_batch(&script).map_err(wrong)
+    });
+    if steps.is_err() && !connection.is_autocommit() {
+        // The first error is what matters.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    steps
 }
 
 /// `PRAGMA user_version`: 0 for an empty file.

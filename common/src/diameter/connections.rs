@@ -208,6 +208,9 @@ impl<W> Endpoint<W> {
             true => watchdog::Event::ReceiveDwa,
             false => watchdog::Event::ReceiveNonDwa,
         };
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.is_heard(now);
+        }
         self.watchdog_event(now, key, sign_of_life, out);
         match (is_base, header.is_request()) {
             (true, _) => self.on_base_message(now, connection, at, key, message, out),

@@ -23,6 +23,8 @@ pub(super) struct Pending<W> {
     peer: u32,
     connection: ConnectionId,
     asked_at: Now,
+    /// To the peer that has it now.
+    sent_at: Now,
     pub(super) deadline: Now,
     /// Peers that had it before.
     pub(super) tried: Vec<u32>,
@@ -82,6 +84,7 @@ impl<W> Endpoint<W> {
             peer,
             connection,
             asked_at: now,
+            sent_at: now,
             deadline: now + limit,
             tried: Vec::new(),
             may_move: !matches!(destination, Destination::Only(_)),
@@ -175,6 +178,7 @@ impl<W> Endpoint<W> {
         pending.bytes = message::with_hop_by_hop(pending.bytes, hop_by_hop, set_flags);
         pending.peer = peer;
         pending.connection = connection;
+        pending.sent_at = now;
         out.push(Output::Diameter { connection, bytes: pending.bytes.clone() });
         let patience = Duration::from_millis(self.config.request_timeout_milliseconds.max(1));
         self.timers.set(Timer::Request(hop_by_hop), pending.deadline.min(now + patience));
@@ -261,6 +265,9 @@ impl<W> Endpoint<W> {
     /// RFC 6733 §5.5.4: one peer has had its time. Another one may have what is left.
     pub(super) fn on_request_timeout(&mut self, now: Now, hop_by_hop: u32, out: &mut Vec<Output>) {
         let Some(pending) = self.take(now, hop_by_hop, out) else { return };
+        if let Some(peer) = self.peers.get_mut(&pending.peer) {
+            peer.is_unanswered(pending.sent_at);
+        }
         if let Some(stuck) = self.move_on(now, pending, FLAG_RETRANSMITTED, out) {
             let took = now.since(stuck.asked_at);
             self.end(stuck.wait, stuck.command, Err(NoAnswer::Timeout), took);
@@ -362,7 +369,8 @@ impl<W> Endpoint<W> {
     }
 
     /// RFC 6733 §6.1.4, §6.1.6: the peer that gets a request: the one named, else the first that is
-    /// well, else the first that is proving itself.
+    /// well, else the first that is silent or proving itself. One that is only preferred gives way
+    /// to one that is better.
     fn choose(&self, destination: Destination, tried: &[u32]) -> Option<u32> {
         if self.is_draining {
             return None;
@@ -372,19 +380,28 @@ impl<W> Endpoint<W> {
             Destination::Realm => None,
             Destination::Preferred(host) | Destination::Only(host) => self.peer_named(host),
         };
-        if let Some(named) = named.filter(is_usable) {
-            return Some(named);
-        }
+        let named = named.filter(is_usable);
         let must_relay = matches!(destination, Destination::Only(_));
+        let rank_of = |key: u32| self.peers.get(&key).and_then(Peer::rank);
+        if named.is_some_and(|named| must_relay || rank_of(named) == Some(0)) {
+            return named;
+        }
         let has_configured = !self.config.peers.is_empty();
-        self.peers
+        let best = self
+            .peers
             .iter()
             .filter(|(key, _)| !tried.contains(key))
             .filter(|(_, peer)| peer.is_configured() || !has_configured || must_relay)
             .filter(|(_, peer)| must_relay || !peer.is_by_name_only())
             .filter(|(_, peer)| !must_relay || peer.is_relay())
             .filter_map(|(key, peer)| peer.rank().map(|rank| (rank, *key)))
-            .min()
-            .map(|(_, key)| key)
+            .min();
+        match (named, best) {
+            (Some(named), Some((rank, _))) if rank_of(named).is_some_and(|own| own <= rank) => {
+                Some(named)
+            }
+            (named, None) => named,
+            (_, Some((_, key))) => Some(key),
+        }
     }
 }

@@ -47,6 +47,10 @@ pub(super) struct Peer {
     pub probed_at: Option<Now>,
     /// Requests sent to it and not ended.
     pub outstanding: usize,
+    /// When anything came from it last.
+    pub heard_at: Option<Now>,
+    /// A request to it had no answer in its time, and nothing else came from it since it was sent.
+    pub is_silent: bool,
 }
 
 #[derive(Debug)]
@@ -76,6 +80,8 @@ impl Peer {
             is_unwanted: false,
             probed_at: None,
             outstanding: 0,
+            heard_at: None,
+            is_silent: false,
         }
     }
 
@@ -92,16 +98,28 @@ impl Peer {
         }
     }
 
-    /// RFC 3539 §3.4: requests go to peers in OKAY.
+    /// RFC 3539 §3.4: requests go to peers in OKAY. The lower, the better.
     ///
     /// DEVIATES: a peer in REOPEN takes them when there is no other, because it has answered a
-    /// CER at least, and the alternative is no service for two intervals.
+    /// CER at least, and the alternative is no service for two intervals. One that is silent comes
+    /// behind the others before the watchdog knows: every request would wait its time for it.
     pub fn rank(&self) -> Option<u8> {
-        match self.watchdog.state {
-            watchdog::State::Okay if self.state.is_open() => Some(0),
-            watchdog::State::Reopen if self.state.is_open() => Some(1),
-            _ => None,
-        }
+        let rank = match self.watchdog.state {
+            watchdog::State::Okay if self.state.is_open() => 0,
+            watchdog::State::Reopen if self.state.is_open() => 1,
+            _ => return None,
+        };
+        Some(if self.is_silent { rank + 2 } else { rank })
+    }
+
+    pub fn is_heard(&mut self, now: Now) {
+        self.heard_at = Some(now);
+        self.is_silent = false;
+    }
+
+    /// A request that was sent then has had no answer in its time.
+    pub fn is_unanswered(&mut self, sent_at: Now) {
+        self.is_silent |= self.heard_at.is_none_or(|heard_at| heard_at < sent_at);
     }
 
     pub fn is_by_name_only(&self) -> bool {

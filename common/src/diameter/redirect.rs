@@ -134,18 +134,18 @@ impl<W> Endpoint<W> {
         set_flags: u8,
         out: &mut Vec<Output>,
     ) -> Option<Pending<W>> {
-        while let Some(host) = hosts.pop_front() {
-            let peer = self.peer_named(&host).filter(|key| {
-                let is_usable = self.peers.get(key).is_some_and(|peer| peer.rank().is_some());
-                is_usable && !pending.tried.contains(key)
-            });
-            let Some(peer) = peer else { continue };
+        let usable = hosts.iter().enumerate().filter_map(|(place, host)| {
+            let key = self.peer_named(host).filter(|key| !pending.tried.contains(key))?;
+            let rank = self.peers.get(&key)?.rank()?;
+            Some((rank, place, key))
+        });
+        let Some((_, place, peer)) = usable.min() else { return Some(pending) };
+        if let Some(host) = hosts.remove(place) {
             self.name_destination(&mut pending, &host);
-            pending.hosts = hosts;
-            self.send(now, pending, peer, set_flags, out);
-            return None;
         }
-        Some(pending)
+        pending.hosts = hosts;
+        self.send(now, pending, peer, set_flags, out);
+        None
     }
 }
 

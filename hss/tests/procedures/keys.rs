@@ -116,6 +116,47 @@ fn a_fault_takes_back_its_own_writes_only() {
     assert_eq!(world.sqn(ALICE), sqn);
 }
 
+/// HSSs that start at the same time on a new file, or on one of an older program.
+#[test]
+fn several_programs_make_one_database() {
+    let file = File::new("made");
+    drop(file.open());
+    std::thread::scope(|scope| {
+        let starting = [(); 4].map(|()| scope.spawn(|| Database::new(file.open()).map(drop)));
+        for started in starting {
+            assert_eq!(started.join().unwrap(), Ok(()));
+        }
+    });
+}
+
+/// TS 33.102 Annex C: however many HSSs share the database, no sequence number is given twice, and
+/// none is lower than one before it.
+#[test]
+fn two_hsss_never_give_one_number_twice() {
+    let file = File::new("two");
+    drop(World::on(file.open()));
+    let given = std::sync::Mutex::new(Vec::new());
+    let ask = || {
+        let mut world = open(&file);
+        let mut served = 0;
+        while served < 50 {
+            if world.mar(S1).is_ok() {
+                // Nobody else writes before the turn ends.
+                given.lock().unwrap().push(world.sqn(ALICE));
+                served += 1;
+            }
+            world.database.commit().unwrap();
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(ask);
+        scope.spawn(ask);
+    });
+    let given = given.into_inner().unwrap();
+    assert_eq!(given.len(), 100);
+    assert!(given.is_sorted_by(|before, after| before < after), "{given:?}");
+}
+
 /// Another program that writes for long costs one wait in a turn, not one for each request; reading
 /// goes on, and the next turn tries again.
 #[test]

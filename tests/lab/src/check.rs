@@ -99,9 +99,43 @@ impl LabWorld {
         self.http.get("lte").copied()
     }
 
-    /// Of a process that scenarios have no name for.
+    /// Also of a process that scenarios have no name for, as the following.
     pub fn metric_of(&self, process: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.http.get(process).map_or(0.0, |at| processes::metric(*at, name, labels))
+    }
+
+    pub fn command_process(&self, process: &str, words: &[&str]) {
+        let Some(address) = self.http.get(process) else { return };
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        if let Err(error) = client::command(Some(*address), &words) {
+            eprintln!("{process}: {error}");
+        }
+    }
+
+    pub fn kill_process(&self, process: &'static str) {
+        self.ask(move |laboratory| {
+            if let Some(process) = laboratory.processes.get_mut(process) {
+                process.kill();
+            }
+        });
+    }
+
+    /// Returns when it is ready.
+    pub fn start_process(&self, process: &'static str) {
+        let started = self.ask(move |laboratory| laboratory.start_again(process).err());
+        if let Some(error) = started {
+            eprintln!("{error}");
+            return;
+        }
+        let Some(address) = self.http.get(process) else { return };
+        let begin = Instant::now();
+        while begin.elapsed() < RESTART_LIMIT {
+            let answer = processes::fetch(*address, "/readyz", READY_PATIENCE);
+            if answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+                return;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
     }
 }
 
@@ -163,11 +197,7 @@ impl World for LabWorld {
     }
 
     fn command(&mut self, of: Function, words: &[&str]) {
-        let Some(address) = self.http.get(of.name()) else { return };
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        if let Err(error) = client::command(Some(*address), &words) {
-            eprintln!("{}: {error}", of.name());
-        }
+        self.command_process(of.name(), words);
     }
 
     fn metric(&mut self, of: Function, name: &str, labels: &[(&str, &str)]) -> f64 {
@@ -191,28 +221,11 @@ impl World for LabWorld {
     }
 
     fn kill(&mut self, function: Function) {
-        self.ask(move |laboratory| {
-            if let Some(process) = laboratory.processes.get_mut(function.name()) {
-                process.kill();
-            }
-        });
+        self.kill_process(function.name());
     }
 
     fn start(&mut self, function: Function) {
-        let started = self.ask(move |laboratory| laboratory.start_again(function.name()).err());
-        if let Some(error) = started {
-            eprintln!("{error}");
-            return;
-        }
-        let Some(address) = self.http.get(function.name()) else { return };
-        let begin = Instant::now();
-        while begin.elapsed() < RESTART_LIMIT {
-            let answer = processes::fetch(*address, "/readyz", READY_PATIENCE);
-            if answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-                return;
-            }
-            std::thread::sleep(LOOK_INTERVAL);
-        }
+        self.start_process(function.name());
     }
 
     fn hang(&mut self, function: Function, hangs: bool) {

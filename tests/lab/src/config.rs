@@ -23,8 +23,10 @@ pub const PROTECTED_CLIENT_PORTS: [u16; 8] = [5100, 5101, 5102, 5103, 5104, 5105
 /// The shortest registration: somebody waits for its end.
 const EXPIRES_MIN_SECONDS: u32 = 3;
 
-/// Where the SLF listens, beside the HSS.
+/// Where the HSS listens, and beside it the SLF and another HSS on the same database.
+const HSS_PORT: u16 = 3868;
 const SLF_PORT: u16 = 3869;
+const SECOND_HSS_PORT: u16 = 3870;
 /// What an S-CSCF takes only when it is told to.
 const OTHER_SCHEMES: &str = "algorithms = [\"AKAv2-SHA-256\", \"AKAv2-MD5\", \"AKAv1-MD5\"]\n\
                              digest = true\nearly_ims = true\n";
@@ -63,7 +65,7 @@ pub struct Settings<'a> {
     pub is_choice_announced: bool,
     /// Every other REGISTER is challenged, and replaced sets end soon.
     pub is_enduring: bool,
-    /// Everything is allowed that is off by default, and an SLF stands in front of the HSS.
+    /// Everything is allowed that is off by default, and an SLF stands in front of two HSSs.
     pub is_open: bool,
     /// Where each daemon is asked and commanded.
     pub http: &'a BTreeMap<&'static str, SocketAddr>,
@@ -80,8 +82,9 @@ impl Settings<'_> {
         for name in ["scscf1", "scscf2"] {
             self.file(&format!("{name}.toml"), &self.scscf(name))?;
         }
-        self.file("hss.toml", &self.hss())?;
+        self.file("hss.toml", &self.hss("hss", HSS_PORT))?;
         if self.is_open {
+            self.file("hss2.toml", &self.hss("hss2", SECOND_HSS_PORT))?;
             self.file("slf.toml", &self.slf())?;
         }
         self.file("as.toml", &self.application_server())?;
@@ -226,25 +229,28 @@ impl Settings<'_> {
         format!("name = \"as.{HOME_DOMAIN}\"\nlisten = \"{at}\"\n")
     }
 
-    fn hss(&self) -> String {
+    /// All of them on one database.
+    fn hss(&self, name: &str, port: u16) -> String {
         format!(
             "database = {}\nkey_file = {}\nlog_identities = true\n\n\
-             {}{}[diameter]\nidentity = \"hss.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
+             {}{}[diameter]\nidentity = \"{name}.{HOME_DOMAIN}\"\nrealm = \"{HOME_DOMAIN}\"\n\
              listen = \"{}\"\n",
             quoted_path(&self.directory.join("hss.db")),
             quoted_path(&self.directory.join("hss.key")),
             self.log("info"),
-            self.http("hss"),
-            self.core("hss", 3868),
+            self.http(name),
+            self.core("hss", port),
         )
     }
 
-    /// In the namespace of the HSS, on a port of its own; it sends everybody there.
+    /// In the namespace of the HSS, on a port of its own; it sends everybody to the first HSS, and to
+    /// the other one when that is away.
     fn slf(&self) -> String {
         format!(
             "log_identities = true\n\n{}{}[diameter]\nidentity = \"slf.{HOME_DOMAIN}\"\n\
              realm = \"{HOME_DOMAIN}\"\nlisten = \"{}\"\n\n\
-             [slf]\n[[slf.routes]]\nidentities = [\"*\"]\nhosts = [\"aaa://hss.{HOME_DOMAIN}\"]\n",
+             [slf]\n[[slf.routes]]\nidentities = [\"*\"]\n\
+             hosts = [\"aaa://hss.{HOME_DOMAIN}\", \"aaa://hss2.{HOME_DOMAIN}\"]\n",
             self.log("info"),
             self.http("slf"),
             self.core("hss", SLF_PORT),
@@ -268,7 +274,10 @@ impl Settings<'_> {
         let peers = match self.is_open {
             true => format!(
                 "{{ host = \"{hss}\", port = {SLF_PORT} }}, \
-                 {{ identity = \"hss.{HOME_DOMAIN}\", host = \"{hss}\", by_name_only = true }}"
+                 {{ identity = \"hss.{HOME_DOMAIN}\", host = \"{hss}\", port = {HSS_PORT}, \
+                 by_name_only = true }}, \
+                 {{ identity = \"hss2.{HOME_DOMAIN}\", host = \"{hss}\", \
+                 port = {SECOND_HSS_PORT}, by_name_only = true }}"
             ),
             false => format!("{{ host = \"{hss}\" }}"),
         };

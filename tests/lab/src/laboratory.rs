@@ -70,8 +70,9 @@ pub struct Options {
     pub is_watched: bool,
 }
 
-/// Port of the HTTP of the SLF on the host, where there is one.
-const SLF_HTTP_PORT: u16 = 9308;
+/// What runs beside the HSS, in its namespace, where everything is allowed: the name, and the port of
+/// its HTTP on the host.
+const BESIDE_THE_HSS: [(&str, u16); 2] = [("hss2", 9309), ("slf", 9308)];
 /// Port of the HTTP of the LTE transport on the host.
 pub const LTE_PORT: u16 = 9307;
 
@@ -167,12 +168,13 @@ impl Laboratory {
             .map_err(|error| format!("{}: {error}", captures.display()))?;
         let mut subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
         let mut addresses = addresses_of(&http);
-        let slf = match options.is_open {
-            true => Some(processes::open_http(SLF_HTTP_PORT)?),
-            false => None,
-        };
-        if let Some(address) = slf.as_ref().and_then(|listener| listener.local_addr().ok()) {
-            addresses.insert("slf", address);
+        let mut beside = Vec::new();
+        if options.is_open {
+            for (name, port) in BESIDE_THE_HSS {
+                let listener = processes::open_http(port)?;
+                addresses.extend(listener.local_addr().map(|address| (name, address)));
+                beside.push((name, listener));
+            }
             subscribers.begin_at(FIRST_WITH_CARD);
         }
         Settings {
@@ -213,10 +215,10 @@ impl Laboratory {
         let mut http = http;
         let mut lte = Process::new("lte", "lte", &directory.path, http.pop());
         lte.start(&topology, None)?;
-        if let Some(listener) = slf {
-            let mut process = Process::new("slf", "hss", &directory.path, Some(listener));
+        for (name, listener) in beside {
+            let mut process = Process::new(name, "hss", &directory.path, Some(listener));
             process.start(&topology, Some("hss"))?;
-            processes.insert("slf", process);
+            processes.insert(name, process);
         }
         for ((name, role, _), listener) in DAEMONS.into_iter().zip(http) {
             let mut process = Process::new(name, role, &directory.path, Some(listener));
@@ -305,7 +307,10 @@ impl Laboratory {
     /// Starts a daemon again that was killed.
     pub fn start_again(&mut self, name: &str) -> Result<(), String> {
         let process = self.processes.get_mut(name).ok_or_else(|| format!("no process {name}"))?;
-        let namespace = process.name;
+        let namespace = match BESIDE_THE_HSS.iter().any(|(beside, _)| *beside == name) {
+            true => "hss",
+            false => process.name,
+        };
         process.start(&self.topology, Some(namespace))
     }
 
@@ -390,7 +395,7 @@ impl Laboratory {
     pub async fn stop(mut self) -> Vec<String> {
         self.settle_for(SETTLING * 2).await;
         let mut complaints = std::mem::take(&mut self.casualties);
-        for name in ["pcscf", "icscf", "scscf1", "scscf2", "as", "hss", "lte"] {
+        for name in ["pcscf", "icscf", "scscf1", "scscf2", "as", "slf", "hss2", "hss", "lte"] {
             if let Some(process) = self.processes.get_mut(name)
                 && let Err(complaint) = process.stop().await
             {

@@ -1,6 +1,6 @@
 //! `lab check schemes`: what an operator has to switch on. The S-CSCFs offer AKAv2 (RFC 4169) with SHA-256
 //! (RFC 8760), SIP Digest and early IMS security (TS 33.203 Annex N, Annex T); an SLF stands in front of
-//! the HSS (Dx).
+//! two HSSs (Dx), which share a database.
 
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use scenarios::{Function, Standing, World, ensure};
 use ue::{AKA_ALGORITHMS, Authentication};
 
 use crate::check::{Check, LabWorld, Tell, Wanted, run_all};
+use crate::config::HOME_DOMAIN;
 use crate::decode::What;
 use crate::handsets::Model;
 use crate::subscribers::{BY_ADDRESS, PASSWORD, WITH_PASSWORD};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 9] = [
     ("akav2_sha_256", "the first line of the challenge is answered, inside IPsec", |world| {
         registers_by_card(world, &[DigestAlgorithm::AkaV2Sha256])
     }),
@@ -38,6 +39,12 @@ const CHECKS: [Check; 7] = [
         early_ims,
     ),
     ("slf", "all of this was asked by way of redirects; an RTR finds its way back", slf),
+    (
+        "hss_is_killed",
+        "registrations, refreshes and RTR go by way of the other HSS, and back when that is killed",
+        hss_is_killed,
+    ),
+    ("hss_hangs", "who registers while it hangs is served by the other HSS", hss_hangs),
 ];
 
 pub fn run(world: &mut LabWorld, wanted: &Wanted, tell: &mut Tell<'_>) -> bool {
@@ -117,8 +124,7 @@ fn slf(world: &mut LabWorld) -> Result<(), String> {
     let redirected =
         |world: &LabWorld, of: &str| world.metric_of(of, "tessera_diameter_redirects_total", &[]);
     let before = redirected(world, "icscf");
-    let ue = world.ask(|laboratory| laboratory.add_phone(true, Model::default()));
-    let ue = ue.ok_or("no subscriber")?;
+    let ue = add_with_card(world).ok_or("no subscriber")?;
     register(world, ue)?;
     ensure(redirected(world, "icscf") > before, || "the I-CSCF was not redirected".to_owned())?;
     let at_scscfs = redirected(world, "scscf1") + redirected(world, "scscf2");
@@ -130,6 +136,69 @@ fn slf(world: &mut LabWorld) -> Result<(), String> {
     world.until("the phone knows that it is deregistered", PATIENCE, &mut |world| {
         world.standing(ue) != Standing::Registered
     })
+}
+
+/// RFC 6733 §5.5.4: one HSS is enough, whichever it is, also for who was registered by the other one.
+fn hss_is_killed(world: &mut LabWorld) -> Result<(), String> {
+    let phones: Vec<usize> = (0..2).filter_map(|_| add_with_card(world)).collect();
+    let &[stays, goes] = &phones[..] else { return Err("no subscriber".to_owned()) };
+    register(world, stays)?;
+    register(world, goes)?;
+    for (dead, alive) in [("hss", "hss2"), ("hss2", "hss")] {
+        let served = |world: &LabWorld, command: &str| {
+            let labels = [("command", command)];
+            world.metric_of(alive, "tessera_hss_requests_total", &labels)
+        };
+        let before = ["UAR", "MAR", "SAR"].map(|command| served(world, command));
+        world.kill_process(dead);
+        let completed = world.completed(stays);
+        world.reregister(stays);
+        world.until("the refresh", PATIENCE, &mut |world| world.completed(stays) > completed)?;
+        let is_kept = world.standing(stays) == Standing::Registered;
+        ensure(is_kept, || format!("without {dead} the refresh has failed"))?;
+        let who = world.private_identity(goes);
+        world.command_process(alive, &["rtr", &who]);
+        world.until("the phone knows that it is deregistered", PATIENCE, &mut |world| {
+            world.standing(goes) != Standing::Registered
+        })?;
+        register(world, goes)?;
+        let after = ["UAR", "MAR", "SAR"].map(|command| served(world, command));
+        let is_served = before.iter().zip(after).all(|(before, after)| *before < after);
+        ensure(is_served, || format!("{alive} was not asked: {before:?}, {after:?}"))?;
+        world.start_process(dead);
+        both_hsss_are_up(world)?;
+    }
+    Ok(())
+}
+
+fn both_hsss_are_up(world: &mut LabWorld) -> Result<(), String> {
+    world.until("everybody knows both HSSs", PATIENCE, &mut |world| {
+        [Function::Icscf, Function::Scscf1, Function::Scscf2].into_iter().all(|function| {
+            ["hss", "hss2"].into_iter().all(|name| {
+                let peer = format!("{name}.{HOME_DOMAIN}");
+                world.metric(function, "tessera_diameter_peer_up", &[("peer", &peer)]) == 1.0
+            })
+        })
+    })
+}
+
+/// RFC 3539 §3.4.1, RFC 6733 §5.5.4: what waits for an HSS that says nothing moves to the other one.
+fn hss_hangs(world: &mut LabWorld) -> Result<(), String> {
+    let ue = add_with_card(world).ok_or("no subscriber")?;
+    both_hsss_are_up(world)?;
+    let failovers = |world: &mut LabWorld| {
+        world.metric(Function::Icscf, "tessera_diameter_failovers_total", &[])
+    };
+    let before = failovers(world);
+    world.hang(Function::Hss, true);
+    let registered = register(world, ue);
+    world.hang(Function::Hss, false);
+    registered?;
+    ensure(failovers(world) > before, || "no request has moved".to_owned())
+}
+
+fn add_with_card(world: &mut LabWorld) -> Option<usize> {
+    world.ask(|laboratory| laboratory.add_phone(true, Model::default()))
 }
 
 fn add_with_password(world: &mut LabWorld, password: &str) -> usize {
