@@ -330,6 +330,11 @@ impl Pcscf {
         if watch.remote_tag.is_none() {
             watch.remote_tag = request.from_tag().map(str::to_owned);
         }
+        // RFC 6665 §4.4.1, RFC 3261 §12.2: another S-CSCF may have taken the dialog over.
+        let contact = request.headers().values(Name::Contact).next();
+        if let Some(contact) = contact.and_then(|text| Address::parse(text).ok()) {
+            watch.remote_target = contact.uri_text;
+        }
         let (owner, watched) = (owner.clone(), watch.public_identity.clone());
         let state = request.headers().get(Name::SubscriptionState).unwrap_or("").to_owned();
         let response = request.response(200, "OK");

@@ -41,7 +41,11 @@ impl Scscf {
                 false => ServerAssignmentType::Registration,
             },
             user_data_already_available: is_registered,
-            restoration: self.restoration_info(&job.private_identity, &bindings),
+            restoration: self.restoration_info(
+                &job.private_identity,
+                &job.public_identity,
+                &bindings,
+            ),
             is_multiple_registration: job.contacts.has_flows(),
             ..Sar::default()
         };

@@ -4,7 +4,7 @@
 //! 2. `deregistered`                                    forget it, or ask again later
 
 use common::cx::sar::ServerAssignmentType;
-use common::cx::{self, Answered, Sar};
+use common::cx::{self, Answered, Outcome, Sar};
 use common::diameter::endpoint::NoAnswer;
 use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
@@ -233,13 +233,16 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         let Deregistering { private_identity, set, cause } = wait;
-        let (is_final, detail) = match result {
+        let (is_final, detail) = match &result {
             Ok(Answered { answer: cx::Answer::Saa(saa), .. }) => {
                 (true, format!("{:?}", saa.outcome))
             }
             Ok(_) => (true, "no SAA".to_owned()),
             Err(no_answer) => (false, format!("{no_answer:?}")),
         };
+        if let (Cause::Expiry, true) = (&cause, is_elsewhere(&result)) {
+            return self.moved_away(now, &private_identity, &set, out);
+        }
         let ended = self.registrations.of(&private_identity).iter();
         let ended = ended.into_iter().find(|held| held.set() == set).cloned();
         if is_final {
@@ -301,6 +304,20 @@ impl Scscf {
         }
     }
 
+    /// TS 23.380 §4: another S-CSCF has taken the user over, and this one was not there to be told. Phone,
+    /// watchers and servers are that one's.
+    fn moved_away(&mut self, now: Now, private_identity: &Impi, set: &Impu, out: &mut Vec<Output>) {
+        self.stats.deregistration("served_elsewhere");
+        tracing::info!(
+            procedure = "expiry",
+            private_identity = %self.logged(private_identity.as_str()),
+            public_identity = %self.logged(set.as_str()),
+            "another S-CSCF serves the user"
+        );
+        self.remove(private_identity, set, watch::Cause::Silently, out);
+        self.finish(now, private_identity, out);
+    }
+
     /// TS 24.229 §5.4.1.7: the network has ended a registration, and servers hear of it.
     pub(crate) fn say_goodbye(
         &mut self,
@@ -334,4 +351,10 @@ impl Scscf {
         let later = now + self.config.timeouts.retry();
         self.registrations.look_again(private_identity.clone(), set.clone(), later);
     }
+}
+
+/// TS 29.228 §6.1.2.1: the name of another S-CSCF is stored.
+fn is_elsewhere(result: &Result<Answered, NoAnswer>) -> bool {
+    matches!(result, Ok(Answered { answer: cx::Answer::Saa(saa), .. })
+        if matches!(saa.outcome, Outcome::UNABLE_TO_COMPLY | Outcome::IDENTITY_ALREADY_REGISTERED))
 }

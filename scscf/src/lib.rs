@@ -141,6 +141,9 @@ enum OnAnswer {
     Assigned(Box<assign::Assigning>),
     Restored(Box<restore::Restoring>),
     Deregistered(Box<deregister::Deregistering>),
+    BackedUp {
+        private_identity: Impi,
+    },
     /// The HSS was told how an authentication ended; its answer is for the log.
     Told {
         private_identity: Impi,
@@ -156,6 +159,10 @@ enum Job {
         set: Impu,
     },
     Terminate(Box<terminate::Terminating>),
+    /// Leaves watchers with the HSS (TS 23.380 §4.4).
+    BackUp {
+        set: Impu,
+    },
     /// An operator's `deregister`; the number is that of the command, and watchers are told the cause.
     Administer {
         id: u64,
@@ -181,6 +188,8 @@ enum Timer {
     Nonce(Impi),
     /// Until this fires, it is remembered that a challenge lapsed.
     Lapsed(Impi),
+    /// When this fires, watchers of a set are left with the HSS.
+    BackUp(Impi, Impu),
 }
 
 impl Scscf {
@@ -274,6 +283,9 @@ impl Scscf {
                 OnAnswer::Assigned(wait) => self.assigned(now, *wait, result, out),
                 OnAnswer::Restored(wait) => self.restored(now, *wait, result, out),
                 OnAnswer::Deregistered(wait) => self.deregistered(now, *wait, result, out),
+                OnAnswer::BackedUp { private_identity } => {
+                    self.backed_up(now, &private_identity, result, out);
+                }
                 OnAnswer::Told { private_identity, assignment_type } => {
                     self.told(&private_identity, assignment_type, result);
                 }
@@ -316,6 +328,7 @@ impl Scscf {
             Job::Terminate(terminating) => {
                 self.terminate_in_turn(now, private_identity, *terminating, out);
             }
+            Job::BackUp { set } => self.back_up(now, private_identity, &set, out),
             Job::ServerFailed { set } => {
                 self.deregister_for_server(now, private_identity, set, out);
             }
@@ -355,6 +368,10 @@ impl Scscf {
                     self.nonces.remove(&private_identity);
                 }
                 Timer::Lapsed(_) => {}
+                Timer::BackUp(private_identity, set) => {
+                    // When the line is full, the next REGISTER leaves them.
+                    self.begin(now, &private_identity, Job::BackUp { set }, out);
+                }
             }
         }
     }

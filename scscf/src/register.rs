@@ -56,6 +56,15 @@ pub struct Registering {
     pub notices: Vec<Notice>,
 }
 
+impl Registering {
+    /// TS 24.229 §5.3.1.3: another S-CSCF had the user, and was silent. What this one may know of the user
+    /// is from before that.
+    pub fn is_reselected(&self) -> bool {
+        let uri = Uri::parse(self.incoming.request().uri());
+        uri.is_ok_and(|uri| uri.parameter("scscf-reselection").is_some())
+    }
+}
+
 /// What is to be done with a REGISTER.
 pub(crate) enum Decision {
     /// The number says which challenge in a row it is.
@@ -361,6 +370,9 @@ impl Scscf {
         if !job.is_protected {
             // TS 24.229 §5.4.1.2.1: whoever is registered already stays so until this succeeds.
             return self.decide_by_nonce(job).unwrap_or(Decision::Challenge(1));
+        }
+        if job.is_reselected() && self.config.registration.restoration {
+            return Decision::Restore;
         }
         match registration.filter(|registration| !registration.bindings.is_empty()) {
             Some(registration) => self.decide_by_policy(job, registration),

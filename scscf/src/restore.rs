@@ -5,18 +5,34 @@
 //! 2. `restored`             take what another S-CSCF left with the HSS and go on with the REGISTER;
 //!    where nothing was left, the UE begins anew
 //!
-//! `restoration_info` is what this S-CSCF leaves in its turn.
+//! `restoration_info` is what this S-CSCF leaves in its turn, with the SAR of every REGISTER. Watchers
+//! come behind the REGISTER:
+//!
+//! 1. `back_up_later`  a watcher that is left for others has subscribed
+//! 2. `back_up`        SAR with RE_REGISTRATION: all of them together
+//! 3. `backed_up`      the HSS has it, or the next REGISTER brings it
+
+use std::time::Duration;
 
 use common::cx::sar::ServerAssignmentType;
 use common::cx::user_data::{ServiceProfile, UserData};
-use common::cx::{self, Answered, Outcome, RestorationInfo, Saa, Sar, ScscfRestorationInfo};
+use common::cx::{
+    self, Answered, Outcome, RestorationInfo, Saa, Sar, ScscfRestorationInfo, SubscriptionInfo,
+};
 use common::diameter::endpoint::NoAnswer;
-use common::identity::Impi;
+use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
+use common::sip::address::Address;
+use common::sip::parameter;
+use common::sip::uri::{Host, Uri};
 
 use crate::register::{Decision, Refusal, Registering};
 use crate::state::{Binding, Change, Charging, Registration};
-use crate::{OnAnswer, Scscf};
+use crate::subscriptions::{Subscription, Watcher};
+use crate::{OnAnswer, Scscf, Timer};
+
+/// P-CSCF and UE subscribe at the same time, behind the 200: they go to the HSS together.
+const BACK_UP_AFTER: Duration = Duration::from_secs(1);
 
 /// Waits for the SAA.
 #[derive(Debug)]
@@ -69,6 +85,9 @@ impl Scscf {
             self.stats.restoration("refused");
             return self.refuse(now, job, refusal, out);
         }
+        if job.is_reselected() {
+            self.forget_older(&job, out);
+        }
         job.is_restored = self.restore(now, &job, saa, out);
         self.stats.restoration(if job.is_restored { "restored" } else { "nothing_left" });
         let decision = match job.is_restored {
@@ -110,7 +129,8 @@ impl Scscf {
                     charging.clone(),
                 )
             };
-            self.registrations.commit(Change::Stored(Box::new(registration)), out);
+            self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
+            self.take_over_watchers(now, &left, &registration, out);
         }
         self.registrations.find(&job.private_identity, &job.public_identity).is_some()
     }
@@ -151,45 +171,242 @@ impl Scscf {
     /// A registration that was restored for this REGISTER goes again when the REGISTER fails: the
     /// HSS has not assigned it to this S-CSCF.
     pub(crate) fn forget_restored(&mut self, job: &Registering, out: &mut Vec<Output>) {
-        if !job.is_restored {
-            return;
-        }
-        let held = self.registrations.find(&job.private_identity, &job.public_identity);
-        if let Some(set) = held.map(Registration::set) {
-            let private_identity = job.private_identity.clone();
-            self.registrations.commit(Change::Removed { private_identity, set }, out);
+        if job.is_restored {
+            self.forget(&job.private_identity, &job.public_identity, out);
         }
     }
 
-    /// TS 29.228 §6.1.2.1: what another S-CSCF needs to serve these contacts.
+    /// What was stored here before another S-CSCF had the user, which this one was not told.
+    fn forget_older(&mut self, job: &Registering, out: &mut Vec<Output>) {
+        for sharer in self.registrations.sharers(&job.public_identity).to_vec() {
+            self.forget(&sharer, &job.public_identity, out);
+        }
+    }
+
+    /// Nobody is told: the watchers are another S-CSCF's.
+    fn forget(&mut self, private_identity: &Impi, public_identity: &Impu, out: &mut Vec<Output>) {
+        let held = self.registrations.find(private_identity, public_identity);
+        if let Some(set) = held.map(Registration::set) {
+            self.remove(private_identity, &set, crate::watch::Cause::Silently, out);
+        }
+    }
+
+    /// TS 29.229 §6.3.49, §6.3.63: whoever watched goes on watching. How far CSeq and version had come was
+    /// not left: both go on at the seconds of the epoch, which no dialog has counted to.
+    fn take_over_watchers(
+        &mut self,
+        now: Now,
+        left: &ScscfRestorationInfo,
+        registration: &Registration,
+        out: &mut Vec<Output>,
+    ) {
+        let ends_at = registration.bindings.iter().map(|binding| binding.expires_at_seconds).max();
+        let counted = u32::try_from(now.as_secs()).unwrap_or(0) & 0x7fff_ffff;
+        for contact in &left.contacts {
+            let watchers = [
+                (&contact.subscription, Watcher::User),
+                (&contact.pcscf_subscription, Watcher::Pcscf),
+            ];
+            for (info, watcher) in watchers {
+                let Some(info) = info else { continue };
+                let Some(dialog) = read_dialog(info) else {
+                    tracing::warn!(?watcher, "a watcher that was left cannot be read");
+                    continue;
+                };
+                let is_full = self.subscriptions.len() >= self.config.reg_event.subscriptions_max;
+                let is_here = self.subscriptions.get(&dialog.local_tag).is_some();
+                if is_full || is_here || !registration.contains(&dialog.public_identity) {
+                    continue;
+                }
+                let subscription = Subscription {
+                    watcher,
+                    expires_at_seconds: ends_at.unwrap_or(0),
+                    local_cseq: counted,
+                    version: counted,
+                    ..dialog
+                };
+                self.subscriptions.take_over(subscription, out);
+            }
+        }
+    }
+
+    /// TS 29.228 §6.1.2.1: what another S-CSCF needs to serve these contacts of a private identity.
+    /// `public_identity`: one of the set.
     pub(crate) fn restoration_info(
         &self,
         private_identity: &Impi,
+        public_identity: &Impu,
         bindings: &[Binding],
     ) -> Option<ScscfRestorationInfo> {
         if !self.config.registration.restoration || bindings.is_empty() {
             return None;
         }
-        Some(ScscfRestorationInfo {
-            user_name: private_identity.as_str().to_owned(),
-            contacts: bindings.iter().map(RestorationInfo::from).collect(),
-            registration_time_out: bindings.iter().map(|binding| binding.expires_at_seconds).max(),
-            scheme: None,
-        })
-    }
-}
-
-impl From<&Binding> for RestorationInfo {
-    fn from(binding: &Binding) -> RestorationInfo {
-        RestorationInfo {
+        let held = self.registrations.find(private_identity, public_identity);
+        let identities = held.into_iter().flat_map(Registration::identities);
+        let watching: Vec<&Subscription> = identities
+            .map(crate::state::canonical)
+            .flat_map(|identity| self.subscriptions.of(&identity))
+            .filter_map(|tag| self.subscriptions.get(tag))
+            .filter(|subscription| subscription.ends.is_none())
+            .collect();
+        let of = |binding: &Binding, watcher: Watcher| {
+            let mut fitting = watching.iter().filter(|one| one.watcher == watcher);
+            // The last one is the one that is alive.
+            fitting.rfind(|one| is_for(one, binding)).map(|one| SubscriptionInfo::from(*one))
+        };
+        let contact_of = |binding: &Binding| RestorationInfo {
             path: binding.path.join(", "),
             contact: binding.contact.clone(),
             cseq: Some(binding.cseq),
             call_id: Some(binding.call_id.clone()),
-            subscription: None,
-            pcscf_subscription: None,
+            subscription: of(binding, Watcher::User),
+            pcscf_subscription: of(binding, Watcher::Pcscf)
+                .map(|info| SubscriptionInfo { record_route: None, ..info }),
+        };
+        Some(ScscfRestorationInfo {
+            user_name: private_identity.as_str().to_owned(),
+            contacts: bindings.iter().map(contact_of).collect(),
+            registration_time_out: bindings.iter().map(|binding| binding.expires_at_seconds).max(),
+            scheme: None,
+        })
+    }
+
+    /// TS 23.380 §4.4: what was left with the REGISTER did not have this watcher.
+    pub(crate) fn back_up_later(&mut self, now: Now, subscription: &Subscription) {
+        if !self.config.registration.restoration {
+            return;
+        }
+        for sharer in self.registrations.sharers(&subscription.public_identity) {
+            let held = self.registrations.find(sharer, &subscription.public_identity);
+            let Some(held) = held else { continue };
+            if held.bindings.iter().any(|binding| is_for(subscription, binding)) {
+                let timer = Timer::BackUp(sharer.clone(), held.set());
+                self.timers.set(timer, now + BACK_UP_AFTER);
+            }
         }
     }
+
+    /// TS 29.228 §6.1.2.1: RE_REGISTRATION changes nothing but what is left.
+    pub(crate) fn back_up(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        set: &Impu,
+        out: &mut Vec<Output>,
+    ) {
+        let of_user = self.registrations.of(private_identity).iter();
+        let held = of_user.into_iter().find(|held| held.set() == *set);
+        let restoration =
+            held.and_then(|held| self.restoration_info(private_identity, set, &held.bindings));
+        let (Some(held), Some(restoration)) = (held, restoration) else {
+            return self.finish(now, private_identity, out);
+        };
+        let identity = held.identities().find(|identity| !identity.is_barred);
+        let identity = identity.map_or_else(|| set.clone(), crate::state::canonical);
+        let sar = Sar {
+            user_name: Some(private_identity.as_str().to_owned()),
+            public_identities: vec![identity.as_str().to_owned()],
+            server_name: self.own.server_name.clone(),
+            server_assignment_type: ServerAssignmentType::ReRegistration,
+            user_data_already_available: true,
+            restoration: Some(restoration),
+            ..Sar::default()
+        };
+        let hss_host = held.hss_host.clone();
+        let wait = OnAnswer::BackedUp { private_identity: private_identity.clone() };
+        let limit = self.config.timeouts.hss();
+        self.cx.ask(now, cx::Request::Sar(sar), Some(&hss_host), wait, limit, out);
+    }
+
+    pub(crate) fn backed_up(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        result: Result<Answered, NoAnswer>,
+        out: &mut Vec<Output>,
+    ) {
+        let outcome = match result {
+            Ok(Answered { answer: cx::Answer::Saa(saa), .. }) if saa.outcome.is_success() => {
+                "watchers_left"
+            }
+            result => {
+                tracing::info!(
+                    procedure = "restoration",
+                    private_identity = %self.logged(private_identity.as_str()),
+                    result = ?result.map(|answered| answered.answer.outcome()),
+                    "the HSS did not take what is left of watchers"
+                );
+                "watchers_not_left"
+            }
+        };
+        self.stats.restoration(outcome);
+        self.finish(now, private_identity, out);
+    }
+}
+
+/// Whether a watcher is the UE of a contact, or the P-CSCF in its Path.
+fn is_for(subscription: &Subscription, binding: &Binding) -> bool {
+    let host_port = |text: &str| Uri::parse(text).ok()?.host_port;
+    let host = |text: &str| host_port(text).map(|host_port| host_port.host);
+    match subscription.watcher {
+        Watcher::User => host_port(&subscription.remote_target) == host_port(&binding.uri),
+        Watcher::Pcscf => {
+            let uri = |text: &str| Address::parse(text).ok().map(|address| address.uri_text);
+            let own: [Option<Host>; 2] = [
+                uri(&subscription.remote).and_then(|uri| host(&uri)),
+                host(&subscription.remote_target),
+            ];
+            let mut path = binding.path.iter().filter_map(|path| host(&uri(path)?));
+            path.any(|one| own.contains(&Some(one)))
+        }
+        Watcher::ApplicationServer => false,
+    }
+}
+
+impl From<&Subscription> for SubscriptionInfo {
+    fn from(subscription: &Subscription) -> SubscriptionInfo {
+        let tagged = |address: &str, tag: &str| match tag.is_empty() {
+            true => address.to_owned(),
+            false => format!("{address};tag={tag}"),
+        };
+        let route_set = &subscription.route_set;
+        SubscriptionInfo {
+            call_id: subscription.call_id.clone(),
+            from: tagged(&subscription.remote, &subscription.remote_tag),
+            to: tagged(&subscription.local, &subscription.local_tag),
+            record_route: (!route_set.is_empty()).then(|| route_set.join(", ")),
+            contact: format!("<{}>", subscription.remote_target),
+        }
+    }
+}
+
+/// The dialog of a watcher; what was not left is empty.
+fn read_dialog(left: &SubscriptionInfo) -> Option<Subscription> {
+    let (from, to) = (Address::parse(&left.from).ok()?, Address::parse(&left.to).ok()?);
+    let tag_of = |address: &Address| address.parameter("tag").map(str::to_owned);
+    let untagged = |mut address: Address| {
+        address.remove_parameter("tag");
+        address.to_string()
+    };
+    let route_set = left.record_route.as_deref().unwrap_or("");
+    Some(Subscription {
+        call_id: left.call_id.clone(),
+        local_tag: tag_of(&to)?,
+        remote_tag: tag_of(&from).unwrap_or_default(),
+        public_identity: to.uri.public_identity(),
+        local: untagged(to),
+        remote: untagged(from),
+        remote_target: Address::parse(&left.contact).ok()?.uri_text,
+        route_set: parameter::list(route_set).map(str::to_owned).collect(),
+        remote_cseq: 0,
+        local_cseq: 0,
+        event_id: None,
+        watcher: Watcher::User,
+        expires_at_seconds: 0,
+        version: 0,
+        is_owed: true,
+        ends: None,
+    })
 }
 
 /// TS 24.229 §5.4.1.2.2: the HSS knows the user as registered nowhere, or elsewhere: 500 makes the

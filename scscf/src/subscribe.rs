@@ -168,6 +168,9 @@ impl Scscf {
         };
         let tag = subscription.local_tag.clone();
         let response = self.accepted(request, &tag, seconds);
+        if seconds > 0 {
+            self.back_up_later(now, &subscription);
+        }
         self.subscriptions.store(subscription, out);
         self.subscriptions.tell_all(&tag);
         Ok((response, if seconds == 0 { "fetched" } else { "subscribed" }))

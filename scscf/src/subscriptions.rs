@@ -143,6 +143,16 @@ impl Subscriptions {
         self.put(subscription);
     }
 
+    /// Stores one of another S-CSCF: its first document from here, whenever there is something to tell,
+    /// says everything.
+    pub fn take_over(&mut self, subscription: Subscription, out: &mut Vec<Output>) {
+        let tag = subscription.local_tag.clone();
+        self.store(subscription, out);
+        if let Some(entry) = self.by_tag.get_mut(&tag) {
+            entry.is_full_due = true;
+        }
+    }
+
     pub fn remove(&mut self, tag: &str, out: &mut Vec<Output>) {
         let Some(entry) = self.by_tag.remove(tag) else { return };
         let key = tag.to_owned();

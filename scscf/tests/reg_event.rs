@@ -15,15 +15,12 @@ use scscf::config::Documents;
 
 const NUMBER: &str = "tel:+11234567890";
 
-/// That of the P-CSCF, by the I-CSCF.
-const OF_PCSCF: [(&str, &str); 6] = [
-    ("<sip:orig@scscf1.hims.net;lr>", "<sip:scscf1.hims.net;lr>"),
-    ("Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n", ""),
-    ("From: <sip:name@hims.net>;tag=ue1", "From: <sip:pcscf1.vims.net>;tag=p1"),
-    ("Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip", "Contact: <sip:pcscf1.vims.net>"),
-    ("watch1", "watch2"),
-    ("P-Asserted-Identity: <sip:name@hims.net>", "P-Asserted-Identity: <sip:pcscf1.vims.net>"),
-];
+/// What is left of watchers with the HSS is another matter.
+fn config() -> scscf::Config {
+    let mut config = dialogue::config();
+    config.registration.restoration = false;
+    config
+}
 
 struct Notified {
     request: Request,

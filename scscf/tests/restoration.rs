@@ -3,14 +3,45 @@
 mod dialogue;
 
 use common::cx::sar::ServerAssignmentType::{
-    NoAssignment, ReRegistration, Registration, UserDeregistration,
+    NoAssignment, ReRegistration, Registration, TimeoutDeregistration, UserDeregistration,
 };
-use common::cx::{Outcome, RestorationInfo, Saa, ScscfRestorationInfo};
+use common::cx::{Outcome, RestorationInfo, Saa, ScscfRestorationInfo, SubscriptionInfo};
+use common::reginfo::RegInfo;
 use common::sip::header::Name;
+use common::sip::message::{Request, Response};
 use dialogue::*;
 use scscf::config::Reauthenticate;
 
 const NOW_SECONDS: u64 = 1_700_000_000;
+
+/// The UE's dialog of `subscribe`, with the tag that an S-CSCF gave it.
+fn ue_watches(tag: &str) -> SubscriptionInfo {
+    SubscriptionInfo {
+        call_id: "watch1".to_owned(),
+        from: "<sip:name@hims.net>;tag=ue1".to_owned(),
+        to: format!("<sip:name@hims.net>;tag={tag}"),
+        record_route: Some("<sip:mo@pcscf1.vims.net;lr>".to_owned()),
+        contact: "<sip:10.133.202.46:5064>".to_owned(),
+    }
+}
+
+fn pcscf_watches(tag: &str) -> SubscriptionInfo {
+    SubscriptionInfo {
+        call_id: "watch2".to_owned(),
+        from: "<sip:pcscf1.vims.net>;tag=p1".to_owned(),
+        to: format!("<sip:name@hims.net>;tag={tag}"),
+        record_route: None,
+        contact: "<sip:pcscf1.vims.net>".to_owned(),
+    }
+}
+
+/// A registration with its watchers.
+fn watched() -> ScscfRestorationInfo {
+    let mut left = own_contact();
+    left.contacts[0].subscription = Some(ue_watches("s1"));
+    left.contacts[0].pcscf_subscription = Some(pcscf_watches("s2"));
+    left
+}
 
 fn left(user_name: &str, contact: &str, cseq: u32) -> ScscfRestorationInfo {
     ScscfRestorationInfo {
@@ -32,11 +63,13 @@ fn own_contact() -> ScscfRestorationInfo {
 }
 
 fn refresh(cseq: u32) -> String {
-    register(&[
-        ("CSeq: 25", &format!("CSeq: {cseq}")),
-        ("\"no\"", "\"yes\""),
-        ("sip:scscf1.hims.net SIP", "sip:scscf1.hims.net;scscf-reselection SIP"),
-    ])
+    register(&[("CSeq: 25", &format!("CSeq: {cseq}")), ("\"no\"", "\"yes\"")])
+}
+
+/// A refresh that another S-CSCF would have had.
+fn reselected(cseq: u32) -> String {
+    let mark = ("sip:scscf1.hims.net SIP", "sip:scscf1.hims.net;scscf-reselection SIP");
+    changed(&refresh(cseq), &[mark])
 }
 
 /// TS 29.228 §6.1.2.1: contacts with Path, Call-ID and CSeq go with the SAR of every REGISTER.
@@ -63,7 +96,7 @@ fn leaves_what_another_one_needs() {
 #[test]
 fn takes_over_without_a_challenge() {
     let mut dialogue = Dialogue::new(config());
-    dialogue.receives(&refresh(27));
+    dialogue.receives(&reselected(27));
     let tablet = left("tablet@hims.net", "<sip:10.133.202.99:5064>", 3);
     let answer = Saa { restoration: vec![own_contact(), tablet], ..saa(&profile(IMPI)) };
     let sar = dialogue.asks_sar(NoAssignment, answer);
@@ -90,7 +123,7 @@ fn challenges_a_restored_user_by_policy() {
     let mut config = config();
     config.registration.reauthenticate = Reauthenticate::Always;
     let mut dialogue = Dialogue::new(config);
-    dialogue.receives(&refresh(27));
+    dialogue.receives(&reselected(27));
     dialogue
         .asks_sar(NoAssignment, Saa { restoration: vec![own_contact()], ..saa(&profile(IMPI)) });
     let (_, vector) = dialogue.asks_mar();
@@ -106,7 +139,7 @@ fn challenges_a_restored_user_by_policy() {
 fn challenges_for_another_contact() {
     let elsewhere = left(IMPI, "<sip:10.133.202.46:5099>", 26);
     let mut dialogue = Dialogue::new(config());
-    dialogue.receives(&refresh(27));
+    dialogue.receives(&reselected(27));
     dialogue.asks_sar(NoAssignment, Saa { restoration: vec![elsewhere], ..saa(&profile(IMPI)) });
     let (_, vector) = dialogue.asks_mar();
     let challenge = challenge(&dialogue.replies_with(401));
@@ -130,7 +163,7 @@ fn refuses_who_cannot_be_restored() {
         (Outcome::IDENTITIES_DONT_MATCH, 403),
     ] {
         let mut dialogue = Dialogue::new(config());
-        dialogue.receives(&refresh(27));
+        dialogue.receives(&reselected(27));
         dialogue.asks_sar(NoAssignment, empty_saa(outcome));
         dialogue.replies_with(status);
         assert_eq!(dialogue.registrations(), 0);
@@ -148,26 +181,150 @@ fn refuses_who_cannot_be_restored() {
 #[test]
 fn a_refused_assignment_restores_nothing() {
     let mut dialogue = Dialogue::new(config());
-    dialogue.receives(&refresh(27));
+    dialogue.receives(&reselected(27));
     dialogue
         .asks_sar(NoAssignment, Saa { restoration: vec![own_contact()], ..saa(&profile(IMPI)) });
     dialogue.asks_sar(ReRegistration, empty_saa(Outcome::IDENTITY_ALREADY_REGISTERED));
     dialogue.replies_with(480);
     assert_eq!(dialogue.registrations(), 0);
     assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+
+    // Nor are watchers told anything, who belong to the other one.
+    dialogue.receives(&reselected(28));
+    dialogue.asks_sar(NoAssignment, Saa { restoration: vec![watched()], ..saa(&profile(IMPI)) });
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::IDENTITY_ALREADY_REGISTERED));
+    dialogue.replies_with(480);
+    dialogue.requests_nothing();
+    assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+}
+
+fn tag_of(response: &Response) -> String {
+    let to = response.headers().get(Name::To).unwrap();
+    to.split("tag=").nth(1).unwrap().to_owned()
+}
+
+/// TS 23.380 §4.4, TS 29.229 §6.3.49, §6.3.63: UE and P-CSCF that watch are left with the HSS, once for
+/// both, and with every REGISTER from then on; one that has left is not.
+#[test]
+fn leaves_watchers_too() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let mut tags = Vec::new();
+    for changes in [&[][..], &OF_PCSCF] {
+        dialogue.receives(&subscribe(changes));
+        tags.push(tag_of(&dialogue.replies_with(200)));
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        dialogue.answers_request(&notify, 200);
+    }
+    dialogue.asks_nothing();
+    dialogue.wait(std::time::Duration::from_secs(1));
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    assert!(sar.user_data_already_available);
+    let left = sar.restoration.unwrap();
+    assert_eq!(left.contacts[0].subscription, Some(ue_watches(&tags[0])));
+    assert_eq!(left.contacts[0].pcscf_subscription, Some(pcscf_watches(&tags[1])));
+    assert_eq!(left.registration_time_out, Some(NOW_SECONDS + 600_000));
+    assert_eq!(dialogue.counter("tessera_scscf_restorations_total", "watchers_left"), 1);
+    dialogue.rests();
+
+    let unsubscribe = [
+        ("To: <sip:name@hims.net>", format!("To: <sip:name@hims.net>;tag={}", tags[1])),
+        ("CSeq: 1", "CSeq: 2".to_owned()),
+        ("Expires: 600000", "Expires: 0".to_owned()),
+    ];
+    let unsubscribe: Vec<(&str, &str)> =
+        unsubscribe.iter().map(|(from, to)| (*from, to.as_str())).collect();
+    dialogue.receives(&changed(&subscribe(&OF_PCSCF), &unsubscribe));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+    dialogue.receives(&refresh(27));
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    let left = sar.restoration.unwrap();
+    assert_eq!(left.contacts[0].cseq, Some(27));
+    assert_eq!(left.contacts[0].subscription, Some(ue_watches(&tags[0])));
+    assert_eq!(left.contacts[0].pcscf_subscription, None);
+    dialogue.replies_with(200);
+}
+
+/// TS 23.380 §4.4: a deregistration that waits for the HSS goes first, and nothing is left behind it;
+/// an HSS that does not take what is left is no harm.
+#[test]
+fn watchers_are_left_in_turn() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+    dialogue.wait(std::time::Duration::from_secs(1));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::UNABLE_TO_COMPLY));
+    assert_eq!(dialogue.counter("tessera_scscf_restorations_total", "watchers_not_left"), 1);
+
+    dialogue.receives(&subscribe(&[("watch1", "watch3"), ("tag=ue1", "tag=ue3")]));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+    dialogue.receives(&register(&[
+        ("CSeq: 25", "CSeq: 27"),
+        ("\"no\"", "\"yes\""),
+        ("expires=600000", "expires=0"),
+    ]));
+    let received = dialogue.asks();
+    dialogue.wait(std::time::Duration::from_secs(1));
+    dialogue.asks_nothing();
+    dialogue.answers(received, common::cx::Answer::Saa(empty_saa(Outcome::SUCCESS)));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.rests();
+}
+
+/// TS 23.380 §4.4: who watched the other S-CSCF is told by this one, in the same dialog, with a full
+/// document first; also after a restart.
+#[test]
+fn watchers_go_on() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&reselected(27));
+    dialogue.asks_sar(NoAssignment, Saa { restoration: vec![watched()], ..saa(&profile(IMPI)) });
+    dialogue.requests_nothing();
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let told = [dialogue.requests("NOTIFY", PCSCF), dialogue.requests("NOTIFY", PCSCF)];
+    let of = |call_id: &str| told.iter().find(|notify| notify.call_id() == call_id).unwrap();
+    let ue = of("watch1");
+    assert_eq!(ue.uri(), "sip:10.133.202.46:5064");
+    assert_eq!(ue.headers().get(Name::Route), Some("<sip:mo@pcscf1.vims.net;lr>"));
+    assert_eq!(ue.headers().get(Name::From), Some("<sip:name@hims.net>;tag=s1"));
+    assert_eq!(ue.headers().get(Name::To), Some("<sip:name@hims.net>;tag=ue1"));
+    assert_eq!(ue.headers().get(Name::Contact), Some("<sip:scscf1.hims.net>"));
+    assert!(u64::from(ue.cseq()) > NOW_SECONDS, "behind all that the dialog has seen");
+    let document = |notify: &Request| RegInfo::parse(notify.body()).unwrap();
+    let first = document(ue);
+    assert!(first.is_full && u64::from(first.version) >= NOW_SECONDS, "{first:?}");
+    assert_eq!(of("watch2").uri(), "sip:pcscf1.vims.net");
+    assert!(!of("watch2").headers().has(Name::Route));
+    told.iter().for_each(|notify| dialogue.answers_request(notify, 200));
+
+    dialogue.restart();
+    dialogue.receives(&refresh(28));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let again = [dialogue.requests("NOTIFY", PCSCF), dialogue.requests("NOTIFY", PCSCF)];
+    let ue = again.iter().find(|notify| notify.call_id() == "watch1").unwrap();
+    assert_eq!(document(ue).version, first.version + 1);
 }
 
 /// TS 23.380 §4.2: an old REGISTER, or one whose registration has run out, restores nothing.
 #[test]
 fn old_news() {
     let mut dialogue = Dialogue::new(config());
-    dialogue.receives(&refresh(26));
+    dialogue.receives(&reselected(26));
     dialogue
         .asks_sar(NoAssignment, Saa { restoration: vec![own_contact()], ..saa(&profile(IMPI)) });
     dialogue.replies_with(500);
 
     let mut dialogue = Dialogue::new(config());
-    dialogue.receives(&refresh(27));
+    dialogue.receives(&reselected(27));
     let expired =
         ScscfRestorationInfo { registration_time_out: Some(NOW_SECONDS), ..own_contact() };
     dialogue.asks_sar(NoAssignment, Saa { restoration: vec![expired], ..saa(&profile(IMPI)) });
@@ -190,4 +347,53 @@ fn deregisters_a_restored_user() {
     dialogue.replies_with(200);
     assert_eq!(dialogue.registrations(), 0);
     dialogue.rests();
+}
+
+/// TS 24.229 §5.3.1.3: an S-CSCF that was away while another one had the user does not believe what it has
+/// stored: the UE has another contact, and its watchers have gone on.
+#[test]
+fn what_is_older_than_a_reselection_is_forgotten() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+    dialogue.wait(std::time::Duration::from_secs(1));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+
+    let elsewhere = [("10.133.202.46:5064>", "10.133.202.46:5099>"), ("ababab", "another")];
+    dialogue.receives(&changed(&reselected(12), &elsewhere));
+    let mut now = left(IMPI, "<sip:10.133.202.46:5099>;+g.3gpp.smsip", 11);
+    now.contacts[0].call_id = Some("another".to_owned());
+    dialogue.asks_sar(NoAssignment, Saa { restoration: vec![now], ..saa(&profile(IMPI)) });
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    let response = dialogue.replies_with(200);
+    assert_eq!(contacts(&response).len(), 1, "{response:?}");
+    dialogue.requests_nothing();
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
+/// TS 23.380 §4: and when nobody comes, time ends what is left here, of which nobody else is told.
+#[test]
+fn a_user_who_moved_away_ends_in_silence() {
+    for outcome in [Outcome::UNABLE_TO_COMPLY, Outcome::IDENTITY_ALREADY_REGISTERED] {
+        let mut config = config();
+        config.registration.restoration = false;
+        let mut dialogue = Dialogue::new(config);
+        dialogue.registered();
+        dialogue.wait(std::time::Duration::from_secs(10));
+        dialogue.receives(&subscribe(&[]));
+        dialogue.replies_with(200);
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        dialogue.answers_request(&notify, 200);
+        dialogue.wait(std::time::Duration::from_secs(599_989));
+        dialogue.asks_nothing();
+        dialogue.wait(std::time::Duration::from_secs(1));
+        dialogue.asks_sar(TimeoutDeregistration, empty_saa(outcome));
+        dialogue.requests_nothing();
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+    }
 }

@@ -429,6 +429,16 @@ pub fn subscribe(changes: &[(&str, &str)]) -> String {
     changed(text, changes)
 }
 
+/// Makes of [`subscribe`] that of the P-CSCF, by the I-CSCF.
+pub const OF_PCSCF: [(&str, &str); 6] = [
+    ("<sip:orig@scscf1.hims.net;lr>", "<sip:scscf1.hims.net;lr>"),
+    ("Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n", ""),
+    ("From: <sip:name@hims.net>;tag=ue1", "From: <sip:pcscf1.vims.net>;tag=p1"),
+    ("Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip", "Contact: <sip:pcscf1.vims.net>"),
+    ("watch1", "watch2"),
+    ("P-Asserted-Identity: <sip:name@hims.net>", "P-Asserted-Identity: <sip:pcscf1.vims.net>"),
+];
+
 pub fn changed(text: &str, changes: &[(&str, &str)]) -> String {
     changes.iter().fold(text.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "{from:?} is not there to be changed");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::reg_event::{hss_ends, watched_phone};
 use crate::registration::{ended, registers, registrations};
 use crate::{Function, Phone, Scenario, Standing, World, ensure};
 
@@ -42,7 +43,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "restored_by_another_scscf",
-        shows: "kill -9 of the S-CSCF that serves: the refresh is taken by another one, without a challenge",
+        shows: "kill -9 of the S-CSCF that serves: another one takes the refresh, unchallenged, and tells the watchers",
         run: restored_by_another_scscf,
         is_fault: true,
     },
@@ -137,9 +138,15 @@ fn interval_too_brief_and_expiry(world: &mut dyn World) -> Result<(), String> {
     let took = vectors(world) - spent;
     ensure(took == 1.0, || format!("{took} vectors for one registration"))?;
     let at_hss = [("command", "SAR")];
+    let watchers_left = |world: &mut dyn World| {
+        let of_watchers = [("outcome", "watchers_left")];
+        at_scscfs(world, "tessera_scscf_restorations_total", &of_watchers)
+    };
     let answered = world.metric(Function::Hss, "tessera_hss_requests_total", &at_hss);
+    let left = watchers_left(world);
     world.until("time ends it everywhere", PATIENCE, &mut |world| held(world) == before)?;
     let told = world.metric(Function::Hss, "tessera_hss_requests_total", &at_hss) - answered;
+    let told = told - (watchers_left(world) - left);
     ensure(told == 1.0, || format!("{told} SARs of the end"))
 }
 
@@ -188,18 +195,37 @@ fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
 fn restored_by_another_scscf(world: &mut dyn World) -> Result<(), String> {
     let held = |world: &mut dyn World| SCSCFS.map(|scscf| registrations(world, scscf));
     let before = held(world);
-    let ue = world.add_phone(Phone::Good);
-    registers(world, ue)?;
+    let name = "tessera_scscf_restorations_total";
+    let ue = watched_phone(world, Phone::Good)?;
     let now = held(world);
     let serving = SCSCFS[usize::from(now[1] > before[1])];
     let other = SCSCFS[usize::from(now[1] <= before[1])];
+    // Which brings the watchers to the HSS, unless they are there by now.
+    refreshes(world, ue)?;
+    world.until("the phone is told", PATIENCE, &mut |world| world.notified(ue) >= 2)?;
     let restored = [("outcome", "restored")];
-    let name = "tessera_scscf_restorations_total";
     let done = world.metric(other, name, &restored);
+    let told = world.notified(ue);
     world.kill(serving);
-    let took = refreshes(world, ue);
+    let result = goes_on_at_the_other(world, ue, told);
     let now = world.metric(other, name, &restored);
     world.start(serving);
-    ensure(took? == 0.0, || "the refresh was challenged".to_owned())?;
+    result?;
     ensure(now == done + 1.0, || format!("{} restorations", now - done))
+}
+
+/// The phone is not challenged, and it and the P-CSCF are told in the dialogs that they had: of the refresh,
+/// and that the HSS ends the registration.
+fn goes_on_at_the_other(world: &mut dyn World, ue: usize, told: u64) -> Result<(), String> {
+    let subscribed = [("outcome", "subscribed")];
+    let name = "tessera_scscf_subscription_events_total";
+    let before = at_scscfs(world, name, &subscribed);
+    let took = refreshes(world, ue)?;
+    ensure(took == 0.0, || "the refresh was challenged".to_owned())?;
+    world.until("the phone is told of its refresh", PATIENCE, &mut |world| {
+        world.notified(ue) > told
+    })?;
+    hss_ends(world, ue)?;
+    let now = at_scscfs(world, name, &subscribed);
+    ensure(now == before, || format!("{} new subscriptions", now - before))
 }

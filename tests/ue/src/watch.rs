@@ -12,7 +12,7 @@ use common::reginfo::{self, Contact, RegInfo};
 use common::sip::address::Address;
 use common::sip::endpoint::NoReply;
 use common::sip::header::Name;
-use common::sip::message::{Request, Response};
+use common::sip::message::{Headers, Request, Response};
 use common::sip::uri::Uri;
 
 use crate::event::{Event, Watched};
@@ -248,6 +248,8 @@ impl Phone {
             watch.remote_tag = request.from_tag().map(str::to_owned);
             watch.take_dialog(headers, false);
         }
+        // RFC 6665 §4.4.1, RFC 3261 §12.2: another S-CSCF may have taken the dialog over.
+        watch.take_target(headers);
         watch.version = Some(info.version);
         let state = headers.get(Name::SubscriptionState).unwrap_or("").to_owned();
         let is_over = state.trim_start().starts_with("terminated");
@@ -371,12 +373,16 @@ impl Watch {
         self.take_dialog(headers, true);
     }
 
-    /// Remote target, and the route set, which in a response is the other way round.
-    fn take_dialog(&mut self, headers: &common::sip::message::Headers, is_response: bool) {
+    fn take_target(&mut self, headers: &Headers) {
         let contact = headers.values(Name::Contact).next();
         if let Some(contact) = contact.and_then(|text| Address::parse(text).ok()) {
             self.remote_target = contact.uri_text;
         }
+    }
+
+    /// Remote target, and the route set, which in a response is the other way round.
+    fn take_dialog(&mut self, headers: &Headers, is_response: bool) {
+        self.take_target(headers);
         let routes = headers.values(Name::RecordRoute).map(str::to_owned);
         let mut routes: Vec<String> = routes.collect();
         if is_response {
