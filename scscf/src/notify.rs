@@ -97,7 +97,7 @@ impl Scscf {
         let event = format!("{}{}", reginfo::PACKAGE, id.unwrap_or_default());
         headers.append(Name::Event, &event);
         let state = match subscription.ends {
-            Some(end) => format!("terminated;reason={}", end.name()),
+            Some(end) => end.state(),
             None => {
                 let left = seconds_left(subscription.expires_at_seconds, now);
                 format!("active;expires={left}")

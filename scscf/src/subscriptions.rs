@@ -63,20 +63,30 @@ pub enum Watcher {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum End {
     Deactivated,
-    Probation,
+    /// With `retry-after`.
+    Probation {
+        retry_after_seconds: u32,
+    },
     Rejected,
     Timeout,
     NoResource,
 }
 
 impl End {
-    pub fn name(self) -> &'static str {
-        match self {
+    /// As it stands in Subscription-State.
+    pub fn state(self) -> String {
+        let reason = match self {
             End::Deactivated => "deactivated",
-            End::Probation => "probation",
+            End::Probation { .. } => "probation",
             End::Rejected => "rejected",
             End::Timeout => "timeout",
             End::NoResource => "noresource",
+        };
+        match self {
+            End::Probation { retry_after_seconds } => {
+                format!("terminated;reason={reason};retry-after={retry_after_seconds}")
+            }
+            _ => format!("terminated;reason={reason}"),
         }
     }
 }

@@ -47,7 +47,7 @@ impl Cause {
             Cause::Unregistered | Cause::Expired | Cause::Silently => End::NoResource,
             Cause::Deactivated => End::Deactivated,
             Cause::Rejected => End::Rejected,
-            Cause::Probation { .. } => End::Probation,
+            Cause::Probation { retry_after_seconds } => End::Probation { retry_after_seconds },
         }
     }
 }

@@ -363,7 +363,7 @@ fn the_network_deregisters() {
                 dialogue.command(&["deregister", IMPI, "probation", "90"]);
                 dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
             },
-            Some((Event::Probation, "probation")),
+            Some((Event::Probation, "probation;retry-after=90")),
         ),
         (
             "permanent termination",
