@@ -968,8 +968,8 @@ fn gives_up_a_stream_it_cannot_follow() {
     }
 }
 
-/// TS 29.229 §7.1: a required feature that is not supported: 5011 as experimental result, with our
-/// list.
+/// TS 29.229 §7.1, §7.1.1, §7.2.1, §6.2.2.11, §6.3.29: a required feature that is not supported: 5011 as
+/// experimental result, with our list.
 #[test]
 fn refuses_required_features() {
     let mut stranger = Stranger::greeted();

@@ -267,7 +267,10 @@ fn encode_answer(answer: &Answer) -> Message {
     answer_message(command_of(answer), FLAG_PROXIABLE, |builder| answer.encode(builder))
 }
 
-/// TS 29.229 §6.1: what is written is what is read, for all twelve; S-41, S-52, S-54, S-94, S-95.
+/// What is written is what is read; S-41, S-52, S-54, S-94, S-95. All twelve messages, and their groups and AVPs:
+/// TS 29.229 §6.1, §6.1.2, §6.1.4, §6.1.5, §6.1.6, §6.1.8, §6.1.10, §6.1.11, §6.1.12;
+/// TS 29.229 §6.3.4, §6.3.5, §6.3.6, §6.3.9, §6.3.10, §6.3.11, §6.3.15, §6.3.16, §6.3.17, §6.3.19, §6.3.24, §6.3.33,
+/// TS 29.229 §6.3.34, §6.3.36, §6.3.46, §6.3.49, §6.3.52, §6.3.63, §6.3.64; RFC 4005 §6.11.1, §6.11.6.
 #[test]
 fn all_messages_round_trip() {
     for request in requests() {

@@ -145,7 +145,7 @@ fn bracket(rest: &mut &[u8]) -> Result<Class, String> {
 mod tests {
     use super::*;
 
-    /// TS 23.003 §13.5.
+    /// TS 23.003 §13.4A, §13.5.
     #[test]
     fn matches_between_the_marks() {
         assert!(matches("sip:chat-!.*!@hims.net", "sip:chat-@hims.net"));

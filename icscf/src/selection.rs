@@ -198,7 +198,7 @@ mod tests {
         selection.choose(Now::from_millis(1), wanted, &tried, &mut Random::from_seed([7; 32]))
     }
 
-    /// TS 29.228 §6.7: every mandatory capability, then most optional ones, then priority.
+    /// TS 29.228 §6.7, TS 23.228 §5.1.2.2, TS 29.229 §6.3.5, §6.3.6: every mandatory capability, then most optional ones, then priority.
     #[test]
     fn mandatory_then_optional_then_priority() {
         let selection = Selection::new(&[

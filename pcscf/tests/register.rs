@@ -262,7 +262,8 @@ fn accepted(request: &Request, port_us: u16, seconds: u32) -> Response {
     response
 }
 
-/// TS 24.229 §5.2.2.1; S-31..S-40, S-16: what the home network gets, and what stays outside.
+/// TS 24.229 §5.2.2.1, §5.2.2.4; S-31..S-40, S-16: what the home network gets, and what stays outside; its
+/// refusal goes back as it is.
 #[test]
 fn forwards_the_first_register_with_what_home_needs() {
     let mut lone = Lone::new(Policy::Required);
@@ -392,7 +393,7 @@ fn finds_out_who_bids_down() {
     }
 }
 
-/// RFC 3329 §2.3.1; S-23: no sec-agree where it is demanded gets 421, no common algorithm 494; both carry
+/// RFC 3329 §2.3, §2.3.1; S-23: no sec-agree where it is demanded gets 421, no common algorithm 494; both carry
 /// the list.
 #[test]
 fn demands_a_security_agreement() {

@@ -561,7 +561,7 @@ fn the_home_network_changes_a_registration() {
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
 }
 
-/// TS 24.229 §5.2.3: a home network that refuses or is silent costs the subscription only.
+/// TS 24.229 §5.2.3; RFC 6665 §4.1.2: a home network that refuses or is silent costs the subscription only.
 #[test]
 fn a_subscription_that_fails() {
     let mut lone = Lone::registered(config(true));

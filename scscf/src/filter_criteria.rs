@@ -252,7 +252,7 @@ mod tests {
         assert!(!meets(true, vec![not(Condition::SessionCase(0))]));
     }
 
-    /// TS 29.228 §6.6: shared sets come in by their priorities.
+    /// TS 29.228 §6.6, TS 23.218 §5.2.1: shared sets come in by their priorities.
     #[test]
     fn shared_sets() {
         let xml = |priority: u32, server: &str| {

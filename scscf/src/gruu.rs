@@ -289,6 +289,7 @@ mod tests {
         Keys::draw(&mut Random::from_seed([5; 32]), None, "hims.net")
     }
 
+    /// RFC 4122 §4.3
     #[test]
     fn names_follow_rfc_4122() {
         // The example of Python's documentation of uuid5.
@@ -298,6 +299,7 @@ mod tests {
         assert_eq!(read_uuid("886313e1"), None);
     }
 
+    /// TS 24.229 §5.4.7A.2; RFC 7255 §3: the software version does not name the device.
     #[test]
     fn a_public_gruu_hides_the_imei_and_nothing_else() {
         let keys = keys();

@@ -435,7 +435,7 @@ fn mac_failure() {
     dialogue.rests();
 }
 
-/// TS 24.229 §5.4.1.2.3: S-104: reg-await-auth ends after 240 s: the HSS is told; a late answer is
+/// TS 24.229 §5.4.1.2.3, §7.8: S-104: reg-await-auth ends after 240 s: the HSS is told; a late answer is
 /// challenged again, and a very late one is of a stranger.
 #[test]
 fn a_challenge_lapses() {

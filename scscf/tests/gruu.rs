@@ -53,8 +53,9 @@ fn status_for(dialogue: &mut Dialogue, uri: &str) -> u16 {
     dialogue.replies().status()
 }
 
-/// TS 24.229 §5.4.7A: S-126: both, in pairs; the public one stays, the temporary one does not, and those
-/// of before stay good for as long as the Call-ID does.
+/// TS 24.229 §5.4.7A, §5.4.7A.1, §5.4.7A.2, §5.4.7A.3, §5.4.7A.4; RFC 5627 §5, §5.2, §5.4, §A.2: S-126: both, in pairs;
+/// the public one stays, the temporary one does not, and those of before stay good for as long as the
+/// Call-ID does.
 #[test]
 fn hands_out_pairs() {
     let mut dialogue = Dialogue::new(config());

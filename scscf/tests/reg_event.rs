@@ -76,7 +76,7 @@ impl Dialogue {
     }
 }
 
-/// TS 24.229 §5.4.2.1.1, §5.4.2.1.2; RFC 3680 §5: 200 and at once the full state, in
+/// TS 24.229 §5.4.2.1.1, §5.4.2.1.2; RFC 6665 §4.2; RFC 3680 §5: 200 and at once the full state, in
 /// the dialog of the SUBSCRIBE and by its route.
 #[test]
 fn a_ue_watches() {
@@ -182,7 +182,7 @@ fn a_pushed_profile_is_told() {
 }
 
 /// TS 24.229 §5.4.2.1.1: the P-CSCF in the Path, an application server of the profile; nobody
-/// else, and nothing else.
+/// else, and nothing else. RFC 6665 §4.2.1, §4.2.1.1, §8.2.1; RFC 3680 §4.4 for how long.
 #[test]
 fn who_may_watch() {
     let mut dialogue = Dialogue::new(config());
@@ -232,7 +232,8 @@ fn who_may_watch() {
     dialogue.rests();
 }
 
-/// RFC 6665 §4.4.1, §4.2.1.4: again in the dialog: longer; and with 0 the end of it.
+/// RFC 6665 §4.4.1, §4.2.1.4: again in the dialog: longer; and with 0 the end of it, or one look:
+/// RFC 6665 §4.4.3.
 #[test]
 fn again_and_no_more() {
     let mut dialogue = Dialogue::new(config());

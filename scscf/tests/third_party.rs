@@ -121,8 +121,8 @@ fn each_type_of_registration() {
     }
 }
 
-/// TS 24.229 §5.4.1.7: service information, the REGISTER and its answer, as the criterion wants;
-/// several parts in a multipart.
+/// TS 24.229 §5.4.1.7, §7.6: service information, the REGISTER and its answer, as the criterion wants;
+/// several parts in a multipart (RFC 2046 §5.1).
 #[test]
 fn bodies() {
     let mut wanted = criterion(&[]);

@@ -407,7 +407,7 @@ mod tests {
         let _ = AkaNonce::decode("MzQ0a2xrbGtmbGtsZm9wb2tsc2tqaHJzZXNy9uQyMzMzMzQK=");
     }
 
-    /// RFC 4169 §3, RFC 7616 §3.9.1: aka.md 6.1, computed with IK and CK of test set 1.
+    /// RFC 3310 §3.1, RFC 4169 §3, RFC 7616 §3.4.2, §3.9.1, §6.1: aka.md 6.1, computed with IK and CK of test set 1.
     #[test]
     fn other_algorithms() {
         let octets = |text: &str| -> [u8; 16] { hex::decode(text).unwrap().try_into().unwrap() };

@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(credentials.get("algorithm"), None);
     }
 
-    /// S-58, S-60, S-61; G-06: what is quoted in a challenge, and opaque verbatim.
+    /// TS 24.229 §7.2A.1: S-58, S-60, S-61; G-06: what is quoted in a challenge, and opaque verbatim.
     #[test]
     fn writes_a_challenge() {
         let text = "Digest realm=\"hims.net\", nonce=\"qlWqVQ==\", qop=\"auth,auth-int\", \

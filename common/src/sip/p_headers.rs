@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(visited_network(";x=y"), None);
     }
 
-    /// TS 24.229 §7.2A.4.3; S-116: blanks behind the semicolon.
+    /// RFC 7315 §5.4, TS 24.229 §7.2A.4, §7.2A.4.2, §7.2A.4.3; S-116: blanks behind the semicolon.
     #[test]
     fn access_network() {
         let text = "3GPP-E-UTRAN-FDD; utran-cell-id-3gpp=3114800001FFFFFFF";

@@ -12,7 +12,7 @@ fn an_unknown_identity_is_an_unknown_user() {
     assert_eq!(refusal.outcome(), Outcome::USER_UNKNOWN);
 }
 
-/// TS 29.228 §6.1.4.1 step 2: services.
+/// TS 29.228 §6.1.4.1 step 2, TS 29.229 §6.3.56: services.
 #[test]
 fn a_service_is_routed_directly() {
     let mut world = World::new();

@@ -100,7 +100,7 @@ fn operator_asks_for_authentication(world: &mut dyn World) -> Result<(), String>
     ensure(took == 0.0, || "the refresh behind it was challenged again".to_owned())
 }
 
-/// TS 24.229 §5.4.7A, RFC 5627.
+/// TS 24.229 §5.4.7A, RFC 5627 §4.2, §5.2.
 fn gruus_come_in_pairs(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;
@@ -150,7 +150,7 @@ fn interval_too_brief_and_expiry(world: &mut dyn World) -> Result<(), String> {
     ensure(told == 1.0, || format!("{told} SARs of the end"))
 }
 
-/// TS 24.229 §5.1.6, §5.4.8: another contact of the same user, on another bearer.
+/// TS 24.229 §5.1.6, §5.1.6.2, §5.4.8: another contact of the same user, on another bearer.
 fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
     let normal = world.add_phone(Phone::Good);
     registers(world, normal)?;

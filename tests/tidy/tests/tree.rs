@@ -34,6 +34,51 @@ fn nothing_is_left_unfinished() {
     assert!(left.is_empty(), "unfinished: {left:?}");
 }
 
+/// What a registration is made of: documents, and clauses with all below them.
+const REGISTRATION: &[(&str, &[&str])] = &[
+    (
+        "TS 24.229",
+        &[
+            "5.1.1", "5.1.6", "5.2.2", "5.2.3", "5.2.5", "5.3.1", "5.4.1", "5.4.2", "5.4.7A",
+            "5.4.8", "7.2A", "7.6", "7.7", "7.8",
+        ],
+    ),
+    ("TS 29.228", &["6"]),
+    ("TS 29.229", &["6.1", "6.2", "6.3", "7"]),
+    ("TS 23.380", &["4", "5"]),
+    ("TS 33.203", &["6", "7", "8"]),
+    ("RFC 3310", &["3"]),
+    ("RFC 3329", &["2"]),
+    ("RFC 3680", &["4", "5"]),
+    ("RFC 4169", &["3"]),
+    ("RFC 5626", &["4", "5", "6"]),
+    ("RFC 5627", &["4", "5", "A"]),
+    ("RFC 5628", &["5"]),
+    ("RFC 6665", &["4", "8"]),
+    ("RFC 7616", &["3", "6"]),
+];
+
+#[test]
+fn every_clause_of_registration_is_tested() {
+    let is_of_registration = |clause: &String| {
+        let (document, number) = clause.split_once(" §").unwrap_or((clause, ""));
+        REGISTRATION.iter().filter(|(name, _)| *name == document).any(|(_, clauses)| {
+            clauses.iter().any(|above| {
+                number
+                    .strip_prefix(above)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            })
+        })
+    };
+    let sources = sources();
+    let cited = |text: fn(&tidy::Source) -> &str| -> BTreeSet<String> {
+        sources.iter().flat_map(|source| clauses(text(source))).filter(is_of_registration).collect()
+    };
+    let (coded, tested) = (cited(tidy::Source::product_text), cited(tidy::Source::test_text));
+    let bare: Vec<_> = coded.difference(&tested).collect();
+    assert!(bare.is_empty(), "clauses of registration that no test names: {bare:?}");
+}
+
 /// Who may not use whom: folder, and what must not stand in a `use` line or path there.
 const LAYERS: &[(&str, &[&str])] = &[
     (

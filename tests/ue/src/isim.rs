@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use common::secret::Secret;
 
-    /// TS 23.003 §13.2: S-124, S-125
+    /// TS 23.003 §13.2, TS 33.203 §8: S-124, S-125
     #[test]
     fn identities_of_an_imsi() {
         let algorithm = Algorithm::Test { k: Secret::new([0; 16]) };

@@ -310,7 +310,7 @@ fn refresh_without_challenge() {
     assert_eq!(net.request().header(Name::CSeq), "4 REGISTER");
 }
 
-/// TS 33.203 §7.4: S-79, re-authentication; the old set serves until the new one is used by the
+/// TS 33.203 §7.4, §7.4.1a, TS 24.229 §5.1.1.2.2: S-79, re-authentication; port_us stays, the old set serves until the new one is used by the
 /// P-CSCF, and 64·T1 longer.
 #[test]
 fn refresh_with_challenge() {
@@ -386,7 +386,7 @@ fn no_security_server() {
     assert!(matches!(net.event(), Event::Registered { .. }));
 }
 
-/// RFC 3261 §17.1.2: S-137, retransmissions at T1 2 s to T2 16 s, and the end after 128 s.
+/// RFC 3261 §17.1.2, TS 24.229 §7.7: S-137, retransmissions at T1 2 s to T2 16 s, and the end after 128 s.
 #[test]
 fn timer_f() {
     let mut net = Net::new(config());
@@ -457,6 +457,27 @@ fn retry_after() {
     assert!(net.got.is_empty());
     net.advance(seconds(2));
     assert_ne!(net.request().header(Name::CallId), r1.header(Name::CallId));
+}
+
+/// TS 24.229 §5.1.1.2.1, RFC 5626 §4.5: without Retry-After 30 s, 60 s and so on to half an hour, each time
+/// between half of it and all.
+#[test]
+fn failed_registrations_back_off() {
+    let mut net = Net::new(config());
+    net.command(REGISTER);
+    for upper in [30, 60, 120, 240, 480, 960, 1_800, 1_800, 1_800] {
+        let request = net.request();
+        net.answer(&request, 500, "Server Internal Error", &[]);
+        let Event::Failed { retry_at: Some(retry_at), .. } = net.event() else { panic!() };
+        let after = retry_at.since(net.now);
+        assert!(seconds(upper / 2) <= after && after <= seconds(upper), "{after:?} of {upper} s");
+        net.advance(after);
+    }
+    let request = net.request();
+    net.challenge(&request);
+    let answer = net.request();
+    net.accept(&answer, 3600);
+    assert!(matches!(net.event(), Event::Registered { .. }), "it has not given up");
 }
 
 /// TS 24.229 §5.1.1.2.1: S-131, S-132, the next P-CSCF after 305 and after 408.
