@@ -150,7 +150,7 @@ fn interval_too_brief_and_expiry(world: &mut dyn World) -> Result<(), String> {
     ensure(told == 1.0, || format!("{told} SARs of the end"))
 }
 
-/// TS 24.229 §5.1.6, §5.1.6.2, §5.4.8: another contact of the same user, on another bearer.
+/// S-12: TS 24.229 §5.1.6, §5.1.6.2, §5.4.8: another contact of the same user, on another bearer.
 fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
     let normal = world.add_phone(Phone::Good);
     registers(world, normal)?;

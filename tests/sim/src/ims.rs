@@ -44,6 +44,9 @@ pub struct Options {
     /// Neither phones nor the P-CSCF subscribe to the state of registrations. The model of associations
     /// does not know what a NOTIFY may end.
     pub is_unwatched: bool,
+    /// Security-Server names the chosen algorithms only: an answer to the challenge is then short enough
+    /// for a datagram.
+    pub is_choice_announced: bool,
 }
 
 /// How long a registration is granted for, and how often it is authenticated again.
@@ -110,7 +113,7 @@ impl Ims {
         let ports = PCSCF_PORTS.into_iter().chain([PROTECTED_SERVER_PORT]);
         let kernel = Kernel::new(gm, 5060, ports, world.random.fork());
         let pcscf = move |seed| {
-            let config = from_toml(&pcscf_toml(gm, options.is_unwatched));
+            let config = from_toml(&pcscf_toml(gm, options));
             let core = Pcscf::new(config, Random::from_seed(seed));
             Box::new(core.expect("a P-CSCF")) as Box<dyn Node>
         };
@@ -130,6 +133,23 @@ impl Ims {
             self.provision(&Subscriber::new(&isim.impi, algorithm, &identities));
         }
         self.add_with(isim, kind)
+    }
+
+    /// Adds a phone of a known subscriber whose settings are changed.
+    pub fn add_changed(&mut self, change: impl FnOnce(&mut ue::Config)) -> usize {
+        let (isim, algorithm) = self.card();
+        let identities: Vec<&str> = isim.impus.iter().map(String::as_str).collect();
+        self.provision(&Subscriber::new(&isim.impi, algorithm, &identities));
+        let mut config = self.config(isim, scenarios::Phone::Good);
+        change(&mut config);
+        let phone = ue::Phone::new(config, self.world.random.fork());
+        self.world.add_phone(Box::new(Mobile::new(phone)))
+    }
+
+    /// Puts a function of the test in the place of a P-CSCF, at an address of Gm of its own.
+    pub fn add_stand_in(&mut self, address: IpAddr, node: impl Fn() -> Box<dyn Node> + 'static) {
+        let kernel = Kernel::new(address, 5060, PCSCF_PORTS, self.world.random.fork());
+        self.world.add("stand-in", vec![address], Some(kernel), Box::new(move |_| node()));
     }
 
     /// Adds another device of the same subscription: a card of its own, the same public identity.
@@ -673,16 +693,17 @@ fn scscf_toml(name: &str, number: u8, life: Life) -> String {
     )
 }
 
-fn pcscf_toml(gm: IpAddr, is_unwatched: bool) -> String {
+fn pcscf_toml(gm: IpAddr, options: Options) -> String {
     format!(
         "name = \"pcscf.{HOME}\"\nvisited_network = \"{HOME}\"\n\
          [gm]\naddresses = [\"{gm}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
          protected_client_ports = {PCSCF_PORTS:?}\n\
          [mw]\nlisten = [\"{}\"]\n\
          [reg_event]\nsubscribe = {}\n\
-         [ipsec]\nnat = {}\n",
+         [ipsec]\nnat = {}\nanswer = \"{}\"\n",
         SocketAddr::new(address(10), 5060),
-        !is_unwatched,
+        !options.is_unwatched,
         gm.is_ipv4(),
+        if options.is_choice_announced { "chosen" } else { "list" },
     )
 }

@@ -46,6 +46,7 @@ pub fn run(seed: u64, show: bool) -> (Ims, Result<Report, String>) {
         is_ipv6: draw.below(4) == 0,
         is_tcp: draw.below(4) == 0,
         is_unwatched: true,
+        is_choice_announced: false,
         ..Options::default()
     };
     let mut ims = Ims::new(seed, options);

@@ -123,6 +123,8 @@ pub struct World {
     pub messages: u64,
     /// Every SIP message in order: who, to whom, inside ESP, bytes. Kept while `is_recording`.
     pub wire: Vec<(String, String, bool, Bytes)>,
+    /// Every Diameter message in order: who, to whom, bytes. Kept while `is_recording`.
+    pub diameter: Vec<(String, String, Bytes)>,
     pub is_recording: bool,
 }
 
@@ -154,6 +156,7 @@ impl World {
             events: 0,
             messages: 0,
             wire: Vec::new(),
+            diameter: Vec::new(),
             is_recording: false,
         }
     }
@@ -403,6 +406,9 @@ impl World {
                 self.messages += 1;
                 let (from, to) = (self.members[member].name, self.members[end.member].name);
                 self.ladder.diameter(self.now, from, to, &bytes);
+                if self.is_recording {
+                    self.diameter.push((from.to_owned(), to.to_owned(), bytes.clone()));
+                }
                 let (life, after) = (self.members[end.member].life, self.network.reliable());
                 let input = Input::Diameter { connection: end.other, bytes };
                 self.push(self.now + after, Event::Input { member: end.member, life, input });

@@ -1,17 +1,19 @@
 //! One registration, every message at every hop: what each function adds, takes off and leaves alone.
 
+mod cx;
+mod phone;
+mod raw;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::limits::Limits;
-use common::node::Now;
 use common::sip::header::Name;
 use common::sip::message::{Headers, Message, Request, Response};
+use raw::answers;
 use scenarios::{Phone as Kind, Standing, World as _};
 use sim::ims::{HOME, Ims, Options};
-use sim::world::Phone;
 
 /// Everything that was said in one registration, in order.
 struct Recorded(VecDeque<(String, String, bool, Bytes)>);
@@ -39,8 +41,13 @@ impl Recorded {
 }
 
 fn registered() -> (Ims, Recorded) {
-    let mut ims = Ims::new(11, Options::default());
-    let ue = ims.add(Kind::Good);
+    registered_as(Options::default(), |_| {})
+}
+
+/// With a phone whose settings are changed.
+fn registered_as(options: Options, change: impl FnOnce(&mut ue::Config)) -> (Ims, Recorded) {
+    let mut ims = Ims::new(11, options);
+    let ue = ims.add_changed(change);
     ims.world.is_recording = true;
     ims.register(ue);
     ims.until("registered", Duration::from_secs(10), &mut |world| {
@@ -158,74 +165,6 @@ fn the_second_register_hop_by_hop() {
     assert!(wire.0.is_empty(), "nothing follows: {:?}", wire.0);
 }
 
-/// A phone without SIM and stack: it sends what it is told and keeps what it gets.
-struct Raw {
-    address: IpAddr,
-    sending: Vec<String>,
-    got: std::rc::Rc<std::cell::RefCell<Vec<String>>>,
-}
-
-impl Phone for Raw {
-    fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    fn packet(&mut self, _now: Now, packet: &[u8], _out: &mut Vec<Bytes>) {
-        // IPv4 and UDP headers are 28 octets.
-        self.got.borrow_mut().push(String::from_utf8_lossy(&packet[28..]).into_owned());
-    }
-
-    fn timeout(&mut self, _now: Now, _out: &mut Vec<Bytes>) {}
-
-    fn next_timeout(&self) -> Option<Now> {
-        None
-    }
-
-    fn command(&mut self, _now: Now, _command: &str, out: &mut Vec<Bytes>) {
-        let (IpAddr::V4(source), [10, 46, 0, 1]) = (self.address, [10, 46, 0, 1]) else { return };
-        for text in self.sending.drain(..) {
-            let from = SocketAddr::new(source.into(), 5060);
-            let to: SocketAddr = "10.46.0.1:5060".parse().unwrap();
-            let packet = ue::packets::datagram(from, to, text.as_bytes()).expect("a packet");
-            out.push(packet.into());
-        }
-    }
-
-    fn events(&mut self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn expect(&mut self) {}
-
-    fn standing(&self) -> Standing {
-        Standing::Idle
-    }
-
-    fn completed(&self) -> u64 {
-        0
-    }
-
-    fn notified(&self) -> u64 {
-        0
-    }
-
-    fn gruus(&self) -> Option<(String, String)> {
-        None
-    }
-
-    fn private_identity(&self) -> String {
-        String::new()
-    }
-
-    fn inbound_spis(&self) -> Vec<u32> {
-        Vec::new()
-    }
-
-    fn owed(&self) -> usize {
-        0
-    }
-}
-
 /// S-107..S-120: a deregistration in clear, in compact form, with its credentials doubled and without
 /// an answer to a challenge, deregisters nobody: it is challenged, and the binding stays.
 #[test]
@@ -261,23 +200,30 @@ fn a_compact_deregistration_in_clear_is_challenged_only() {
     assert_eq!(ims.registered_at_hss(), 1);
 }
 
-/// What a phone without stack gets that sends this.
-fn answers(ims: &mut Ims, text: String) -> Vec<String> {
-    let got = std::rc::Rc::<std::cell::RefCell<Vec<String>>>::default();
-    let address = IpAddr::from([10, 45, 9, 9]);
-    let raw = Raw { address, sending: vec![text], got: std::rc::Rc::clone(&got) };
-    let ue = ims.world.add_phone(Box::new(raw));
-    ims.world.command_after(ue, "send", Duration::ZERO);
-    let until = ims.world.now + Duration::from_secs(5);
-    ims.world.run(until, |_| false);
-    let got = got.borrow();
-    got.clone()
+fn response(bytes: &Bytes) -> Option<Response> {
+    match Message::parse(bytes.clone(), &Limits::default()) {
+        Ok(Message::Response(response)) => Some(response),
+        _ => None,
+    }
+}
+
+/// The first REGISTER of a phone without stack.
+fn first_register(user: &str) -> String {
+    format!(
+        "REGISTER sip:{HOME} SIP/2.0\r\nVia: SIP/2.0/UDP 10.45.9.9:5060;branch=z9hG4bKa;rport\r\n\
+         From: <sip:{user}>;tag=1\r\nTo: <sip:{user}>\r\nCall-ID: a@10.45.9.9\r\nCSeq: 201 REGISTER\r\n\
+         Max-Forwards: 70\r\nContact: <sip:10.45.9.9:40002>;expires=600000\r\nRequire: sec-agree\r\n\
+         Proxy-Require: sec-agree\r\nSupported: path\r\n\
+         Security-Client: ipsec-3gpp;alg=hmac-sha-1-96;ealg=null;spi-c=90001;spi-s=90002;port-c=40001;\
+         port-s=40002\r\nAuthorization: Digest username=\"{user}\",realm=\"{HOME}\",uri=\"sip:{HOME}\",\
+         nonce=\"\",response=\"\"\r\nContent-Length: 0\r\n\r\n"
+    )
 }
 
 const CHALLENGED: &str = "SIP/2.0 401 ";
 
-/// Habits of phones that do not make a REGISTER wrong, each after a message of a real one: all are
-/// challenged. The others get the answer that names what is missing.
+/// S-15, S-16, S-26, S-105, S-122: habits of phones that do not make a REGISTER wrong, each after a message of a
+/// real one: all are challenged. The others get the answer that names what is missing.
 #[test]
 fn habits_of_phones() {
     let user = format!("001010000000001@{HOME}");
@@ -348,6 +294,32 @@ fn habits_of_phones() {
                 "uri=\"sip:ims.mnc021.mcc658.3gppnetwork.org\"",
             ),
             CHALLENGED,
+        ),
+        (
+            "the credentials of test equipment: no algorithm, another order",
+            format!(
+                "{plain}{contact}{agree}{offer}Authorization: Digest uri=\"sip:{HOME}\",\
+                 username=\"{user}\",response=\"\",realm=\"{HOME}\",nonce=\"\"\r\n"
+            ),
+            CHALLENGED,
+        ),
+        (
+            "lines folded, names in any case, several Contacts in one line",
+            format!(
+                "vIA: SIP/2.0/UDP\r\n  10.45.9.9:5060;branch=z9hG4bKa\r\n\
+                 CONTACT: <sip:10.45.9.9:40002>;expires=600000,\r\n\t<sip:b@10.45.9.9:40002>\r\n{secure}"
+            ),
+            CHALLENGED,
+        ),
+        (
+            "all contacts go, of a user who has none",
+            format!("{plain}Contact: *\r\nExpires: 0\r\n{secure}"),
+            "SIP/2.0 403 ",
+        ),
+        (
+            "all contacts for an hour, which means nothing",
+            format!("{plain}Contact: *\r\nExpires: 3600\r\n{secure}"),
+            "SIP/2.0 400 ",
         ),
         (
             "no Contact parameters, no Supported, 3600 s in a header of its own",
