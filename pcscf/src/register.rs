@@ -32,7 +32,7 @@ use crate::refusal::Refusal;
 use crate::registrations::{IdentitySet, Registration};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
 use crate::security::{BEYOND_REGISTRATION, Security, Set, State, Wanted};
-use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer};
+use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer, outbound};
 
 /// What is known of a REGISTER in progress.
 #[derive(Debug)]
@@ -216,7 +216,11 @@ impl Pcscf {
             headers.remove(Name::Authorization);
             headers.append(Name::Authorization, &credentials.to_credentials());
         }
-        headers.append(Name::Path, &format!("<sip:term@{};lr>", self.mw_name()));
+        let path = match outbound::token_for(headers) {
+            Some(flow) => format!("<sip:{flow}@{};lr;ob>", self.mw_name()),
+            None => format!("<sip:term@{};lr>", self.mw_name()),
+        };
+        headers.append(Name::Path, &path);
         if !headers.has_token(Name::Require, "path") {
             headers.append(Name::Require, "path");
         }

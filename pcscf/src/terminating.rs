@@ -15,7 +15,7 @@ use common::sip::uri::{Host, Uri};
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::originating::host_port;
 use crate::security::Set;
-use crate::{OnReply, Pcscf};
+use crate::{OnReply, Pcscf, outbound};
 
 impl Pcscf {
     /// TS 24.229 §5.2.6.4: from port_pc to port_us; Via names the protected server port, or the
@@ -24,12 +24,21 @@ impl Pcscf {
         let request = incoming.request();
         let top = request.headers().values(Name::Route).next();
         let top = top.and_then(|text| Address::parse(text).ok());
-        if !top.is_some_and(|route| self.is_own(&route.uri)) {
+        let Some(route) = top.filter(|route| self.is_own(&route.uri)) else {
             let refused = (403, "Not For A UE Of Ours", "not_for_us");
             return self.session_refuse(now, incoming, refused, out);
-        }
-        let Some(target) = self.target_of_ue(request.uri(), request.call_id()) else {
-            let refused = (480, "Temporarily Unavailable", "no_contact");
+        };
+        let flow = outbound::flow_in(&route.uri);
+        let target = match flow {
+            Some(flow) => self.target_at(flow),
+            None => self.target_of_ue(request.uri(), request.call_id()),
+        };
+        let Some(target) = target else {
+            // RFC 5626 §5.3: so that the registrar tries another flow.
+            let refused = match flow {
+                Some(_) => (430, "Flow Failed", "flow_failed"),
+                None => (480, "Temporarily Unavailable", "no_contact"),
+            };
             return self.session_refuse(now, incoming, refused, out);
         };
         let mut request = request.clone();
@@ -50,11 +59,16 @@ impl Pcscf {
             Host::Name(_) => None,
         };
         if let Some(named) = named {
-            let set = self.security.set_towards(named);
-            return set.map(target_on).or_else(|| self.target_in_clear(named));
+            return self.target_at(named);
         }
         let (impi, ue) = self.dialogs.owner(call_id)?;
         self.security.set_to_use(impi, *ue).map(target_on)
+    }
+
+    /// The contact at that address.
+    fn target_at(&self, contact: SocketAddr) -> Option<Target> {
+        let set = self.security.set_towards(contact);
+        set.map(target_on).or_else(|| self.target_in_clear(contact))
     }
 
     fn target_in_clear(&self, ue: SocketAddr) -> Option<Target> {

@@ -634,6 +634,30 @@ fn other_requests_need_a_registration() {
     assert_eq!(lone.sent_response().1.status(), 403);
 }
 
+/// RFC 5626 §5.1, TS 24.229 §5.2.2.1: who registers a flow finds it in Path, with `ob`; who does not say all that
+/// is needed does not.
+#[test]
+fn a_flow_is_named_in_path() {
+    const INSTANCE: &str = "+sip.instance=\"<urn:gsma:imei:90420156-025763-0>\"";
+    let with_number = format!("{INSTANCE};reg-id=1");
+    for (instance, supported, is_flow) in [
+        (with_number.as_str(), "path, outbound", true),
+        (with_number.as_str(), "path", false),
+        ("reg-id=1", "path, outbound", false),
+        (INSTANCE, "path, outbound", false),
+    ] {
+        let mut lone = Lone::new(Policy::Required);
+        let text = register(FIRST, 1, "").replace(INSTANCE, instance);
+        lone.from_ue(5060, 5060, &text.replace("path, gruu", supported));
+        let request = lone.sent_request();
+        let expected = match is_flow {
+            true => "<sip:flow.0a2d000213c4@pcscf1.visited.example;lr;ob>",
+            false => "<sip:term@pcscf1.visited.example;lr>",
+        };
+        assert_eq!(request.headers().get(Name::Path), Some(expected), "{instance} {supported}");
+    }
+}
+
 /// RFC 3261 §16.3: Proxy-Require with a tag that is not sec-agree.
 #[test]
 fn unknown_extensions_are_named() {

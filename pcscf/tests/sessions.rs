@@ -421,6 +421,28 @@ fn a_notify_for_nobody() {
     assert_eq!(lone.core.owed(), 0);
 }
 
+/// RFC 5626 §5.3: by a flow to its UE, whoever is in the Request-URI; a flow that is gone is 430.
+#[test]
+fn a_request_by_a_flow() {
+    let mut lone = Lone::registered(config(false));
+    let by_flow = |user: &str, branch: &str| {
+        let text = String::from_utf8(notify("sip:alice@home.example;gr=urn:x").to_vec()).unwrap();
+        Bytes::from(text.replace("sip:mo@", &format!("sip:{user}@")).replace("z9hG4bKn1", branch))
+    };
+    lone.from_core(by_flow("flow.0a2d00027919", "z9hG4bKf1"));
+    let set = lone.set.clone().unwrap();
+    assert_eq!((lone.set.as_ref().map(|set| set.ports.us), UE), (Some(31_001), "10.45.0.2"));
+    let (flow, request) = lone.request();
+    assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
+    assert!(!request.headers().has(Name::Route));
+    lone.protected(std::str::from_utf8(&request.response(200, "OK").to_bytes()).unwrap());
+    lone.response(200);
+    for (user, branch) in [("flow.0a2d0002791b", "z9hG4bKf2"), ("flow.0a2d00037919", "z9hG4bKf3")] {
+        lone.from_core(by_flow(user, branch));
+        lone.response(430);
+    }
+}
+
 /// A NOTIFY to the P-CSCF about the UE's contact.
 fn document(
     subscribe: &Request,

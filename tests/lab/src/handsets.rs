@@ -56,6 +56,8 @@ pub struct Model {
     /// Its address is [`scenarios::PRIVATE_ADDRESS`], behind a NAT of its own that has the bearer.
     pub is_behind_nat: bool,
     pub expires_seconds: Option<u32>,
+    /// It registers a flow of this number.
+    pub reg_id: Option<u32>,
     /// It registers for emergency calls.
     pub is_emergency: bool,
     pub authentication: Option<ue::Authentication>,
@@ -374,6 +376,7 @@ impl Handsets {
         config.tcp_mtu = model.tcp_mtu;
         config.subscribes = self.habits.subscribes && !model.is_emergency;
         config.is_emergency = model.is_emergency;
+        config.reg_id = model.reg_id;
         config.expires_seconds = model.expires_seconds.unwrap_or(config.expires_seconds);
         if model.is_brief || self.habits.is_brief {
             config.feature_tags.clear();

@@ -33,6 +33,8 @@ pub enum Phone {
     /// It has [`PRIVATE_ADDRESS`] behind a NAT of its own, which has its bearer; on an IPv6 bearer there is
     /// no NAT.
     BehindNat,
+    /// It registers a flow (RFC 5626).
+    WithFlow,
 }
 
 /// Of every phone behind a NAT: as in a million homes.

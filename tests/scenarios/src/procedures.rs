@@ -42,6 +42,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "a_flow_is_registered",
+        shows: "a phone that registers flows: the P-CSCF keeps one for it, and a restarted phone takes its place",
+        run: a_flow_is_registered,
+        is_fault: false,
+    },
+    Scenario {
         name: "restored_by_another_scscf",
         shows: "kill -9 of the S-CSCF that serves: another one takes the refresh, unchallenged, and tells the watchers",
         run: restored_by_another_scscf,
@@ -189,6 +195,26 @@ fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
     })?;
     let now = registrations(world, Function::Pcscf);
     ensure(now == at_pcscf, || format!("{now} registrations at the P-CSCF, not {at_pcscf}"))
+}
+
+/// RFC 5626 §4.2, §5.1, §6; TS 24.229 §5.2.2.1, §5.4.1.2.2: the first hop says that it keeps flows, or the
+/// registrar would refuse them.
+fn a_flow_is_registered(world: &mut dyn World) -> Result<(), String> {
+    let name = "tessera_scscf_registers_total";
+    let refused = [("outcome", "first_hop_lacks_outbound")];
+    let before = at_scscfs(world, name, &refused);
+    let ue = watched_phone(world, Phone::WithFlow)?;
+    let took = refreshes(world, ue)?;
+    ensure(took == 0.0, || "the refresh was challenged".to_owned())?;
+    let held = at_scscfs(world, "tessera_scscf_registrations", &[]);
+    world.reboot(ue);
+    registers(world, ue)?;
+    let now = at_scscfs(world, "tessera_scscf_registrations", &[]);
+    ensure(now == held, || format!("{now} registrations, {held} before the restart"))?;
+    let refusals = at_scscfs(world, name, &refused) - before;
+    ensure(refusals == 0.0, || format!("{refusals} times no first hop that keeps flows"))?;
+    world.deregister(ue);
+    world.until("it leaves", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)
 }
 
 /// TS 23.380 §4.

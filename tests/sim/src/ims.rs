@@ -204,6 +204,7 @@ impl Ims {
             scenarios::Phone::WrongKey => faults.wrong_k = true,
             scenarios::Phone::WrongResponse => faults.wrong_response = true,
             scenarios::Phone::AlteredSecurityVerify => faults.wrong_security_verify = true,
+            scenarios::Phone::WithFlow => config.reg_id = Some(1),
             scenarios::Phone::BehindNat => config.behind_nat = Some(scenarios::PRIVATE_ADDRESS),
         }
         config

@@ -58,6 +58,9 @@ pub struct Config {
     pub instance_id: Option<String>,
     /// Feature tags of Contact, as written.
     pub feature_tags: Vec<String>,
+    /// Registers a flow of this number (RFC 5626 §4.2), as long as the network does not say that its first hop
+    /// keeps none.
+    pub reg_id: Option<u32>,
     /// It registers for emergency calls: `sos` in the URI of Contact (TS 24.229 §5.1.6.2).
     pub is_emergency: bool,
     /// P-Access-Network-Info, sent only over a security association.
@@ -120,6 +123,7 @@ impl Config {
                 "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\"".to_string(),
                 "+g.3gpp.smsip".to_string(),
             ],
+            reg_id: None,
             is_emergency: false,
             access_network: Some(
                 "3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF".to_string(),

@@ -277,6 +277,7 @@ impl Phone {
             200..300 => self.on_success(now, &response, out),
             401 => self.on_challenge(now, &response, out),
             423 => self.on_interval_too_brief(now, &response, out),
+            439 if self.config.reg_id.is_some() => self.on_no_flows(now, out),
             status => Err(Cause::Refused(status)),
         };
         if let Err(cause) = result {
@@ -482,6 +483,22 @@ impl Phone {
         }
         attempt.repeats += 1;
         attempt.expires_seconds = wanted;
+        attempt.cseq += 1;
+        attempt.offered = offered;
+        if attempt.over.is_none() {
+            attempt.authorization = authorization;
+        }
+        self.send_register(now, out);
+        Ok(())
+    }
+
+    /// RFC 5626 §11.6: the first hop keeps no flows: again without one, as anybody does who has none.
+    fn on_no_flows(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), Cause> {
+        self.config.reg_id = None;
+        self.drop_temporary(out);
+        let offered = self.new_offer();
+        let authorization = request::empty_authorization(&self.config);
+        let Some(attempt) = &mut self.attempt else { return Ok(()) };
         attempt.cseq += 1;
         attempt.offered = offered;
         if attempt.over.is_none() {

@@ -45,6 +45,9 @@ impl Register<'_> {
         let profile = config.profile.as_deref();
         let supported = profile.and_then(|profile| profile.supported.as_deref());
         headers.append(Name::Supported, supported.unwrap_or("path, gruu"));
+        if config.reg_id.is_some() && !headers.has_token(Name::Supported, "outbound") {
+            headers.append(Name::Supported, "outbound");
+        }
         if let Some(profile) = profile {
             if profile.expires_header {
                 headers.append(Name::Expires, &self.expires_seconds.to_string());
@@ -88,6 +91,9 @@ impl Register<'_> {
         };
         if let Some(instance_id) = &config.instance_id {
             contact.push_str(&format!(";+sip.instance=\"<{instance_id}>\""));
+            if let Some(reg_id) = config.reg_id {
+                contact.push_str(&format!(";reg-id={reg_id}"));
+            }
         }
         if let Some(q) = profile.and_then(|profile| profile.contact_q.as_ref()) {
             contact.push_str(&format!(";q={q}"));

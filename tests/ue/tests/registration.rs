@@ -251,6 +251,25 @@ fn interval_too_brief() {
     assert_eq!(net.event(), failed);
 }
 
+/// RFC 5626 §4.2.1, §11.6: a flow of its instance; where the first hop keeps none, again without.
+#[test]
+fn a_flow_or_none() {
+    let mut net = with(|config| config.reg_id = Some(1));
+    net.command(REGISTER);
+    let first = net.request();
+    assert!(first.header(Name::Contact).contains(";reg-id=1"), "{}", first.header(Name::Contact));
+    assert!(first.request().headers().has_token(Name::Supported, "outbound"));
+    net.answer(&first, 439, "First Hop Lacks Outbound Support", &[]);
+    let second = net.request();
+    assert!(!second.header(Name::Contact).contains("reg-id"));
+    assert!(!second.request().headers().has_token(Name::Supported, "outbound"));
+    assert_eq!(second.request().cseq(), first.request().cseq() + 1);
+    net.challenge(&second);
+    let answer = net.request();
+    net.accept(&answer, 3600);
+    assert!(matches!(net.event(), Event::Registered { .. }));
+}
+
 /// TS 24.229 §5.1.1.6: S-107, S-116, S-121, over the association, and what is left behind.
 #[test]
 fn deregistration() {

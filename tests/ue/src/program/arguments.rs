@@ -43,6 +43,8 @@ pub struct Plan {
     pub behind_nat: Option<Option<Ipv4Addr>>,
     /// It watches its own registration.
     pub subscribes: bool,
+    /// It registers a flow of this number.
+    pub reg_id: Option<u32>,
     pub algorithms: Vec<AlgorithmPair>,
     pub expires_seconds: u32,
     /// Absent: until a signal.
@@ -228,6 +230,9 @@ struct BehaviourOptions {
     /// Do not watch the own registration (reg event).
     #[arg(long)]
     no_subscribe: bool,
+    /// Register a flow of this number (RFC 5626, outbound).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    reg_id: Option<u32>,
     /// Pairs to offer, such as hmac-sha-1-96/aes-cbc,hmac-md5-96/null.
     #[arg(long, value_name = "ALG/EALG,...", value_delimiter = ',', value_parser = pair,
         conflicts_with = "no_ipsec")]
@@ -332,6 +337,7 @@ impl Register {
             ipsec: !behaviour.no_ipsec,
             behind_nat: behaviour.behind_nat,
             subscribes: !behaviour.no_subscribe,
+            reg_id: behaviour.reg_id,
             algorithms,
             expires_seconds: behaviour.expires,
             hold: behaviour.hold.0,
