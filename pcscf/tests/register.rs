@@ -634,7 +634,7 @@ fn other_requests_need_a_registration() {
     assert_eq!(lone.sent_response().1.status(), 403);
 }
 
-/// RFC 5626 §5.1, TS 24.229 §5.2.2.1: who registers a flow finds it in Path, with `ob`; who does not say all that
+/// RFC 5626 §5, §5.1, TS 24.229 §5.2.2.1: who registers a flow finds it in Path, with `ob`; who does not say all that
 /// is needed does not.
 #[test]
 fn a_flow_is_named_in_path() {
