@@ -1315,6 +1315,25 @@ fn follows_a_redirect() {
     assert!(world.sent("icscf1", "hss1", uar_code, true).is_empty(), "by name only");
 }
 
+/// A redirect agent alone serves nobody: requests can be asked once a node that it may name is there.
+#[test]
+fn an_agent_alone_is_not_enough() {
+    let mut world = with_slf();
+    assert!(world.at("icscf1").endpoint.is_up());
+    world.kill("hss1");
+    world.run(100);
+    assert!(world.at("icscf1").endpoint.is_up());
+    world.kill("hss2");
+    world.run(100);
+    assert!(!world.at("icscf1").endpoint.is_up());
+    world.at("hss1").is_away = false;
+    world.run(31_000);
+    assert!(world.at("icscf1").endpoint.is_up());
+    world.kill("slf");
+    world.run(100);
+    assert!(!world.at("icscf1").endpoint.is_up());
+}
+
 /// RFC 6733 §6.1.8: of several nodes the next one when the first is down, or does not answer.
 #[test]
 fn redirected_to_the_next_one() {

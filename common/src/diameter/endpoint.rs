@@ -261,9 +261,13 @@ impl<W> Endpoint<W> {
         self.timers.next()
     }
 
-    /// Some peer takes requests.
+    /// Some peer takes requests; where a redirect agent names the ones that serve them, one of those, too.
     pub fn is_up(&self) -> bool {
-        self.peers.values().any(|peer| peer.rank().is_some())
+        let is_up = |of: fn(&Peer) -> bool| {
+            self.peers.values().any(|peer| of(peer) && peer.rank().is_some())
+        };
+        let has_named = self.peers.values().any(Peer::is_by_name_only);
+        is_up(|peer| !peer.is_by_name_only()) && (!has_named || is_up(Peer::is_by_name_only))
     }
 
     /// RFC 6733 §5.4: says DPR to every peer, once the requests sent to it have ended, and takes no

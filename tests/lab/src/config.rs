@@ -10,7 +10,7 @@ use scenarios::server::criterion;
 
 use crate::endurance;
 use crate::mobility::{CELLS, SECOND_SGW};
-use crate::subscribers::Subscribers;
+use crate::subscribers::{CAPABILITY, Subscribers};
 use crate::topology::{Addresses, IpVersion, POOL_V4, POOL_V6, Topology, UE_MTU};
 
 /// Home domain of the lab (TS 23.003 §13.2): MCC 001, MNC 01 is the test network.
@@ -198,9 +198,11 @@ impl Settings<'_> {
             self.dns(),
         );
         for (priority, name) in ["scscf1", "scscf2"].iter().enumerate() {
+            let capabilities = if priority == 1 { vec![CAPABILITY] } else { Vec::new() };
             let _ = write!(
                 text,
-                "\n[[scscf]]\nname = \"sip:{name}.{HOME_DOMAIN}:5060\"\npriority = {priority}\n"
+                "\n[[scscf]]\nname = \"sip:{name}.{HOME_DOMAIN}:5060\"\npriority = {priority}\n\
+                 capabilities = {capabilities:?}\n"
             );
         }
         text

@@ -23,7 +23,7 @@ use crate::ladder::{Ladder, SETTLING};
 use crate::load;
 use crate::processes::{self, Process};
 use crate::protected::ClearText;
-use crate::subscribers::{BY_ADDRESS, Subscribers};
+use crate::subscribers::{Subscribers, WITHOUT_SERVER};
 use crate::topology::{Addresses, CORE_NODES, IpVersion, Topology};
 
 /// Subscribers beyond those who register at once, for scenarios.
@@ -76,8 +76,8 @@ const BESIDE_THE_HSS: [(&str, u16); 2] = [("hss2", 9309), ("slf", 9308)];
 /// Port of the HTTP of the LTE transport on the host.
 pub const LTE_PORT: u16 = 9307;
 
-/// Behind the subscribers who have something else.
-const FIRST_WITH_CARD: usize = BY_ADDRESS + 1;
+/// Behind the subscribers who are there for something.
+const FIRST_ORDINARY: usize = WITHOUT_SERVER + 1;
 
 /// Something to be done between two events of the loop, on its thread.
 pub type Ask = Box<dyn FnOnce(&mut Laboratory) + Send>;
@@ -175,7 +175,7 @@ impl Laboratory {
                 addresses.extend(listener.local_addr().map(|address| (name, address)));
                 beside.push((name, listener));
             }
-            subscribers.begin_at(FIRST_WITH_CARD);
+            subscribers.begin_at(FIRST_ORDINARY);
         }
         Settings {
             directory: &directory.path,

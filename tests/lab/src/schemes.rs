@@ -13,11 +13,11 @@ use crate::check::{Check, LabWorld, Tell, Wanted, run_all};
 use crate::config::HOME_DOMAIN;
 use crate::decode::What;
 use crate::handsets::Model;
-use crate::subscribers::{BY_ADDRESS, PASSWORD, WITH_PASSWORD};
+use crate::subscribers::{BY_ADDRESS, PASSWORD, WITH_CAPABILITY, WITH_PASSWORD, WITHOUT_SERVER};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 10] = [
     ("akav2_sha_256", "the first line of the challenge is answered, inside IPsec", |world| {
         registers_by_card(world, &[DigestAlgorithm::AkaV2Sha256])
     }),
@@ -37,6 +37,11 @@ const CHECKS: [Check; 9] = [
         "early_ims",
         "the address that the packet core has told the HSS is enough, and any other is 403",
         early_ims,
+    ),
+    (
+        "capabilities",
+        "who needs what only the second S-CSCF has is registered there; what none has: 600",
+        capabilities,
     ),
     ("slf", "all of this was asked by way of redirects; an RTR finds its way back", slf),
     (
@@ -117,6 +122,20 @@ fn early_ims(world: &mut LabWorld) -> Result<(), String> {
     ensure(challenges.is_empty(), || format!("challenged: {challenges:?}"))?;
     let credentials = values_on(world, from, "core", "REGISTER ", "Authorization");
     ensure(credentials.is_empty(), || format!("credentials: {credentials:?}"))
+}
+
+/// TS 29.228 §6.7, TS 29.229 §6.3.4.
+fn capabilities(world: &mut LabWorld) -> Result<(), String> {
+    let held = |world: &mut LabWorld, of| world.metric(of, "tessera_scscf_registrations", &[]);
+    let before = held(world, Function::Scscf2);
+    let ue =
+        world.ask(|laboratory| Some(laboratory.add_phone_of(WITH_CAPABILITY, Model::default())));
+    register(world, ue.ok_or("no laboratory")?)?;
+    let now = held(world, Function::Scscf2);
+    ensure(now == before + 1.0, || "the other S-CSCF has it".to_owned())?;
+    let ue =
+        world.ask(|laboratory| Some(laboratory.add_phone_of(WITHOUT_SERVER, Model::default())));
+    is_refused(world, ue.ok_or("no laboratory")?, 600)
 }
 
 /// TS 23.228 §5.8

@@ -17,6 +17,11 @@ pub const WITH_PASSWORD: usize = 0;
 pub const PASSWORD: &str = "of a test network";
 /// The one who is known by the address of the bearer.
 pub const BY_ADDRESS: usize = 1;
+/// The one whose S-CSCF must be capable of [`CAPABILITY`], and the one whose S-CSCF there is not.
+pub const WITH_CAPABILITY: usize = 2;
+pub const WITHOUT_SERVER: usize = 3;
+/// What the second S-CSCF has (TS 29.229 §6.3.5).
+pub const CAPABILITY: u32 = 7;
 
 /// So many cards exist; all but the last are known to the HSS.
 #[derive(Debug)]
@@ -72,7 +77,7 @@ impl Subscribers {
     }
 
     /// What `hss subscriber import` reads.
-    /// `has_schemes`: [`WITH_PASSWORD`] and [`BY_ADDRESS`] have something else than a card.
+    /// `has_schemes`: the first ones have something else than a card, or need more than an S-CSCF.
     pub fn provisioning(&self, has_application_server: bool, has_schemes: bool) -> String {
         // It hears of everybody, by criteria that the S-CSCFs share.
         let mut text = match has_application_server {
@@ -91,7 +96,18 @@ impl Subscribers {
                 }
                 _ => {
                     let (k, opc) = (hex(keys.k.expose()), hex(keys.opc.expose()));
-                    format!("k = \"{k}\"\nopc = \"{opc}\"")
+                    let needs = match number {
+                        WITH_CAPABILITY if has_schemes => CAPABILITY.to_string(),
+                        WITHOUT_SERVER if has_schemes => {
+                            format!("{CAPABILITY}, {}", CAPABILITY + 1)
+                        }
+                        _ => String::new(),
+                    };
+                    let needs = match needs.is_empty() {
+                        true => needs,
+                        false => format!("\nmandatory_capabilities = [{needs}]"),
+                    };
+                    format!("k = \"{k}\"\nopc = \"{opc}\"{needs}")
                 }
             };
             let _ = write!(
