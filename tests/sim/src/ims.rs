@@ -113,7 +113,7 @@ impl Ims {
         let ports = PCSCF_PORTS.into_iter().chain([PROTECTED_SERVER_PORT]);
         let kernel = Kernel::new(gm, 5060, ports, world.random.fork());
         let pcscf = move |seed| {
-            let config = from_toml(&pcscf_toml(gm, options));
+            let config = from_toml(&pcscf_toml("pcscf", gm, 10, options));
             let core = Pcscf::new(config, Random::from_seed(seed));
             Box::new(core.expect("a P-CSCF")) as Box<dyn Node>
         };
@@ -144,6 +144,22 @@ impl Ims {
         change(&mut config);
         let phone = ue::Phone::new(config, self.world.random.fork());
         self.world.add_phone(Box::new(Mobile::new(phone)))
+    }
+
+    /// Adds another P-CSCF; gives its address of Gm. The model of associations knows one only.
+    pub fn add_second_pcscf(&mut self) -> IpAddr {
+        let gm = IpAddr::V4(Ipv4Addr::new(10, 46, 0, 3));
+        let ports = PCSCF_PORTS.into_iter().chain([PROTECTED_SERVER_PORT]);
+        let kernel = Kernel::new(gm, 5060, ports, self.world.random.fork());
+        let options = self.options;
+        let pcscf = move |seed| {
+            let config = from_toml(&pcscf_toml("pcscf2", gm, 11, options));
+            let core = Pcscf::new(config, Random::from_seed(seed));
+            Box::new(core.expect("a P-CSCF")) as Box<dyn Node>
+        };
+        self.world.has_model = false;
+        self.world.add("pcscf2", vec![gm, address(11)], Some(kernel), Box::new(pcscf));
+        gm
     }
 
     /// Puts a function of the test in the place of a P-CSCF, at an address of Gm of its own.
@@ -645,9 +661,15 @@ fn zone(world: &mut World) {
         let data = RecordData::Srv { priority: 10, weight: 10, port: 5060, target };
         add(&format!("_sip._{transport}.{HOME}"), RecordType::Srv, data);
     }
-    for (host, last) in
-        [("icscf", 20), ("scscf1", 31), ("scscf2", 32), ("hss", 40), ("pcscf", 10), ("as", 50)]
-    {
+    for (host, last) in [
+        ("icscf", 20),
+        ("scscf1", 31),
+        ("scscf2", 32),
+        ("hss", 40),
+        ("pcscf", 10),
+        ("pcscf2", 11),
+        ("as", 50),
+    ] {
         add(&format!("{host}.{HOME}"), RecordType::A, RecordData::Address(address(last)));
     }
     for ((name, record_type), records) in records {
@@ -694,15 +716,15 @@ fn scscf_toml(name: &str, number: u8, life: Life) -> String {
     )
 }
 
-fn pcscf_toml(gm: IpAddr, options: Options) -> String {
+fn pcscf_toml(name: &str, gm: IpAddr, core: u8, options: Options) -> String {
     format!(
-        "name = \"pcscf.{HOME}\"\nvisited_network = \"{HOME}\"\n\
+        "name = \"{name}.{HOME}\"\nvisited_network = \"{HOME}\"\n\
          [gm]\naddresses = [\"{gm}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
          protected_client_ports = {PCSCF_PORTS:?}\n\
          [mw]\nlisten = [\"{}\"]\n\
          [reg_event]\nsubscribe = {}\n\
          [ipsec]\nnat = {}\nanswer = \"{}\"\n",
-        SocketAddr::new(address(10), 5060),
+        SocketAddr::new(address(core), 5060),
         !options.is_unwatched,
         gm.is_ipv4(),
         if options.is_choice_announced { "chosen" } else { "list" },

@@ -287,6 +287,63 @@ fn another_pcscf_is_taken() {
     }
 }
 
+/// TS 23.380 §5, TS 24.229 §5.1.1.4.1, §5.4.1.2.2: S-132, S-137: a P-CSCF dies for good. Nobody answers the refresh of
+/// its phone, which registers anew by another one; nothing of the first way is left, and the network reaches
+/// the phone by the second.
+#[test]
+fn a_dead_pcscf_is_left() {
+    let mut ims = Ims::new(11, Options::default());
+    let second = ims.add_second_pcscf();
+    let ue = ims.add_changed(|config| {
+        config.pcscfs.push((second, 5060).into());
+        config.automatic = true;
+    });
+    ims.register(ue);
+    let registered = |world: &mut dyn scenarios::World| world.standing(ue) == Standing::Registered;
+    ims.until("registered", Duration::from_secs(10), &mut { registered }).expect("a registration");
+    let first = ims.world.member("pcscf");
+    ims.world.kill(first);
+    let (completed, told) = (ims.completed(ue), ims.notified(ue));
+    ims.reregister(ue);
+    ims.until("registered by the other one", Duration::from_secs(600), &mut |world| {
+        world.completed(ue) > completed && world.notified(ue) > told
+    })
+    .expect("another registration");
+    assert_eq!(ims.standing(ue), Standing::Registered);
+    assert_eq!(ims.registered_at_hss(), 1);
+    assert_eq!(ims.gauge("pcscf2", "tessera_pcscf_registrations", &[]), 1.0);
+    let held =
+        |ims: &Ims, name: &str| ims.gauge("scscf1", name, &[]) + ims.gauge("scscf2", name, &[]);
+    assert_eq!(held(&ims, "tessera_scscf_registrations"), 1.0);
+    let until = ims.world.now + Duration::from_secs(200);
+    ims.world.run(until, |_| false);
+    let watching = held(&ims, "tessera_scscf_subscriptions");
+    assert_eq!(watching, 3.0, "phone, P-CSCF and application server, and none of before");
+    let impi = ims.private_identity(ue);
+    ims.command(scenarios::Function::Hss, &["rtr", &impi, "permanent"]);
+    let left = |world: &mut dyn scenarios::World| world.standing(ue) == Standing::Idle;
+    ims.until("the phone hears of it", Duration::from_secs(10), &mut { left }).expect("a NOTIFY");
+    assert_eq!(ims.gauge("pcscf2", "tessera_pcscf_registrations", &[]), 0.0);
+}
+
+/// RFC 3263 §4, TS 24.229 §5.2.2.1: S-30, S-135: without DNS nobody finds the home network: 504 before the phone gives up;
+/// and with it again the phone is served.
+#[test]
+fn a_dead_dns_is_answered_for() {
+    let mut ims = Ims::new(11, Options::default());
+    let ue = ims.add(scenarios::Phone::Good);
+    ims.world.dns_is_dead = true;
+    ims.register(ue);
+    let ended = |world: &mut dyn scenarios::World| world.standing(ue) != Standing::Busy;
+    ims.until("an end", Duration::from_secs(128), &mut { ended }).expect("an answer");
+    let standing = ims.standing(ue);
+    assert!(matches!(standing, Standing::Failed { status: 504, .. }), "{standing:?}");
+    ims.world.dns_is_dead = false;
+    ims.register(ue);
+    let registered = |world: &mut dyn scenarios::World| world.standing(ue) == Standing::Registered;
+    ims.until("registered", Duration::from_secs(60), &mut { registered }).expect("a registration");
+}
+
 /// TS 24.229 §5.1.1.2.1: S-136: any other refusal: not registered, and it says which.
 #[test]
 fn refusals_are_told() {
