@@ -125,8 +125,7 @@ impl Scscf {
         set: &Impu,
         out: &mut Vec<Output>,
     ) {
-        let of_user = self.registrations.of(private_identity).iter();
-        let Some(held) = of_user.into_iter().find(|held| held.set() == *set) else {
+        let Some(held) = self.registrations.of_set(private_identity, set) else {
             return self.finish(now, private_identity, out);
         };
         let alive = held.bindings.iter().filter(|binding| !binding.has_expired(now));
@@ -243,8 +242,7 @@ impl Scscf {
         if let (Cause::Expiry, true) = (&cause, is_elsewhere(&result)) {
             return self.moved_away(now, &private_identity, &set, out);
         }
-        let ended = self.registrations.of(&private_identity).iter();
-        let ended = ended.into_iter().find(|held| held.set() == set).cloned();
+        let ended = self.registrations.of_set(&private_identity, &set).cloned();
         if is_final {
             self.remove(&private_identity, &set, cause.for_watchers(), out);
         } else {
@@ -342,8 +340,7 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         self.stats.untold += 1;
-        let held = self.registrations.of(private_identity).iter().find(|held| held.set() == *set);
-        let Some(held) = held else { return };
+        let Some(held) = self.registrations.of_set(private_identity, set) else { return };
         if !held.bindings.is_empty() {
             let registration = Registration { bindings: Vec::new(), ..held.clone() };
             self.store(registration, cause, out);

@@ -294,8 +294,7 @@ impl Scscf {
         set: &Impu,
         out: &mut Vec<Output>,
     ) {
-        let of_user = self.registrations.of(private_identity).iter();
-        let held = of_user.into_iter().find(|held| held.set() == *set);
+        let held = self.registrations.of_set(private_identity, set);
         let restoration =
             held.and_then(|held| self.restoration_info(private_identity, set, &held.bindings));
         let (Some(held), Some(restoration)) = (held, restoration) else {

@@ -235,10 +235,15 @@ impl Registrations {
         self.of(private_identity).iter().find(|registration| registration.contains(public_identity))
     }
 
+    /// The registration of a private identity whose set is called that ([`Registration::set`]).
+    pub fn of_set(&self, private_identity: &Impi, set: &Impu) -> Option<&Registration> {
+        self.of(private_identity).iter().find(|registration| registration.set() == *set)
+    }
+
     /// The registration with a binding of that epoch of temporary GRUUs.
     pub fn of_epoch(&self, epoch: u64) -> Option<&Registration> {
         let (private_identity, set) = self.epochs.get(&epoch)?;
-        self.of(private_identity).iter().find(|registration| registration.set() == *set)
+        self.of_set(private_identity, set)
     }
 
     /// Private identities whose sets hold that public identity, in the order of registration.

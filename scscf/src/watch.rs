@@ -61,8 +61,7 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         let set = registration.set();
-        let held = self.registrations.of(&registration.private_identity).iter();
-        let before = held.into_iter().find(|held| held.set() == set).cloned();
+        let before = self.registrations.of_set(&registration.private_identity, &set).cloned();
         self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
         self.note(before.as_ref(), Some(&registration), cause, out);
     }
@@ -75,8 +74,7 @@ impl Scscf {
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
-        let held = self.registrations.of(private_identity).iter();
-        let before = held.into_iter().find(|held| held.set() == *set).cloned();
+        let before = self.registrations.of_set(private_identity, set).cloned();
         let change =
             Change::Removed { private_identity: private_identity.clone(), set: set.clone() };
         self.registrations.commit(change, out);

@@ -198,6 +198,14 @@ fn a_refused_assignment_restores_nothing() {
     assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
 }
 
+/// The UE subscribes, and has its first document.
+fn watches(dialogue: &mut Dialogue) {
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+}
+
 fn tag_of(response: &Response) -> String {
     let to = response.headers().get(Name::To).unwrap();
     to.split("tag=").nth(1).unwrap().to_owned()
@@ -253,10 +261,7 @@ fn leaves_watchers_too() {
 fn watchers_are_left_in_turn() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
-    dialogue.receives(&subscribe(&[]));
-    dialogue.replies_with(200);
-    let notify = dialogue.requests("NOTIFY", PCSCF);
-    dialogue.answers_request(&notify, 200);
+    watches(&mut dialogue);
     dialogue.wait(std::time::Duration::from_secs(1));
     dialogue.asks_sar(ReRegistration, empty_saa(Outcome::UNABLE_TO_COMPLY));
     assert_eq!(dialogue.counter("tessera_scscf_restorations_total", "watchers_not_left"), 1);
@@ -355,10 +360,7 @@ fn deregisters_a_restored_user() {
 fn what_is_older_than_a_reselection_is_forgotten() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
-    dialogue.receives(&subscribe(&[]));
-    dialogue.replies_with(200);
-    let notify = dialogue.requests("NOTIFY", PCSCF);
-    dialogue.answers_request(&notify, 200);
+    watches(&mut dialogue);
     dialogue.wait(std::time::Duration::from_secs(1));
     dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
 
@@ -384,10 +386,7 @@ fn a_user_who_moved_away_ends_in_silence() {
         let mut dialogue = Dialogue::new(config);
         dialogue.registered();
         dialogue.wait(std::time::Duration::from_secs(10));
-        dialogue.receives(&subscribe(&[]));
-        dialogue.replies_with(200);
-        let notify = dialogue.requests("NOTIFY", PCSCF);
-        dialogue.answers_request(&notify, 200);
+        watches(&mut dialogue);
         dialogue.wait(std::time::Duration::from_secs(599_989));
         dialogue.asks_nothing();
         dialogue.wait(std::time::Duration::from_secs(1));

@@ -472,9 +472,6 @@ impl Phone {
         response: &Response,
         out: &mut Vec<Output>,
     ) -> Result<(), Cause> {
-        self.drop_temporary(out);
-        let offered = self.new_offer();
-        let authorization = request::empty_authorization(&self.config);
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
         let wanted = seconds(response, Name::MinExpires).unwrap_or(0);
         let is_longer = wanted > attempt.expires_seconds && attempt.expires_seconds > 0;
@@ -483,29 +480,29 @@ impl Phone {
         }
         attempt.repeats += 1;
         attempt.expires_seconds = wanted;
-        attempt.cseq += 1;
-        attempt.offered = offered;
-        if attempt.over.is_none() {
-            attempt.authorization = authorization;
-        }
-        self.send_register(now, out);
+        self.send_otherwise(now, out);
         Ok(())
     }
 
     /// RFC 5626 §11.6: the first hop keeps no flows: again without one, as anybody does who has none.
     fn on_no_flows(&mut self, now: Now, out: &mut Vec<Output>) -> Result<(), Cause> {
         self.config.reg_id = None;
+        self.send_otherwise(now, out);
+        Ok(())
+    }
+
+    /// The same attempt once more, with something changed: its next number, and a new offer.
+    fn send_otherwise(&mut self, now: Now, out: &mut Vec<Output>) {
         self.drop_temporary(out);
         let offered = self.new_offer();
         let authorization = request::empty_authorization(&self.config);
-        let Some(attempt) = &mut self.attempt else { return Ok(()) };
+        let Some(attempt) = &mut self.attempt else { return };
         attempt.cseq += 1;
         attempt.offered = offered;
         if attempt.over.is_none() {
             attempt.authorization = authorization;
         }
         self.send_register(now, out);
-        Ok(())
     }
 
     pub(crate) fn drop_temporary(&mut self, out: &mut Vec<Output>) {
