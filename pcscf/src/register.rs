@@ -211,9 +211,11 @@ impl Pcscf {
         headers.remove(Name::SecurityVerify);
         headers.remove_token(Name::Require, "sec-agree");
         headers.remove_token(Name::ProxyRequire, "sec-agree");
+        // Also what was not read as credentials for this home network: in any line that stayed, a UE could
+        // say integrity-protected itself, to whoever reads that line.
+        headers.remove(Name::Authorization);
         if let Some(mut credentials) = credentials {
             credentials.set("integrity-protected", integrity_protected);
-            headers.remove(Name::Authorization);
             headers.append(Name::Authorization, &credentials.to_credentials());
         }
         let path = match outbound::token_for(headers) {

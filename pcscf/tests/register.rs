@@ -453,6 +453,41 @@ fn a_forged_integrity_protected_is_replaced() {
     assert!(authorization.contains("integrity-protected=\"no\""));
 }
 
+/// TS 24.229 §5.2.2.1, pitfall 20: nor by credentials that are not for the home network of the Request-URI: an I-CSCF or
+/// S-CSCF named there would take the line for its own realm out of several. Whatever is not ours goes no further.
+#[test]
+fn forged_credentials_beside_others_go_no_further() {
+    let victim = "Digest username=\"bob@home.example\", realm=\"home.example\", uri=\"sip:home.example\", \
+                  nonce=\"\", response=\"\", integrity-protected=\"yes\"";
+    for beside in
+        ["Digest username=\"x\", realm=\"x\"", "Bearer x", "Digest realm=\"y\", username=\"y\""]
+    {
+        for to in ["sip:icscf1.home.example", "sip:192.0.2.20", "sip:home.example"] {
+            for lines in [[victim, beside], [beside, victim]] {
+                let mut lone = Lone::new(Policy::Required);
+                let text: String = register(FIRST, 1, "")
+                    .replacen("sip:home.example SIP/2.0", &format!("{to} SIP/2.0"), 1)
+                    .split_inclusive("\r\n")
+                    .filter(|line| !line.starts_with("Authorization"))
+                    .map(|line| match line.starts_with("Content-Length") {
+                        true => format!(
+                            "Authorization: {}\r\nAuthorization: {}\r\n{line}",
+                            lines[0], lines[1]
+                        ),
+                        false => line.to_owned(),
+                    })
+                    .collect();
+                lone.from_ue(5060, 5060, &text);
+                let (_, message) = lone.sent();
+                let Message::Request(request) = message else { continue };
+                let text = String::from_utf8(request.to_bytes().to_vec()).unwrap();
+                assert!(request.headers().count(Name::Authorization) <= 1, "{text}");
+                assert!(!text.contains("integrity-protected=\"yes\""), "{text}");
+            }
+        }
+    }
+}
+
 /// ipsec.md F-12, P-10: a kernel that refuses, and a challenge without keys, end in 500; no set stays.
 #[test]
 fn nothing_stays_of_a_set_that_cannot_be() {
