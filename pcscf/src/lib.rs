@@ -26,7 +26,7 @@ pub mod dialogs;
 pub mod durable;
 pub mod identity_headers;
 mod originating;
-pub mod outbound;
+pub mod path;
 pub mod refusal;
 pub mod reg_event;
 pub mod register;

@@ -256,6 +256,11 @@ impl Pcscf {
         let place = recorded.iter().position(|text| uri_of(text).starts_with(&own));
         let mut routes: Vec<String> = recorded.iter().take(place.unwrap_or(0)).cloned().collect();
         routes.reverse();
+        // §12.2: what was recorded when the dialog was made stands for all of it, and later answers need
+        // not say it again.
+        if wait.is_in_dialog {
+            routes.clone_from(&wait.routes);
+        }
         let dialog = Dialog {
             call_id: request.call_id().to_owned(),
             ue_tag: request.from_tag().unwrap_or("").to_owned(),

@@ -32,7 +32,7 @@ use crate::refusal::Refusal;
 use crate::registrations::{IdentitySet, Registration};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
 use crate::security::{BEYOND_REGISTRATION, Security, Set, State, Wanted};
-use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer, outbound};
+use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer, path};
 
 /// What is known of a REGISTER in progress.
 #[derive(Debug)]
@@ -102,9 +102,19 @@ impl Pcscf {
         {
             return self.refuse(now, incoming, Refusal::TooManyChallenges, out);
         }
-        let entry_point = match &self.config.mw.entry_point {
-            Some(entry_point) => entry_point.clone(),
-            None => attempt.request.uri().to_owned(),
+        // The home domain by its name alone: port, maddr, or a numeric host would let a phone send us
+        // anywhere.
+        let home = Uri::parse(attempt.request.uri()).ok().and_then(|uri| uri.host_port);
+        let entry_point = match (&self.config.mw.entry_point, home.map(|home| home.host)) {
+            (Some(entry_point), _) => entry_point.clone(),
+            (None, Some(Host::Name(home))) => format!("sip:{home}"),
+            (None, _) => {
+                tracing::warn!(
+                    uri = attempt.request.uri(),
+                    "no home domain, and no mw.entry_point"
+                );
+                return self.give_up(now, incoming, attempt, Refusal::NoEntryPoint, out);
+            }
         };
         let wait = OnPlace::RegisterLocated(Box::new(Locating { incoming, attempt }));
         if let Some((wait, place)) = self.locator.locate(now, &entry_point, wait, out) {
@@ -161,6 +171,11 @@ impl Pcscf {
             return Err(Refusal::Exhausted);
         }
         let integrity_protected = is_integrity_protected(set.map(|set| set.state), &credentials);
+        let place = match (set, &agreed.offer) {
+            (Some(set), _) => SocketAddr::new(set.ue, set.ports.us),
+            (None, Some(offer)) => SocketAddr::new(ue, offer.port_s),
+            (None, None) => path::place_in_clear(request.headers(), flow.remote),
+        };
         Ok(Attempt {
             began: now,
             public_identity,
@@ -172,7 +187,7 @@ impl Pcscf {
             offer: agreed.offer,
             security_client: agreed.security_client,
             is_deregistration,
-            request: self.to_home_network(request, credentials, integrity_protected, icid),
+            request: self.to_home_network(request, credentials, integrity_protected, place, icid),
             deadline: now + Duration::from_secs(self.config.mw.register_seconds),
             impi,
         })
@@ -194,12 +209,13 @@ impl Pcscf {
         );
     }
 
-    /// TS 24.229 §5.2.2.1: the REGISTER as the home network gets it.
+    /// TS 24.229 §5.2.2.1: the REGISTER as the home network gets it; `place` is where the UE is asked.
     fn to_home_network(
         &self,
         request: &Request,
         credentials: Option<DigestParameters>,
         integrity_protected: &str,
+        place: SocketAddr,
         icid: String,
     ) -> Request {
         let mut request = request.clone();
@@ -218,10 +234,8 @@ impl Pcscf {
             credentials.set("integrity-protected", integrity_protected);
             headers.append(Name::Authorization, &credentials.to_credentials());
         }
-        let path = match outbound::token_for(headers) {
-            Some(flow) => format!("<sip:{flow}@{};lr;ob>", self.mw_name()),
-            None => format!("<sip:term@{};lr>", self.mw_name()),
-        };
+        let ob = if path::is_flow(headers) { ";ob" } else { "" };
+        let path = format!("<sip:{}@{};lr{ob}>", path::token(place), self.mw_name());
         headers.append(Name::Path, &path);
         if !headers.has_token(Name::Require, "path") {
             headers.append(Name::Require, "path");
@@ -368,7 +382,7 @@ impl Pcscf {
         for displaced in &allotted.displaced {
             self.displace(*displaced, attempt.ue, out);
         }
-        let pairs = self.listed_pairs(offer.pair);
+        let pairs = self.listed_pairs(offer.pair, &attempt.security_client);
         let set = self.security.create(now, wanted, &allotted);
         let (spis, ports, in_tunnel) = (set.spis, set.ports, set.nat.is_some());
         let security_server =
@@ -425,7 +439,7 @@ impl Pcscf {
             _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
                 return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
             }
-            _ if attempt.is_deregistration => self.deregistered(now, &attempt),
+            _ if attempt.is_deregistration => self.deregistered(now, &attempt, out),
             Some(_) if is_set_gone => {}
             Some((contact_uri, seconds)) => {
                 let expires_at = now + Duration::from_secs(u64::from(seconds));
@@ -536,12 +550,19 @@ impl Pcscf {
     }
 
     /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
-    /// after the 200 and its retransmissions have passed (ipsec.md L-12).
-    fn deregistered(&mut self, now: Now, attempt: &Attempt) {
+    /// after the 200 and its retransmissions have passed (ipsec.md L-12). Where others stay and this one
+    /// was challenged, they live on the new set, as after any challenge (TS 24.229 §5.2.2.3).
+    fn deregistered(&mut self, now: Now, attempt: &Attempt, out: &mut Vec<Output>) {
         let (impi, ue) = (&attempt.impi, attempt.ue);
         if self.registrations.get(impi, ue).is_some()
             && !self.registrations.end(impi, ue, &attempt.public_identity)
         {
+            let ends = self.registrations.get(impi, ue).map(|known| known.expires_at);
+            let set = attempt.set.and_then(|id| self.security.get(id));
+            if let (Some(ends), Some(set)) = (ends, set.filter(|set| !set.is_established())) {
+                let id = set.id;
+                self.establish(now, id, ends + BEYOND_REGISTRATION, out);
+            }
             return;
         }
         self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));

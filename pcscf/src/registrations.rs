@@ -218,6 +218,7 @@ impl Pcscf {
             self.registrations.iter().map(|(impi, ue, _)| (impi.clone(), ue)).collect();
         for (impi, ue) in all {
             self.registrations.remove(&impi, ue);
+            self.forget_followers(&(impi.clone(), ue));
             self.timers.stop(&Timer::RegistrationEnds(impi, ue));
         }
     }

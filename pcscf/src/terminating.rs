@@ -10,12 +10,12 @@ use common::sip::address::Address;
 use common::sip::endpoint::{Branch, Incoming, NoReply, Segment, Target};
 use common::sip::header::Name;
 use common::sip::message::Response;
-use common::sip::uri::{Host, Uri};
+use common::sip::uri::Uri;
 
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::originating::host_port;
 use crate::security::Set;
-use crate::{OnReply, Pcscf, outbound};
+use crate::{OnReply, Pcscf, path};
 
 impl Pcscf {
     /// TS 24.229 §5.2.6.4: from port_pc to port_us; Via names the protected server port, or the
@@ -28,14 +28,14 @@ impl Pcscf {
             let refused = (403, "Not For A UE Of Ours", "not_for_us");
             return self.session_refuse(now, incoming, refused, out);
         };
-        let flow = outbound::flow_in(&route.uri);
-        let target = match flow {
-            Some(flow) => self.target_at(flow),
-            None => self.target_of_ue(request.uri(), request.call_id()),
+        let transport = transport_of(request.uri());
+        let target = match path::place_in(&route.uri) {
+            Some(place) => self.target_at(place, transport),
+            None => self.target_of_ue(request.uri(), request.call_id(), transport),
         };
         let Some(target) = target else {
             // RFC 5626 §5.3: so that the registrar tries another flow.
-            let refused = match flow {
+            let refused = match route.uri.parameter("ob") {
                 Some(_) => (430, "Flow Failed", "flow_failed"),
                 None => (480, "Temporarily Unavailable", "no_contact"),
             };
@@ -51,34 +51,34 @@ impl Pcscf {
         self.sip.forward(now, incoming, request, target, wait, patience, out);
     }
 
-    /// The registered contact that a Request-URI names, or else the UE of the dialog.
-    fn target_of_ue(&self, uri: &str, call_id: &str) -> Option<Target> {
-        let place = Uri::parse(uri).ok()?.host_port?;
-        let named = match place.host {
-            Host::Address(ue) => Some(SocketAddr::new(ue, place.port.unwrap_or(5060))),
-            Host::Name(_) => None,
-        };
-        if let Some(named) = named {
-            return self.target_at(named);
-        }
-        let (impi, ue) = self.dialogs.owner(call_id)?;
-        self.security.set_to_use(impi, *ue).map(target_on)
+    /// The UE of the dialog, whatever its Contact says; or else the registered contact that a Request-URI
+    /// names.
+    fn target_of_ue(&self, uri: &str, call_id: &str, transport: Transport) -> Option<Target> {
+        let of_dialog = self.dialogs.owner(call_id).and_then(|(impi, ue)| {
+            self.security.set_to_use(impi, *ue).map(|set| target_on(set, transport))
+        });
+        of_dialog.or_else(|| self.target_at(path::place_of(&Uri::parse(uri).ok()?)?, transport))
     }
 
-    /// The contact at that address.
-    fn target_at(&self, contact: SocketAddr) -> Option<Target> {
-        let set = self.security.set_towards(contact);
-        set.map(target_on).or_else(|| self.target_in_clear(contact))
+    /// The UE at that place.
+    fn target_at(&self, place: SocketAddr, transport: Transport) -> Option<Target> {
+        let set = self.security.set_towards(place);
+        let in_clear = || self.target_in_clear(place, transport);
+        set.map(|set| target_on(set, transport)).or_else(in_clear)
     }
 
-    fn target_in_clear(&self, ue: SocketAddr) -> Option<Target> {
+    fn target_in_clear(&self, ue: SocketAddr, transport: Transport) -> Option<Target> {
         self.in_clear(ue.ip())?;
         let own = self.config.gm.addresses.iter().find(|own| own.is_ipv4() == ue.is_ipv4())?;
-        let local = SocketAddr::new(*own, self.config.gm.port);
+        let listen = SocketAddr::new(*own, self.config.gm.port);
+        let local = match transport {
+            Transport::Udp => listen,
+            Transport::Tcp => SocketAddr::new(*own, 0),
+        };
         Some(Target {
-            flow: Flow { transport: Transport::Udp, local, remote: ue },
+            flow: Flow { transport, local, remote: ue },
             tcp_local_port: 0,
-            sent_by: host_port(local),
+            sent_by: host_port(listen),
             segment: Segment::Gm,
         })
     }
@@ -113,10 +113,18 @@ impl Pcscf {
     }
 }
 
+/// RFC 3261 §18.1.1, RFC 3263 §4.1: by TCP where the contact asks for it; the endpoint does so too with what
+/// is too long for a datagram.
+fn transport_of(contact: &str) -> Transport {
+    let asks =
+        |uri: Uri| uri.parameter("transport").is_some_and(|it| it.eq_ignore_ascii_case("tcp"));
+    if Uri::parse(contact).is_ok_and(asks) { Transport::Tcp } else { Transport::Udp }
+}
+
 /// From port_pc to port_us; over TCP from port_pc too.
-fn target_on(set: &Set) -> Target {
+fn target_on(set: &Set, transport: Transport) -> Target {
     Target {
-        flow: set.flow_to_ue(),
+        flow: Flow { transport, ..set.flow_to_ue() },
         tcp_local_port: set.ports.pc,
         sent_by: host_port(SocketAddr::new(set.pcscf, set.ports.ps)),
         segment: Segment::Gm,

@@ -254,7 +254,7 @@ fn challenge(request: &Request) -> Response {
 fn accepted(request: &Request, port_us: u16, seconds: u32) -> Response {
     let mut response = request.response(200, "OK");
     let headers = response.headers_mut();
-    headers.append(Name::Path, "<sip:term@pcscf1.visited.example;lr>");
+    headers.append(Name::Path, "<sip:term.0a2d00027919@pcscf1.visited.example;lr>");
     headers.append(Name::ServiceRoute, "<sip:orig@scscf1.home.example;lr>");
     headers.append(Name::PAssociatedUri, "<sip:alice@home.example>, <tel:+12025550123>");
     headers.append(Name::Contact, &format!("<sip:{UE}:{port_us}>;expires={seconds}"));
@@ -281,7 +281,7 @@ fn forwards_the_first_register_with_what_home_needs() {
     assert!(!headers.has(Name::ProxyRequire));
     assert!(!headers.has_token(Name::Require, "sec-agree"));
     assert!(headers.has_token(Name::Require, "path"));
-    assert_eq!(headers.get(Name::Path), Some("<sip:term@pcscf1.visited.example;lr>"));
+    assert_eq!(headers.get(Name::Path), Some("<sip:term.0a2d00027919@pcscf1.visited.example;lr>"));
     assert_eq!(headers.get(Name::PVisitedNetworkId), Some("\"visited.example\""));
     let vector = headers.get(Name::PChargingVector).unwrap();
     assert!(vector.contains("orig-ioi=") && !vector.contains("forged"), "{vector}");
@@ -686,8 +686,8 @@ fn a_flow_is_named_in_path() {
         lone.from_ue(5060, 5060, &text.replace("path, gruu", supported));
         let request = lone.sent_request();
         let expected = match is_flow {
-            true => "<sip:flow.0a2d000213c4@pcscf1.visited.example;lr;ob>",
-            false => "<sip:term@pcscf1.visited.example;lr>",
+            true => "<sip:term.0a2d00027919@pcscf1.visited.example;lr;ob>",
+            false => "<sip:term.0a2d00027919@pcscf1.visited.example;lr>",
         };
         assert_eq!(request.headers().get(Name::Path), Some(expected), "{instance} {supported}");
     }

@@ -421,15 +421,43 @@ fn a_notify_for_nobody() {
     assert_eq!(lone.core.owed(), 0);
 }
 
+/// TS 24.229 §5.2.6.4, RFC 3327 §5.1: Path says where the phone is, whatever its Contact does: a name, an address of
+/// another interface, one that nobody has; by TCP, where that is what Contact asks for (RFC 3263 §4.1).
+#[test]
+fn a_request_by_path_whatever_the_contact_is() {
+    for (number, (contact, transport)) in [
+        ("sip:172.16.9.9:5060", Transport::Udp),
+        ("sip:alice@10.45.0.2", Transport::Udp),
+        ("sip:phone.invalid;transport=udp", Transport::Udp),
+        ("sip:10.45.0.2:31001;transport=tcp", Transport::Tcp),
+        ("sip:172.16.9.9:5060;transport=TCP", Transport::Tcp),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut lone = Lone::registered(config(false));
+        let set = lone.set.clone().unwrap();
+        let text = String::from_utf8(notify(contact).to_vec()).unwrap();
+        let text = text.replace("sip:mo@", "sip:term.0a2d00027919@");
+        lone.from_core(text.replace("z9hG4bKn1", &format!("z9hG4bKp{number}")).into());
+        let (flow, request) = lone.request();
+        assert_eq!(flow.transport, transport, "{contact}");
+        assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
+        assert_eq!(flow.remote.ip().to_string(), UE);
+        assert_eq!(request.uri(), contact);
+    }
+}
+
 /// RFC 5626 §5.3: by a flow to its UE, whoever is in the Request-URI; a flow that is gone is 430.
 #[test]
 fn a_request_by_a_flow() {
     let mut lone = Lone::registered(config(false));
     let by_flow = |user: &str, branch: &str| {
         let text = String::from_utf8(notify("sip:alice@home.example;gr=urn:x").to_vec()).unwrap();
-        Bytes::from(text.replace("sip:mo@", &format!("sip:{user}@")).replace("z9hG4bKn1", branch))
+        let text = text.replace("sip:mo@", &format!("sip:{user}@")).replace(";lr>", ";lr;ob>");
+        Bytes::from(text.replace("z9hG4bKn1", branch))
     };
-    lone.from_core(by_flow("flow.0a2d00027919", "z9hG4bKf1"));
+    lone.from_core(by_flow("term.0a2d00027919", "z9hG4bKf1"));
     let set = lone.set.clone().unwrap();
     assert_eq!((lone.set.as_ref().map(|set| set.ports.us), UE), (Some(31_001), "10.45.0.2"));
     let (flow, request) = lone.request();
@@ -437,7 +465,7 @@ fn a_request_by_a_flow() {
     assert!(!request.headers().has(Name::Route));
     lone.protected(std::str::from_utf8(&request.response(200, "OK").to_bytes()).unwrap());
     lone.response(200);
-    for (user, branch) in [("flow.0a2d0002791b", "z9hG4bKf2"), ("flow.0a2d00037919", "z9hG4bKf3")] {
+    for (user, branch) in [("term.0a2d0002791b", "z9hG4bKf2"), ("term.0a2d00037919", "z9hG4bKf3")] {
         lone.from_core(by_flow(user, branch));
         lone.response(430);
     }
