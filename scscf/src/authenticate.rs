@@ -79,11 +79,11 @@ impl Scscf {
         sip_authorization: Option<Bytes>,
         out: &mut Vec<Output>,
     ) {
-        let is_known = self.challenges.contains_key(&job.private_identity);
+        let is_known = self.challenges.has(&job.private_identity);
         if !is_known && self.challenges.len() >= self.config.limits.registrations {
             return self.refuse(now, job, Refusal::Full, out);
         }
-        let challenge = self.challenges.get(&job.private_identity);
+        let challenge = self.challenge_of(&job);
         let wait = Challenging {
             number,
             wrong_responses: challenge.map_or(0, |challenge| challenge.wrong_responses),
@@ -113,7 +113,7 @@ impl Scscf {
             scheme: scheme.to_owned(),
             sip_authorization: wait.sip_authorization.clone(),
         };
-        let challenge = self.challenges.get(&job.private_identity);
+        let challenge = self.challenge_of(job);
         let hss_host = challenge.map(|challenge| challenge.hss_host.clone());
         let hss_host = hss_host.or_else(|| self.known_hss(&mar));
         let wait = OnAnswer::VectorReceived(Box::new(wait));
@@ -216,9 +216,7 @@ impl Scscf {
             hss_host,
         };
         self.timers.stop(&Timer::Lapsed(job.private_identity.clone()));
-        let timer = Timer::Challenge(job.private_identity.clone());
-        self.timers.set(timer, now + AWAIT_AUTHENTICATION);
-        self.challenges.insert(job.private_identity.clone(), challenge);
+        self.keep_challenge(now, job.private_identity.clone(), challenge);
         self.finish_register(now, job, response, "challenged", out);
     }
 
@@ -248,7 +246,7 @@ impl Scscf {
     /// TS 24.229 §5.4.1.2.2: the answer is for this challenge (the caller has compared Call-ID,
     /// identities and nonce); it must be for our realm and home domain, and its digest right.
     pub(crate) fn verify(&mut self, now: Now, mut job: Registering, out: &mut Vec<Output>) {
-        let Some(mut challenge) = self.take_challenge(&job.private_identity) else {
+        let Some(mut challenge) = self.take_challenge(&job) else {
             return self.refuse(now, job, Refusal::NotRegisteredHere, out);
         };
         if self.is_right(&job, &challenge) {
@@ -264,10 +262,8 @@ impl Scscf {
         let is_last = challenge.wrong_responses >= self.config.registration.wrong_responses_max
             || number > self.config.registration.challenges_max;
         // Put back for its counts; a fresh vector replaces it, so no response is tried twice on it.
-        let private_identity = job.private_identity.clone();
         challenge.proof = Proof::Spent;
-        self.timers.set(Timer::Challenge(private_identity.clone()), now + AWAIT_AUTHENTICATION);
-        self.challenges.insert(private_identity, challenge);
+        self.keep_challenge(now, job.private_identity.clone(), challenge);
         if is_last {
             self.abandon(now, job, Refusal::WrongResponse, out);
         } else {
@@ -314,7 +310,7 @@ impl Scscf {
         auts: [u8; 14],
         out: &mut Vec<Output>,
     ) {
-        let Some(challenge) = self.challenges.get(&job.private_identity) else {
+        let Some(challenge) = self.challenge_of(&job) else {
             return self.refuse(now, job, Refusal::NotRegisteredHere, out);
         };
         let Proof::Aka(vector) = &challenge.proof else {
@@ -336,7 +332,7 @@ impl Scscf {
         refusal: Refusal,
         out: &mut Vec<Output>,
     ) {
-        if let Some(challenge) = self.take_challenge(&job.private_identity) {
+        if let Some(challenge) = self.take_challenge(&job) {
             job.hss_host = Some(challenge.hss_host);
             let assignment_type = ServerAssignmentType::AuthenticationFailure;
             let identities = (&job.private_identity, &challenge.public_identity);
@@ -350,9 +346,10 @@ impl Scscf {
         &mut self,
         now: Now,
         private_identity: Impi,
+        call_id: &str,
         out: &mut Vec<Output>,
     ) {
-        let Some(challenge) = self.challenges.remove(&private_identity) else { return };
+        let Some(challenge) = self.challenges.remove(&private_identity, call_id) else { return };
         self.stats.registration("challenge_lapsed", AWAIT_AUTHENTICATION);
         tracing::info!(
             procedure = "registration",
@@ -371,10 +368,33 @@ impl Scscf {
         self.timers.at(&Timer::Lapsed(private_identity.clone())).is_some()
     }
 
-    pub(crate) fn take_challenge(&mut self, private_identity: &Impi) -> Option<Challenge> {
-        let challenge = self.challenges.remove(private_identity)?;
-        self.timers.stop(&Timer::Challenge(private_identity.clone()));
+    /// The challenge of the attempt that a REGISTER belongs to.
+    pub(crate) fn challenge_of(&self, job: &Registering) -> Option<&Challenge> {
+        self.challenges.get(&job.private_identity, job.incoming.request().call_id())
+    }
+
+    fn keep_challenge(&mut self, now: Now, private_identity: Impi, challenge: Challenge) {
+        let timer = Timer::Challenge(private_identity.clone(), challenge.call_id.clone());
+        self.timers.set(timer, now + AWAIT_AUTHENTICATION);
+        if let Some(oldest) = self.challenges.insert(private_identity.clone(), challenge) {
+            self.stats.registration("challenge_crowded_out", Duration::ZERO);
+            self.timers.stop(&Timer::Challenge(private_identity, oldest.call_id));
+        }
+    }
+
+    fn take_challenge(&mut self, job: &Registering) -> Option<Challenge> {
+        let call_id = job.incoming.request().call_id();
+        let challenge = self.challenges.remove(&job.private_identity, call_id)?;
+        let timer = Timer::Challenge(job.private_identity.clone(), challenge.call_id.clone());
+        self.timers.stop(&timer);
         Some(challenge)
+    }
+
+    /// Of all attempts.
+    pub(crate) fn forget_challenges(&mut self, private_identity: &Impi) {
+        for challenge in self.challenges.remove_all(private_identity) {
+            self.timers.stop(&Timer::Challenge(private_identity.clone(), challenge.call_id));
+        }
     }
 
     /// Tells the HSS how this REGISTER's authentication or assignment ended.

@@ -29,6 +29,7 @@
 //!
 //! NOT DONE: TS 24.229 §5.4.3: originating and terminating sessions are answered 480 or 404.
 
+mod challenges;
 pub mod config;
 #[cfg(feature = "daemon")]
 mod daemon;
@@ -96,7 +97,7 @@ pub struct Scscf {
     gruu_keys: gruu::Keys,
     random: Random,
     /// Running challenges. Not durable.
-    challenges: HashMap<Impi, authenticate::Challenge>,
+    challenges: challenges::Challenges,
     /// Nonces of SIP Digest that may be used again. Not durable.
     nonces: HashMap<Impi, other_schemes::Nonce>,
     timers: Timers<Timer>,
@@ -183,7 +184,7 @@ enum Job {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Timer {
     /// When this fires, a challenge was not answered in time (reg-await-auth).
-    Challenge(Impi),
+    Challenge(Impi, String),
     /// When this fires, a nonce of SIP Digest is good no more.
     Nonce(Impi),
     /// Until this fires, it is remembered that a challenge lapsed.
@@ -216,7 +217,7 @@ impl Scscf {
                 config.registration.gruu_namespace.as_deref(),
                 &config.home_domain,
             ),
-            challenges: HashMap::new(),
+            challenges: challenges::Challenges::default(),
             nonces: HashMap::new(),
             timers: Timers::new(),
             stats: Stats::default(),
@@ -361,8 +362,8 @@ impl Scscf {
         }
         while let Some(timer) = self.timers.expired(now) {
             match timer {
-                Timer::Challenge(private_identity) => {
-                    self.challenge_lapsed(now, private_identity, out);
+                Timer::Challenge(private_identity, call_id) => {
+                    self.challenge_lapsed(now, private_identity, &call_id, out);
                 }
                 Timer::Nonce(private_identity) => {
                     self.nonces.remove(&private_identity);

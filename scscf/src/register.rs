@@ -422,8 +422,11 @@ impl Scscf {
         job: &Registering,
         registration: Option<&Registration>,
     ) -> Option<Decision> {
-        let challenge = self.challenges.get(&job.private_identity)?;
-        let is_same_attempt = challenge.call_id == job.incoming.request().call_id();
+        let own = self.challenge_of(job);
+        let is_same_attempt = own.is_some();
+        // What is registered goes on while another attempt runs.
+        let other = registration.is_none().then(|| self.challenges.latest(&job.private_identity));
+        let challenge = own.or(other.flatten())?;
         let credentials = job.credentials.as_ref();
         let parameter = |name| credentials.and_then(|credentials| credentials.get(name));
         let nonce = parameter("nonce").unwrap_or("");

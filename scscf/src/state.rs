@@ -316,10 +316,17 @@ impl Registrations {
             self.by_private_identity.remove(private_identity);
         }
         self.count -= 1;
+        // What overlaps it may be there already, with some of its bindings and identities.
+        let is_of_it = |owner: &(Impi, Impu)| owner.0 == *private_identity && owner.1 == *set;
         for gruu in registration.bindings.iter().filter_map(|binding| binding.gruu) {
-            self.epochs.remove(&gruu.epoch);
+            if self.epochs.get(&gruu.epoch).is_some_and(is_of_it) {
+                self.epochs.remove(&gruu.epoch);
+            }
         }
         for identity in registration.identities().map(canonical) {
+            if self.find(private_identity, &identity).is_some() {
+                continue;
+            }
             let Some(sharers) = self.private_identities.get_mut(&identity) else { continue };
             sharers.retain(|sharer| sharer != private_identity);
             if sharers.is_empty() {
@@ -365,6 +372,26 @@ impl Change {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The HSS has cut the sets anew: the new one comes, and the one that it overlaps goes.
+    #[test]
+    fn an_overlapping_set_takes_identities_over() {
+        let mut registrations = Registrations::default();
+        let mut out = Vec::new();
+        let [old, new] = [["sip:a", "tel:+1"], ["sip:b", "tel:+1"]];
+        let [old, new] = [old, new].map(|set| registration("one", &set, 100));
+        let (private_identity, set) = (old.private_identity.clone(), old.set());
+        registrations.commit(Change::Stored(Box::new(old)), &mut out);
+        registrations.commit(Change::Stored(Box::new(new)), &mut out);
+        let removed = Change::Removed { private_identity: private_identity.clone(), set };
+        registrations.commit(removed, &mut out);
+        assert_eq!(registrations.len(), 1);
+        for identity in ["tel:+1", "sip:b"] {
+            let sharers = registrations.sharers(&Impu::new(identity));
+            assert_eq!(sharers, std::slice::from_ref(&private_identity));
+        }
+        assert!(registrations.sharers(&Impu::new("sip:a")).is_empty());
+    }
 
     fn registration(private_identity: &str, identities: &[&str], expires_at: u64) -> Registration {
         let public_identities = identities

@@ -38,7 +38,7 @@ pub struct Stats {
 impl Stats {
     pub fn registration(&mut self, outcome: &'static str, took: Duration) {
         *self.registrations.entry(outcome).or_default() += 1;
-        if outcome != "challenge_lapsed" {
+        if !outcome.starts_with("challenge_") {
             self.registration_seconds.observe(took);
         }
     }

@@ -92,13 +92,13 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         let held = self.registrations.of(private_identity);
-        let is_known = !held.is_empty() || self.challenges.contains_key(private_identity);
+        let is_known = !held.is_empty() || self.challenges.has(private_identity);
         let is_meant = |held: &&Registration| {
             job.public_identities.is_empty()
                 || job.public_identities.iter().any(|identity| held.contains(identity))
         };
         let meant: Vec<_> = held.iter().filter(is_meant).cloned().collect();
-        self.take_challenge(private_identity);
+        self.forget_challenges(private_identity);
         let total = meant.len();
         let mut kept = 0;
         for registration in meant {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::aka::digest::{AkaNonce, encode_auts};
 use common::cx::Outcome;
 use common::cx::sar::ServerAssignmentType::{
-    AuthenticationFailure, AuthenticationTimeout, NoAssignment, Registration,
+    AuthenticationFailure, AuthenticationTimeout, NoAssignment, ReRegistration, Registration,
 };
 use common::sip::header::Name;
 use dialogue::*;
@@ -287,7 +287,11 @@ fn another_call_id() {
     dialogue.receives(&answered(&challenge, &vector, 26, &[("ababab", "third")]));
     dialogue.replies_with(403);
     assert_eq!(dialogue.registers("too_many_challenges"), 1);
-    dialogue.asks_sar(AuthenticationFailure, empty_saa(Outcome::SUCCESS));
+    // Neither attempt is over by what came under another Call-ID: time ends them.
+    dialogue.asks_nothing();
+    dialogue.wait(Duration::from_secs(241));
+    dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
+    dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
     dialogue.rests();
 }
 
@@ -501,4 +505,40 @@ fn secrets_do_not_print() {
     let xres: String = vector.xres.expose().iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(!printed.contains(&xres));
     assert!(printed.contains("xres: <secret>"));
+}
+
+/// TS 24.229 §5.4.8, §5.4.1.2.1: attempts under several Call-IDs run side by side, whoever began them; the oldest of
+/// more than four makes room.
+#[test]
+fn attempts_side_by_side() {
+    let mut dialogue = Dialogue::new(config());
+    let other = ("Call-ID: ababab", "Call-ID: other");
+    let (first, first_vector) = dialogue.challenged(&register(&[]));
+    let (second, second_vector) = dialogue.challenged(&register(&[other]));
+    assert_ne!(first.get("nonce"), second.get("nonce"));
+    dialogue.receives(&answered(&first, &first_vector, 26, &[]));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    dialogue.receives(&answered(&second, &second_vector, 26, &[other]));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+
+    // A stranger's attempt does not touch a refresh.
+    dialogue.challenged(&register(&[("Call-ID: ababab", "Call-ID: stranger")]));
+    let refresh = [other, ("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")];
+    dialogue.receives(&register(&refresh));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+
+    let mut dialogue = Dialogue::new(config());
+    let (first, vector) = dialogue.challenged(&register(&[]));
+    for number in 0..4 {
+        let call_id = format!("Call-ID: more{number}");
+        dialogue.challenged(&register(&[("Call-ID: ababab", &call_id)]));
+    }
+    assert_eq!(dialogue.registers("challenge_crowded_out"), 1);
+    dialogue.receives(&answered(&first, &vector, 26, &[]));
+    let (mar, _) = dialogue.asks_mar();
+    assert_eq!(mar.user_name, IMPI);
+    dialogue.replies_with(401);
 }
