@@ -382,7 +382,7 @@ impl Pcscf {
         for displaced in &allotted.displaced {
             self.displace(*displaced, attempt.ue, out);
         }
-        let pairs = self.listed_pairs(offer.pair, &attempt.security_client);
+        let pairs = self.listed_pairs(offer.pair);
         let set = self.security.create(now, wanted, &allotted);
         let (spis, ports, in_tunnel) = (set.spis, set.ports, set.nat.is_some());
         let security_server =

@@ -87,21 +87,13 @@ impl Pcscf {
         agree::choose(&self.config.ipsec.algorithms, preference, is_udp_encapsulated, &offers)
     }
 
-    /// The pairs that Security-Server lists beside a challenge: ours, as far as the UE offers them. More
-    /// would say nothing to it, and make the 401 longer than a datagram. The UE takes the first it knows:
-    /// that has to be the chosen one, whoever's preference chose it.
-    pub(crate) fn listed_pairs(
-        &self,
-        chosen: AlgorithmPair,
-        security_client: &[Mechanism],
-    ) -> Vec<AlgorithmPair> {
-        let offers = agree::offers(security_client);
-        let is_offered = |pair: &AlgorithmPair| offers.iter().any(|offer| offer.pair == *pair);
-        let ours = self.config.ipsec.algorithms.iter().copied().filter(is_offered);
-        let others = ours.clone().filter(|pair| *pair != chosen);
+    /// The pairs that Security-Server lists beside a challenge. The UE takes the first it knows: that
+    /// has to be the chosen one, whoever's preference chose it.
+    pub(crate) fn listed_pairs(&self, chosen: AlgorithmPair) -> Vec<AlgorithmPair> {
+        let others = self.config.ipsec.algorithms.iter().copied().filter(|pair| *pair != chosen);
         match (self.config.ipsec.answer, self.config.ipsec.prefer) {
             (SecurityAnswer::Chosen, _) => vec![chosen],
-            (SecurityAnswer::List, Prefer::Operator) => ours.collect(),
+            (SecurityAnswer::List, Prefer::Operator) => self.config.ipsec.algorithms.clone(),
             (SecurityAnswer::List, Prefer::Phone) => [chosen].into_iter().chain(others).collect(),
         }
     }
