@@ -20,8 +20,8 @@ use common::sip::uri::{Host, Uri};
 /// Marks the user part of a Path that names a UE.
 const MARK: &str = "term.";
 
-/// The parameters of Path's URI: `ob` when the UE registers a flow, with `reg-id` and an instance in Contact and
-/// `outbound` in Supported (RFC 5626 §4.2.1, §5.1).
+/// The UE registers a flow: `reg-id` and an instance in Contact, and `outbound` in Supported (RFC 5626 §4.2.1).
+/// Path has `ob` then (§5.1).
 pub fn is_flow(headers: &Headers) -> bool {
     let is_named = |text| match Contact::parse(text) {
         Ok(Contact::Address(address)) => {

@@ -2,7 +2,8 @@
 //!
 //! One attempt is one Call-ID. A user may be in several at a time: an emergency registration beside the
 //! normal one (§5.4.8), the same card over WLAN; and anybody can begin one for somebody else, since the first
-//! REGISTER proves nothing. None of them ends another.
+//! REGISTER proves nothing. None of them ends another, up to [`ATTEMPTS_MAX`]: whoever begins that many more
+//! while a challenge runs still ends it. What holds such a flood back is the P-CSCF, by address and identity.
 
 use std::collections::HashMap;
 
