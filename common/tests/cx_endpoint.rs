@@ -108,9 +108,11 @@ fn answer_to(request: &Request, from: &str) -> Answer {
             user_data: Some(Bytes::from_static(b"<x/>")),
             ..Saa::default()
         }),
-        Request::Rtr(_) => {
-            Answer::Rta(Rta { outcome: Outcome::SUCCESS, associated_identities: Vec::new() })
-        }
+        Request::Rtr(_) => Answer::Rta(Rta {
+            outcome: Outcome::SUCCESS,
+            associated_identities: Vec::new(),
+            emergency_registrations: Vec::new(),
+        }),
         other => panic!("{other:?}"),
     }
 }

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use common::cx::sar::ServerAssignmentType;
 use common::cx::uar::UserAuthorizationType;
 use common::cx::{
-    APPLICATION, Answer, AuthDataItem, ChargingInformation, Lia, Lir, Maa, Mar, Outcome, Ppa, Ppr,
-    Request, RestorationInfo, Rta, Rtr, Saa, Sar, ScscfRestorationInfo, ServerCapabilities,
-    SubscriptionInfo, Uaa, Uar, avp, mar::DigestAuthenticate, rtr::ReasonCode,
+    APPLICATION, Answer, AuthDataItem, ChargingInformation, EmergencyRegistration, Lia, Lir, Maa,
+    Mar, Outcome, Ppa, Ppr, Request, RestorationInfo, Rta, Rtr, Saa, Sar, ScscfRestorationInfo,
+    ServerCapabilities, SubscriptionInfo, Uaa, Uar, avp, mar::DigestAuthenticate, rtr::ReasonCode,
 };
 use common::diameter::base::{self, result_code};
 use common::diameter::message::{
@@ -235,6 +235,10 @@ fn answers() -> Vec<Answer> {
         Answer::Rta(Rta {
             outcome: Outcome::SUCCESS,
             associated_identities: vec!["other@hims.net".into()],
+            emergency_registrations: vec![EmergencyRegistration {
+                user_name: IMPI.into(),
+                public_identity: IMPU.into(),
+            }],
         }),
         Answer::Ppa(Ppa { outcome: Outcome::Base(5012) }),
         Answer::Maa(Maa { outcome: Outcome::SUCCESS, items: other_schemes(), ..Maa::default() }),

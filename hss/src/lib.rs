@@ -313,7 +313,11 @@ fn unsupported(request: &Request) -> Answer {
     let outcome = Outcome::Base(result_code::COMMAND_UNSUPPORTED);
     match request {
         Request::Ppr(_) => Answer::Ppa(cx::Ppa { outcome }),
-        _ => Answer::Rta(Rta { outcome, associated_identities: Vec::new() }),
+        _ => Answer::Rta(Rta {
+            outcome,
+            associated_identities: Vec::new(),
+            emergency_registrations: Vec::new(),
+        }),
     }
 }
 

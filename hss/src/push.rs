@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use common::cx::rtr::ReasonCode;
-use common::cx::{Answer, Answered, Outcome, Ppr, Request, Rtr};
+use common::cx::{Answer, Answered, EmergencyRegistration, Outcome, Ppr, Request, Rtr};
 use common::diameter::base::result_code;
 use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
@@ -94,11 +94,16 @@ impl Hss {
         out: &mut Vec<Output>,
     ) {
         let outcome = outcome_of(&result);
+        let emergency = match &result {
+            Ok(Answered { answer: Answer::Rta(rta), .. }) => rta.emergency_registrations.as_slice(),
+            _ => &[],
+        };
         let ends = outcome != Ok(Outcome::UNABLE_TO_COMPLY)
             && wait.reason != ReasonCode::NewServerAssigned;
-        let applied = self
-            .database
-            .procedure(|| if ends { end_registrations(&self.database, &wait) } else { Ok(()) });
+        let applied = self.database.procedure(|| match ends {
+            true => end_registrations(&self.database, &self.without(&wait, emergency)?),
+            false => Ok(()),
+        });
         let text = match (&applied, outcome) {
             (Err(refusal), _) => format!("{}: {refusal}", wait.user_name),
             (Ok(()), outcome) => {
@@ -110,6 +115,25 @@ impl Hss {
         if let Some(id) = wait.reply {
             out.push(Output::Reply { id, text });
         }
+    }
+
+    /// TS 29.228 §6.1.3.1: sets with an identity that is emergency registered stay.
+    fn without(
+        &self,
+        wait: &Termination,
+        emergency: &[EmergencyRegistration],
+    ) -> Result<Termination, Refusal> {
+        let mut ended = Termination { sets: Vec::new(), ..wait.clone() };
+        for set in &wait.sets {
+            let identities = self.database.public_identities_of(*set)?;
+            let stays = emergency.iter().any(|one| {
+                one.user_name == wait.user_name && identities.contains(&one.public_identity)
+            });
+            if !stays {
+                ended.sets.push(*set);
+            }
+        }
+        Ok(ended)
     }
 
     /// The operator's `ppr IMPI`: every set of the private identity that an S-CSCF holds.

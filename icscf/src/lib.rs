@@ -150,6 +150,7 @@ impl Icscf {
                     cx::Request::Rtr(_) => cx::Answer::Rta(cx::Rta {
                         outcome: cx::Outcome::UNABLE_TO_COMPLY,
                         associated_identities: Vec::new(),
+                        emergency_registrations: Vec::new(),
                     }),
                     _ => cx::Answer::Ppa(cx::Ppa { outcome: cx::Outcome::UNABLE_TO_COMPLY }),
                 };

@@ -34,7 +34,7 @@ impl Scscf {
         let text = match words.as_slice() {
             ["registrations"] => self.list(now),
             ["show", public_identity] => self.show(now, public_identity),
-            ["deregister", private_identity, event @ ..] => match cause_of(event) {
+            ["deregister", private_identity, event @ ..] => match Cause::named(event) {
                 Some(told) => {
                     let job = Job::Administer { id, told };
                     return self.begin_command(now, id, private_identity, job, out);
@@ -144,19 +144,6 @@ impl Scscf {
             true => "not registered\n".to_owned(),
             false => text,
         }
-    }
-}
-
-/// What watchers are to be told, by the operator's words (RFC 3680 §5.3).
-fn cause_of(words: &[&str]) -> Option<Cause> {
-    match words {
-        [] | ["rejected"] => Some(Cause::Rejected),
-        ["deactivated"] => Some(Cause::Deactivated),
-        ["probation", seconds] => {
-            let retry_after_seconds = seconds.parse().ok()?;
-            Some(Cause::Probation { retry_after_seconds })
-        }
-        _ => None,
     }
 }
 

@@ -169,6 +169,8 @@ impl Scscf {
         let is_reauthentication_due =
             !job.is_authenticated && held.is_some_and(|held| held.is_reauthentication_due);
         let is_first = held.is_none_or(|held| held.bindings.is_empty());
+        // Of an emergency registration servers know nothing.
+        let is_news = held.is_none_or(|held| !held.has_binding());
         let registration = Registration {
             bindings,
             unchallenged,
@@ -177,7 +179,7 @@ impl Scscf {
         };
         self.replace(registration, out);
         let response = self.success(now, &job);
-        job.notices = self.notices_of_registration(now, &job, &response, is_first);
+        job.notices = self.notices_of_registration(now, &job, &response, is_news);
         let outcome = if is_first { "registered" } else { "refreshed" };
         self.finish_register(now, job, response, outcome, out);
     }
@@ -196,7 +198,13 @@ impl Scscf {
         }
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         let Some(held) = held.cloned() else { return Vec::new() };
-        let left = held.reported().map(|binding| binding.expires_seconds(now)).max();
+        // The identity is registered for as long as any of its devices.
+        let sharers = self.registrations.sharers(&job.public_identity).iter();
+        let left = sharers
+            .filter_map(|sharer| self.registrations.find(sharer, &job.public_identity))
+            .flat_map(Registration::reported)
+            .map(|binding| binding.expires_seconds(now))
+            .max();
         let occasion = Occasion {
             registration: &held,
             public_identity: &job.public_identity,

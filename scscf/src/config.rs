@@ -38,6 +38,7 @@ use serde::Deserialize;
 
 use crate::filter_criteria::SharedSets;
 use crate::gruu::read_uuid;
+use crate::watch::Cause;
 
 /// The whole file.
 #[derive(Clone, Debug, Deserialize)]
@@ -168,6 +169,9 @@ pub struct Registration {
     pub gruu_namespace: Option<String>,
     /// Flows (RFC 5626) of one private identity in one implicit set.
     pub flows_max: usize,
+    /// What phones hear when an application server fails whose criterion says SESSION_TERMINATED: not to
+    /// come again (`"rejected"`), to come at once (`"deactivated"`), or after N seconds (`"probation N"`).
+    pub server_failure: ServerFailure,
 }
 
 impl Default for Registration {
@@ -192,6 +196,7 @@ impl Default for Registration {
             gruu: true,
             gruu_namespace: None,
             flows_max: 4,
+            server_failure: ServerFailure(Cause::Rejected),
         }
     }
 }
@@ -220,6 +225,29 @@ impl TryFrom<String> for Reauthenticate {
                 })
             }
         }
+    }
+}
+
+/// Event of a deregistration for an application server (TS 24.229 §5.4.1.5, RFC 3680 §5.3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct ServerFailure(Cause);
+
+impl ServerFailure {
+    pub(crate) fn cause(self) -> Cause {
+        self.0
+    }
+}
+
+impl TryFrom<String> for ServerFailure {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let cause = Cause::named(&words).filter(|_| !words.is_empty());
+        cause.map(ServerFailure).ok_or_else(|| {
+            format!("\"{text}\" is not \"rejected\", \"deactivated\" or \"probation N\"")
+        })
     }
 }
 

@@ -13,8 +13,8 @@ use common::sip::message::{Request, Response};
 use crate::contacts::Origin;
 use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
-use crate::state::Registration;
-use crate::third_party::{Notice, Occasion};
+use crate::state::{Binding, Registration};
+use crate::third_party::{Notice, Occasion, Occurrence};
 use crate::{OnAnswer, Scscf, watch};
 
 /// Waits for the SAA.
@@ -36,7 +36,9 @@ enum Cause {
         told: watch::Cause,
     },
     /// An application server without which there is no registration.
-    ServerFailed,
+    ServerFailed {
+        told: watch::Cause,
+    },
 }
 
 impl Cause {
@@ -44,7 +46,7 @@ impl Cause {
         match self {
             Cause::User(_) => ServerAssignmentType::UserDeregistration,
             Cause::Expiry => ServerAssignmentType::TimeoutDeregistration,
-            Cause::Operator { .. } | Cause::ServerFailed => {
+            Cause::Operator { .. } | Cause::ServerFailed { .. } => {
                 ServerAssignmentType::AdministrativeDeregistration
             }
         }
@@ -54,8 +56,7 @@ impl Cause {
         match self {
             Cause::User(_) => watch::Cause::Unregistered,
             Cause::Expiry => watch::Cause::Expired,
-            Cause::Operator { told, .. } => *told,
-            Cause::ServerFailed => watch::Cause::Rejected,
+            Cause::Operator { told, .. } | Cause::ServerFailed { told } => *told,
         }
     }
 }
@@ -87,13 +88,20 @@ impl Scscf {
             let cause = Cause::User(Box::new(job));
             return self.ask_to_deregister(now, private_identity, set, cause, out);
         }
-        let registration = Registration { bindings: remaining, ..held.clone() };
+        let before = held.clone();
+        let registration = Registration { bindings: remaining, ..before.clone() };
         self.store(registration, watch::Cause::Unregistered, out);
-        self.deregister_rest(now, job, out);
+        self.end_authentication(now, &job, out);
+        let response = self.success(now, &job);
+        let mut job = job;
+        // Only what an emergency registration made may be left, of which no server knows.
+        let exchange = Some((job.incoming.request(), &response));
+        job.notices = self.notices_of_end(now, &before, &job.public_identity, exchange);
+        self.finish_register(now, job, response, "deregistered", out);
     }
 
-    /// The user stays registered elsewhere, or was not registered at all: no SAR ends the
-    /// authentication, so the HSS hears of its end by itself.
+    /// The user was not registered here: no SAR ends the authentication, so the HSS hears of its end by
+    /// itself.
     fn deregister_rest(&mut self, now: Now, job: Registering, out: &mut Vec<Output>) {
         self.end_authentication(now, &job, out);
         let response = self.success(now, &job);
@@ -135,9 +143,33 @@ impl Scscf {
             self.ask_to_deregister(now, private_identity, set.clone(), Cause::Expiry, out);
             return;
         }
-        let registration = Registration { bindings, ..held.clone() };
+        let before = held.clone();
+        let registration = Registration { bindings, ..before.clone() };
         self.store(registration, watch::Cause::Expired, out);
+        self.say_goodbye(now, Some(&before), out);
         self.finish(now, private_identity, out);
+    }
+
+    /// TS 24.229 §5.4.8.4: the network ends no emergency registration. True when there was one, and the rest of
+    /// the registration is gone without a word to the HSS, which has the user registered still.
+    fn spare_emergency(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        set: &Impu,
+        told: watch::Cause,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let Some(held) = self.registrations.of_set(private_identity, set) else { return false };
+        let is_spared = |binding: &&Binding| binding.is_emergency && !binding.has_expired(now);
+        let bindings: Vec<_> = held.bindings.iter().filter(is_spared).cloned().collect();
+        if bindings.is_empty() {
+            return false;
+        }
+        let before = held.clone();
+        self.store(Registration { bindings, ..before.clone() }, told, out);
+        self.say_goodbye(now, Some(&before), out);
+        true
     }
 
     /// TS 24.229 §5.4.1.5: all sets of a private identity, one after the other.
@@ -150,30 +182,46 @@ impl Scscf {
     ) {
         let held = self.registrations.of(private_identity).iter();
         let mut sets: Vec<_> = held.map(Registration::set).collect();
+        let total = sets.len();
+        sets.retain(|set| !self.spare_emergency(now, private_identity, set, told, out));
+        let spared = total - sets.len();
         match sets.pop() {
             Some(set) => {
                 let cause = Cause::Operator { id, others: sets, told };
                 self.ask_to_deregister(now, private_identity.clone(), set, cause, out);
             }
             None => {
-                out.push(Output::Reply { id, text: "not registered\n".to_owned() });
+                let text = match spared {
+                    0 => "not registered\n",
+                    _ => "deregistered, but for an emergency registration\n",
+                };
+                out.push(Output::Reply { id, text: text.to_owned() });
                 self.finish(now, private_identity, out);
             }
         }
     }
 
-    /// TS 24.229 §5.4.1.7, §5.4.1.5: a server that must be there is not.
+    /// TS 24.229 §5.4.1.7, §5.4.1.5: a server that must be there is not. What another REGISTER has made or
+    /// refreshed since then was told to the server again, and hangs on that.
     pub(crate) fn deregister_for_server(
         &mut self,
         now: Now,
         private_identity: &Impi,
         set: Impu,
+        made_by: &Occurrence,
         out: &mut Vec<Output>,
     ) {
-        if self.registrations.find(private_identity, &set).is_none() {
+        let held = self.registrations.of_set(private_identity, &set);
+        let is_meant = held.is_some_and(|held| {
+            let mut reported = held.reported();
+            reported.any(|one| one.call_id == made_by.call_id && one.cseq == made_by.cseq)
+        });
+        let told = self.config.registration.server_failure.cause();
+        if !is_meant || self.spare_emergency(now, private_identity, &set, told, out) {
             return self.finish(now, private_identity, out);
         }
-        self.ask_to_deregister(now, private_identity.clone(), set, Cause::ServerFailed, out);
+        let cause = Cause::ServerFailed { told };
+        self.ask_to_deregister(now, private_identity.clone(), set, cause, out);
     }
 
     /// TS 24.229 §5.4.1.7: servers hear that an identity is registered no more, once no device has
@@ -257,7 +305,7 @@ impl Scscf {
                 }
                 self.finish_register(now, *job, response, "deregistered", out);
             }
-            Cause::ServerFailed => {
+            Cause::ServerFailed { .. } => {
                 self.stats.deregistration("server_failed");
                 tracing::info!(
                     procedure = "deregistration for an application server",

@@ -92,6 +92,8 @@ pub struct Scscf {
     locator: Locator<OnPlace>,
     cx: cx::Endpoint<OnAnswer>,
     turns: Turns<Impi, Job>,
+    /// Third-party REGISTERs under way, by identity and server.
+    telling: Turns<(Impu, String), third_party::Notice>,
     registrations: Registrations,
     subscriptions: Subscriptions,
     gruu_keys: gruu::Keys,
@@ -172,6 +174,7 @@ enum Job {
     /// An application server without which there is no registration has failed.
     ServerFailed {
         set: Impu,
+        made_by: third_party::Occurrence,
     },
     /// An operator's `reauthenticate`.
     Reauthenticate {
@@ -210,6 +213,7 @@ impl Scscf {
             ),
             cx: cx::Endpoint::new(config.diameter.clone(), random.fork(), &config.limits),
             turns: Turns::new(config.limits.waiting_per_identity),
+            telling: Turns::new(config.limits.waiting_per_identity),
             registrations: Registrations::default(),
             subscriptions: Subscriptions::default(),
             gruu_keys: gruu::Keys::draw(
@@ -330,8 +334,8 @@ impl Scscf {
                 self.terminate_in_turn(now, private_identity, *terminating, out);
             }
             Job::BackUp { set } => self.back_up(now, private_identity, &set, out),
-            Job::ServerFailed { set } => {
-                self.deregister_for_server(now, private_identity, set, out);
+            Job::ServerFailed { set, made_by } => {
+                self.deregister_for_server(now, private_identity, set, &made_by, out);
             }
             Job::Reauthenticate { id, within_seconds } => {
                 self.reauthenticate(now, private_identity, id, within_seconds, out);
@@ -510,7 +514,11 @@ impl Node for Scscf {
     }
 
     fn owed(&self) -> usize {
-        self.sip.owed() + self.locator.owed() + self.cx.owed() + self.turns.len()
+        self.sip.owed()
+            + self.locator.owed()
+            + self.cx.owed()
+            + self.turns.len()
+            + self.telling.len()
     }
 }
 

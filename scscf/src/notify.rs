@@ -7,11 +7,14 @@
 //! One NOTIFY at a time goes to a watcher, so that documents arrive in order; what happens meanwhile
 //! is told by the next one.
 
+use std::collections::VecDeque;
+
 use common::node::{Now, Output};
 use common::reginfo;
 use common::sip::address::Address;
 use common::sip::endpoint::NoReply;
 use common::sip::header::Name;
+use common::sip::locate::Hop;
 use common::sip::locator::Located;
 use common::sip::message::{Request, Response};
 use common::sip::p_headers::ChargingVector;
@@ -29,7 +32,9 @@ pub struct Notifying {
     is_last: bool,
     request: Request,
     began: Now,
-    untried: std::collections::VecDeque<common::sip::locate::Hop>,
+    /// Where it is now.
+    hop: Option<Hop>,
+    untried: VecDeque<Hop>,
 }
 
 impl Scscf {
@@ -65,7 +70,8 @@ impl Scscf {
             is_last: subscription.ends.is_some(),
             request,
             began: now,
-            untried: std::collections::VecDeque::new(),
+            hop: None,
+            untried: VecDeque::new(),
         };
         self.subscriptions.store(subscription, out);
         let wait = OnPlace::NotifyLocated(Box::new(wait));
@@ -140,18 +146,13 @@ impl Scscf {
             // Its UE has deregistered meanwhile.
             return;
         }
-        let limit = self.config.timeouts.watcher();
-        while let Some(hop) = wait.untried.pop_front() {
-            let Some(target) = self.target(hop) else { continue };
-            let left = limit.saturating_sub(now.since(wait.began));
-            if left.is_zero() {
-                break;
-            }
-            let request = wait.request.clone();
-            let wait = OnReply::Notified(Box::new(wait));
-            return self.sip.send(now, request, target, wait, left, out);
-        }
-        self.notify_failed(wait, "silence", out);
+        let Some((hop, target, limit)) = self.next_try(now, wait.began, &mut wait.untried) else {
+            return self.notify_failed(wait, "silence", out);
+        };
+        wait.hop = Some(hop);
+        let request = wait.request.clone();
+        let wait = OnReply::Notified(Box::new(wait));
+        self.sip.send(now, request, target, wait, limit, out);
     }
 
     /// RFC 6665 §4.2.2, RFC 5057 §5.1: what an answer means for the subscription.
@@ -163,9 +164,16 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         let response = match result {
+            Ok(response) if response.status() == 503 && !wait.untried.is_empty() => {
+                return self.notify_next(now, wait, out);
+            }
             Ok(response) => response,
-            Err(_) if !wait.untried.is_empty() => return self.notify_next(now, wait, out),
-            Err(_) => return self.notify_failed(wait, "silence", out),
+            Err(_) => {
+                if let Some(hop) = wait.hop {
+                    self.locator.failed(now, hop);
+                }
+                return self.notify_next(now, wait, out);
+            }
         };
         match response.status() {
             200..300 => {

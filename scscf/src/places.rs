@@ -1,8 +1,10 @@
 //! How requests of our own reach a hop (RFC 3263 §4).
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use common::node::{Flow, Transport};
+use common::node::{Flow, Now, Transport};
 use common::sip::endpoint::{Segment, Target};
 use common::sip::locate::{AddressFamilies, Hop, Preference};
 use common::sip::uri::HostPort;
@@ -11,6 +13,23 @@ use crate::Scscf;
 use crate::config::Listen;
 
 impl Scscf {
+    /// RFC 3263 §4.3: the next place of a request that began then, and for how long it may be silent: those behind
+    /// it shall have their share of the time, too. `None` when no place is left, or no time.
+    pub(crate) fn next_try(
+        &self,
+        now: Now,
+        began: Now,
+        untried: &mut VecDeque<Hop>,
+    ) -> Option<(Hop, Target, Duration)> {
+        while let Some(hop) = untried.pop_front() {
+            let Some(target) = self.target(hop) else { continue };
+            let left = self.config.timeouts.watcher().saturating_sub(now.since(began));
+            let share = left / (untried.len() as u32 + 1);
+            return (!share.is_zero()).then_some((hop, target, share));
+        }
+        None
+    }
+
     /// From the first listening address of that transport and family, over TCP from any port of it.
     /// `None` when there is none.
     pub(crate) fn target(&self, hop: Hop) -> Option<Target> {

@@ -6,7 +6,7 @@ use common::identity::Impi;
 use common::node::{Now, Output};
 
 use crate::Scscf;
-use crate::state::{Charging, Registration, implicit_set};
+use crate::state::{Charging, Registration, canonical};
 use crate::watch::Cause;
 
 impl Scscf {
@@ -45,28 +45,27 @@ impl Scscf {
             },
         };
         for mut registration in changed {
+            let set = registration.set();
             if let Some(data) = &data {
                 registration.service_profiles = data.service_profiles.clone();
             }
             if let Some(charging) = &charging {
                 registration.charging = charging.clone();
             }
-            self.store(registration, Cause::Unregistered, out);
+            self.store_as(&set, registration, Cause::ProfileChanged, out);
         }
         Outcome::SUCCESS
     }
 
     /// The registrations, of this private identity and of others, with the set that is pushed.
-    /// `None` when there is none, when its first (default) identity changed, which the HSS must not
-    /// do while it is registered, or when no identity would be left that may be used.
+    /// `None` when there is none, when its default identity changed, which is the first that is not barred
+    /// and which the HSS must not change while it is registered, or when no identity would be left that may
+    /// be used.
     fn sharing(&self, private_identity: &Impi, data: &UserData) -> Option<Vec<Registration>> {
-        let set = implicit_set(data);
-        let default = set.first()?;
-        if data.public_identities().all(|identity| identity.is_barred) {
-            return None;
-        }
+        let default = &canonical(data.public_identities().find(|identity| !identity.is_barred)?);
         let own = self.registrations.find(private_identity, default)?;
-        if own.set() != *default {
+        let known = own.identities().find(|identity| !identity.is_barred).map(canonical);
+        if known.is_some_and(|known| known != *default) {
             return None;
         }
         let sharers = self.registrations.sharers(default).iter();

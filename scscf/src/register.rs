@@ -6,6 +6,7 @@
 //!
 //! Challenges are in `authenticate`, what follows an acceptance in `assign` and `deregister`.
 
+use common::aka::digest::DigestAlgorithm;
 use common::cx::Outcome;
 use common::cx::sar::ServerAssignmentType;
 use common::diameter::endpoint::NoAnswer;
@@ -447,6 +448,11 @@ impl Scscf {
             let is_digest = matches!(challenge.proof, Proof::Digest(_));
             if response.is_empty() && !is_digest {
                 return Some(Decision::Refuse(Refusal::NetworkNotAuthentic));
+            }
+            // aka.md G-13: what nobody knows is no answer; what was not offered is a wrong one.
+            let is_unknown = |name| DigestAlgorithm::named(name).is_none();
+            if parameter("algorithm").is_some_and(is_unknown) {
+                return Some(self.challenge_again(next, Decision::Challenge(next)));
             }
             if job.is_protected
                 || is_digest

@@ -46,17 +46,17 @@ impl Scscf {
             }
         };
         let private_identity = Impi::new(user_name.as_str());
-        let mut known = associated.clone();
-        known.retain(|name| !self.registrations.of(&Impi::new(name.as_str())).is_empty());
-        for name in &known {
+        let mut known = associated;
+        known.retain(|name| {
+            let name = Impi::new(name.as_str());
             let job = Terminating {
                 reason_code,
                 public_identities: Vec::new(),
                 received: None,
                 associated: Vec::new(),
             };
-            self.terminate_begin(now, &Impi::new(name.as_str()), job, out);
-        }
+            !self.registrations.of(&name).is_empty() && self.terminate_begin(now, &name, job, out)
+        });
         let job = Terminating {
             reason_code,
             public_identities,
@@ -66,20 +66,27 @@ impl Scscf {
         self.terminate_begin(now, &private_identity, job, out);
     }
 
+    /// False when the line is full.
     fn terminate_begin(
         &mut self,
         now: Now,
         private_identity: &Impi,
         job: Terminating,
         out: &mut Vec<Output>,
-    ) {
+    ) -> bool {
         let job = Job::Terminate(Box::new(job));
-        if let Some(Job::Terminate(job)) = self.begin(now, private_identity, job, out)
+        let Some(refused) = self.begin(now, private_identity, job, out) else { return true };
+        if let Job::Terminate(job) = refused
             && let Some(received) = job.received
         {
-            let rta = Rta { outcome: Outcome::UNABLE_TO_COMPLY, associated_identities: Vec::new() };
+            let rta = Rta {
+                outcome: Outcome::UNABLE_TO_COMPLY,
+                associated_identities: Vec::new(),
+                emergency_registrations: Vec::new(),
+            };
             self.cx.answer(now, received, cx::Answer::Rta(rta), out);
         }
+        false
     }
 
     /// TS 24.229 §5.4.1.5: the registrations go, without a SAR. What an emergency registration
@@ -100,10 +107,17 @@ impl Scscf {
         let meant: Vec<_> = held.iter().filter(is_meant).cloned().collect();
         self.forget_challenges(private_identity);
         let total = meant.len();
-        let mut kept = 0;
+        let mut emergency_registrations = Vec::new();
         for registration in meant {
-            kept += usize::from(self.terminate_one(now, registration, job.reason_code, out));
+            let identity = registration.identities().next().map(|one| one.identity.clone());
+            if self.terminate_one(now, registration, job.reason_code, out) {
+                emergency_registrations.push(cx::EmergencyRegistration {
+                    user_name: private_identity.as_str().to_owned(),
+                    public_identity: identity.unwrap_or_default(),
+                });
+            }
         }
+        let kept = emergency_registrations.len();
         let outcome = match (is_known, kept) {
             (false, _) => Outcome::USER_UNKNOWN,
             (true, 0) => Outcome::SUCCESS,
@@ -125,7 +139,8 @@ impl Scscf {
             if !associated_identities.is_empty() {
                 associated_identities.insert(0, private_identity.as_str().to_owned());
             }
-            let rta = cx::Answer::Rta(Rta { outcome, associated_identities });
+            let rta =
+                cx::Answer::Rta(Rta { outcome, associated_identities, emergency_registrations });
             self.cx.answer(now, received, rta, out);
         }
         self.finish(now, private_identity, out);
@@ -155,7 +170,11 @@ impl Scscf {
             }
             return false;
         }
-        self.store(Registration { bindings, ..registration }, cause, out);
+        let left = Registration { bindings, ..registration.clone() };
+        self.store(left, cause, out);
+        if cause != Cause::Silently {
+            self.say_goodbye(now, Some(&registration), out);
+        }
         true
     }
 }

@@ -1,12 +1,13 @@
 //! Third-party registration: application servers hear of registrations (TS 24.229 §5.4.1.7).
 //!
 //! 1. `notices_of`           whom the filter criteria name, and what each is to be told
-//! 2. `tell_server`          look for the server
+//! 2. `tell_server`          behind what it is being told of the same identity: look for the server
 //! 3. `server_located`       send the REGISTER
 //! 4. `server_answered`      a server that fails may end the registration (default handling)
+//!
+//! One REGISTER at a time tells a server of an identity, so that the end does not come before the beginning.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
 use common::cx::user_data::{InitialFilterCriterion, PublicIdentity, ServiceProfile};
@@ -18,6 +19,7 @@ use common::sip::locate::Hop;
 use common::sip::locator::Located;
 use common::sip::message::{Request, Response};
 use common::sip::p_headers::ChargingVector;
+use common::turns::Turn;
 
 use crate::filter_criteria::{RegistrationType, SessionCase, Subject};
 use crate::state::{Registration, canonical};
@@ -31,12 +33,22 @@ const SERVICE_INFO_TYPE: &str = "application/3gpp-ims+xml";
 pub struct Notice {
     server: String,
     request: Request,
+    public_identity: Impu,
     private_identity: Impi,
     set: Impu,
-    /// The registration ends when the server fails (SESSION_TERMINATED).
-    ends_registration: bool,
+    /// The REGISTER whose registration ends when the server fails (SESSION_TERMINATED).
+    ends: Option<Occurrence>,
     began: Now,
+    /// Where it is now.
+    hop: Option<Hop>,
     untried: VecDeque<Hop>,
+}
+
+/// Call-ID and CSeq of a REGISTER that was accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Occurrence {
+    pub call_id: String,
+    pub cseq: u32,
 }
 
 /// The registration that servers are told of, as a REGISTER made it or something else ended it.
@@ -80,14 +92,21 @@ impl Scscf {
                 continue;
             }
             let request = self.third_party_register(occasion, served, &criterion);
+            let is_required = criterion.default_handling_terminated
+                && occasion.kind != RegistrationType::Deregistration;
+            let made_by = occasion.exchange.filter(|_| is_required);
             notices.push(Notice {
                 server: criterion.server_name,
                 request,
+                public_identity: canonical(served),
                 private_identity: occasion.registration.private_identity.clone(),
                 set: occasion.registration.set(),
-                ends_registration: criterion.default_handling_terminated
-                    && occasion.kind != RegistrationType::Deregistration,
+                ends: made_by.map(|(request, _)| Occurrence {
+                    call_id: request.call_id().to_owned(),
+                    cseq: request.cseq(),
+                }),
                 began: now,
+                hop: None,
                 untried: VecDeque::new(),
             });
         }
@@ -165,6 +184,19 @@ impl Scscf {
     }
 
     pub(crate) fn tell_server(&mut self, now: Now, notice: Notice, out: &mut Vec<Output>) {
+        match self.telling.take(&notice.line(), notice) {
+            Turn::Now(notice) => self.tell_server_in_turn(now, notice, out),
+            Turn::Later => {}
+            Turn::Refused(notice) => {
+                // What is under way and what waits says enough of a server that is as slow as that.
+                self.stats.third_party("dropped");
+                tracing::warn!(server = notice.server, "an application server is told too slowly");
+            }
+        }
+    }
+
+    fn tell_server_in_turn(&mut self, now: Now, mut notice: Notice, out: &mut Vec<Output>) {
+        notice.began = now;
         let server = notice.server.clone();
         let wait = OnPlace::ServerLocated(Box::new(notice));
         if let Some((wait, place)) = self.locator.locate(now, &server, wait, out) {
@@ -192,18 +224,14 @@ impl Scscf {
     }
 
     fn server_next(&mut self, now: Now, mut notice: Notice, out: &mut Vec<Output>) {
-        let limit: Duration = self.config.timeouts.watcher();
-        while let Some(hop) = notice.untried.pop_front() {
-            let Some(target) = self.target(hop) else { continue };
-            let left = limit.saturating_sub(now.since(notice.began));
-            if left.is_zero() {
-                break;
-            }
-            let request = notice.request.clone();
-            let wait = OnReply::ServerAnswered(Box::new(notice));
-            return self.sip.send(now, request, target, wait, left, out);
-        }
-        self.server_failed(now, notice, "silence", out);
+        let Some((hop, target, limit)) = self.next_try(now, notice.began, &mut notice.untried)
+        else {
+            return self.server_failed(now, notice, "silence", out);
+        };
+        notice.hop = Some(hop);
+        let request = notice.request.clone();
+        let wait = OnReply::ServerAnswered(Box::new(notice));
+        self.sip.send(now, request, target, wait, limit, out);
     }
 
     /// TS 24.229 §5.4.1.7: 408, 5xx and silence are failures; any other answer changes nothing.
@@ -215,7 +243,13 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         match result {
-            Ok(response) if response.is_success() => self.stats.third_party("taken"),
+            Ok(response) if response.is_success() => {
+                self.stats.third_party("taken");
+                self.server_told(now, &notice, out);
+            }
+            Ok(response) if response.status() == 503 && !notice.untried.is_empty() => {
+                self.server_next(now, notice, out);
+            }
             Ok(response) if matches!(response.status(), 408 | 500..600) => {
                 tracing::warn!(
                     server = notice.server,
@@ -227,8 +261,14 @@ impl Scscf {
             Ok(response) => {
                 self.stats.third_party("refused");
                 tracing::info!(server = notice.server, status = response.status(), "refused");
+                self.server_told(now, &notice, out);
             }
-            Err(_) => self.server_next(now, notice, out),
+            Err(_) => {
+                if let Some(hop) = notice.hop {
+                    self.locator.failed(now, hop);
+                }
+                self.server_next(now, notice, out);
+            }
         }
     }
 
@@ -242,20 +282,33 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         self.stats.third_party(outcome);
-        if !notice.ends_registration {
-            return;
-        }
+        self.server_told(now, &notice, out);
+        let Some(made_by) = notice.ends else { return };
         tracing::warn!(
             server = notice.server,
             private_identity = %self.logged(notice.private_identity.as_str()),
             "without this server there is no registration"
         );
         let private_identity = notice.private_identity;
-        let job = Job::ServerFailed { set: notice.set.clone() };
+        let job = Job::ServerFailed { set: notice.set, made_by };
         if self.begin(now, &private_identity, job, out).is_some() {
             // Its line is full: the user is at it, and every REGISTER tells the server again.
             self.stats.third_party("deregistration_dropped");
         }
+    }
+
+    /// The server has heard it, or never will: what waited behind it may go.
+    fn server_told(&mut self, now: Now, notice: &Notice, out: &mut Vec<Output>) {
+        if let Some(next) = self.telling.done(&notice.line()) {
+            self.tell_server_in_turn(now, next, out);
+        }
+    }
+}
+
+impl Notice {
+    /// What goes to a server about an identity goes in order.
+    fn line(&self) -> (Impu, String) {
+        (self.public_identity.clone(), self.server.clone())
     }
 }
 

@@ -7,6 +7,7 @@ use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
 use common::reginfo::{self, Event, RegInfo, State};
 use common::sip::address::Address;
+use common::sip::uri::Uri;
 
 use crate::Scscf;
 use crate::state::{Binding, Change, Latest, Registration, canonical};
@@ -26,14 +27,29 @@ pub enum Cause {
     Probation {
         retry_after_seconds: u32,
     },
+    /// The HSS has changed the profile: nobody has deregistered.
+    ProfileChanged,
     /// Another S-CSCF tells the watchers, or nobody does (TS 29.228 §6.1.3).
     Silently,
 }
 
 impl Cause {
+    /// By the operator's words; without any: rejected.
+    pub fn named(words: &[&str]) -> Option<Cause> {
+        match words {
+            [] | ["rejected"] => Some(Cause::Rejected),
+            ["deactivated"] => Some(Cause::Deactivated),
+            ["probation", seconds] => {
+                let retry_after_seconds = seconds.parse().ok()?;
+                Some(Cause::Probation { retry_after_seconds })
+            }
+            _ => None,
+        }
+    }
+
     fn event(self) -> Event {
         match self {
-            Cause::Unregistered | Cause::Silently => Event::Unregistered,
+            Cause::Unregistered | Cause::ProfileChanged | Cause::Silently => Event::Unregistered,
             Cause::Expired => Event::Expired,
             Cause::Deactivated => Event::Deactivated,
             Cause::Rejected => Event::Rejected,
@@ -44,7 +60,9 @@ impl Cause {
     /// Of subscriptions that have nothing left to watch.
     fn end(self) -> End {
         match self {
-            Cause::Unregistered | Cause::Expired | Cause::Silently => End::NoResource,
+            Cause::Unregistered | Cause::Expired | Cause::ProfileChanged | Cause::Silently => {
+                End::NoResource
+            }
             Cause::Deactivated => End::Deactivated,
             Cause::Rejected => End::Rejected,
             Cause::Probation { retry_after_seconds } => End::Probation { retry_after_seconds },
@@ -60,10 +78,25 @@ impl Scscf {
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
-        let set = registration.set();
-        let before = self.registrations.of_set(&registration.private_identity, &set).cloned();
+        self.store_as(&registration.set(), registration, cause, out);
+    }
+
+    /// Changes a registration whose set was called `before`.
+    pub(crate) fn store_as(
+        &mut self,
+        before: &Impu,
+        registration: Registration,
+        cause: Cause,
+        out: &mut Vec<Output>,
+    ) {
+        let private_identity = registration.private_identity.clone();
+        let held = self.registrations.of_set(&private_identity, before).cloned();
+        if held.is_some() && registration.set() != *before {
+            let change = Change::Removed { private_identity, set: before.clone() };
+            self.registrations.commit(change, out);
+        }
         self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
-        self.note(before.as_ref(), Some(&registration), cause, out);
+        self.note(held.as_ref(), Some(&registration), cause, out);
     }
 
     /// Ends a registration.
@@ -262,13 +295,25 @@ impl Scscf {
             };
             registration.contacts.push(contact);
         }
+        // Of what ended before a restart no more is known.
+        let watched = &subscription.public_identity;
+        let is_told = registrations.iter().any(|one| one.aor == watched.as_str());
+        if is_full && !is_told && self.registrations.sharers(watched).is_empty() {
+            registrations.push(reginfo::Registration {
+                aor: watched.as_str().to_owned(),
+                id: stable_id(&[watched.as_str()]),
+                state: State::Terminated,
+                wildcarded_identity: None,
+                contacts: Vec::new(),
+            });
+        }
         RegInfo { version: subscription.version, is_full, registrations }
     }
 }
 
 /// The subscription is of a device that the registration has a binding of.
 fn is_of_a_device(subscription: &Subscription, registration: &Registration) -> bool {
-    let host_port = |text: &str| common::sip::uri::Uri::parse(text).ok()?.host_port;
+    let host_port = |text: &str| Uri::parse(text).ok()?.host_port;
     let target = host_port(&subscription.remote_target);
     registration.bindings.iter().any(|binding| host_port(&binding.uri) == target)
 }
@@ -276,8 +321,10 @@ fn is_of_a_device(subscription: &Subscription, registration: &Registration) -> b
 /// A contact as documents show it, active; the rest of its time is left to the caller.
 fn contact_of(aor: &str, held: Option<&Registration>, binding: &Binding) -> reginfo::Contact {
     let private_identity = held.map_or("", |held| held.private_identity.as_str());
-    let is_explicit =
-        binding.registered_identity.as_ref().is_none_or(|identity| identity.as_str() == aor);
+    let is_explicit = binding.registered_identity.as_ref().is_none_or(|registered| {
+        let aor = Uri::parse(aor).map(|aor| aor.public_identity());
+        aor.is_ok_and(|aor| aor == *registered)
+    });
     let parameters = Address::parse(&binding.contact).map(|contact| contact.parameters);
     let mut unknown_parameters = parameters.unwrap_or_default();
     let mut q = None;

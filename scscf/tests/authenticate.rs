@@ -220,6 +220,23 @@ fn computed_for_something_else() {
     refused_with(|credentials| credentials.set("realm", "other.net"), "wrong_response");
 }
 
+/// RFC 3310 §3.2, aka.md G-13: of an algorithm that nobody knows: no answer, so it is asked once more.
+#[test]
+fn an_unknown_algorithm() {
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    let mut odd = credentials(IMPI, &challenge, &vector);
+    odd.set("algorithm", "AKAv9-MD5");
+    dialogue.receives(&with_credentials(&odd, 26, &[]));
+    let (_, vector) = dialogue.asks_mar();
+    let response = dialogue.replies_with(401);
+    let challenge = dialogue::challenge(&response);
+    dialogue.receives(&answered(&challenge, &vector, 27, &[]));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    dialogue.rests();
+}
+
 /// RFC 3310 §3.3: a password that is empty, or the hex digits of RES, is none.
 #[test]
 fn computed_with_another_password() {

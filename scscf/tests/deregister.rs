@@ -167,8 +167,17 @@ fn an_emergency_registration() {
     dialogue.replies_with(501);
 
     dialogue.hss_asks(rtr(ReasonCode::PermanentTermination, &[]));
-    assert_eq!(told(&mut dialogue).outcome, Outcome::UNABLE_TO_COMPLY);
+    let rta = told(&mut dialogue);
+    assert_eq!(rta.outcome, Outcome::UNABLE_TO_COMPLY);
+    // TS 29.228 §6.1.3: and says which.
+    assert_eq!(rta.emergency_registrations[0].user_name, IMPI);
+    assert_eq!(rta.emergency_registrations[0].public_identity, format!("sip:temporary.{IMPI}"));
     assert_eq!(dialogue.registrations(), 1);
+    // TS 24.229 §5.4.8.4: nor does the operator end it.
+    dialogue.command(&["deregister", IMPI]);
+    assert_eq!(dialogue.replied_text(), "deregistered, but for an emergency registration\n");
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.asks_nothing();
     dialogue.hss_asks(rtr(ReasonCode::ServerChange, &[]));
     assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
     assert_eq!(dialogue.registrations(), 0);
@@ -363,14 +372,33 @@ fn refuses_a_pushed_profile() {
     let not_supported = Outcome::NOT_SUPPORTED_USER_DATA;
     assert_eq!(pushes(&mut dialogue, IMPI, Some(b"<broken")), not_supported);
     // Another default identity, and nothing that may be used.
-    for data in
-        [set(IMPI, &[(IMPU, false)]), set(IMPI, &[(&format!("sip:temporary.{IMPI}"), true)])]
-    {
+    for data in [
+        set(IMPI, &[("tel:+11234567890", false), (IMPU, false)]),
+        set(IMPI, &[(&format!("sip:temporary.{IMPI}"), true)]),
+    ] {
         assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), not_supported);
     }
     assert_eq!(dialogue.store, before);
     assert_eq!(pushes(&mut dialogue, IMPI, None), Outcome::SUCCESS);
     assert_eq!(dialogue.counter("tessera_scscf_profile_pushes_total", "refused"), 4);
+}
+
+/// TS 29.228 §6.2.2.1: the default identity is the first that may be used; what is barred in front of it may
+/// change, and the registration goes by its new name from then on.
+#[test]
+fn a_barred_identity_in_front_is_changed() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let data = set(IMPI, &[("sip:other@hims.net", true), (IMPU, false)]);
+    assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.restart();
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 0);
+    assert!(dialogue.store.is_empty());
 }
 
 /// TS 24.229 §5.4.1.5: the operator lists, shows and deregisters.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType::*;
+use common::cx::user_data::InitialFilterCriterion;
 use common::cx::{self, Outcome, Ppr, Rtr};
 use common::reginfo::{Contact, Event, RegInfo, State};
 use common::sip::header::Name;
@@ -448,6 +449,67 @@ fn two_devices() {
     assert!(notified.info.registrations.iter().all(|one| one.state != State::Terminated));
 }
 
+/// TS 24.229 §5.4.2.1.2; TS 29.228 §6.2.2: the profile has lost the identity that somebody watches: it is told
+/// so, and by nobody's deregistration.
+#[test]
+fn the_profile_loses_what_is_watched() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let of_number = [("SUBSCRIBE sip:name@hims.net", "SUBSCRIBE tel:+11234567890")];
+    dialogue.receives(&subscribe(&of_number));
+    dialogue.replies_with(200);
+    dialogue.notifies();
+    let data = set(IMPI, &[(&format!("sip:temporary.{IMPI}"), true), (IMPU, false)]);
+    dialogue.hss_asks(cx::Request::Ppr(Ppr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: IMPI.to_owned(),
+        user_data: Some(data.to_xml().into()),
+        charging_information: None,
+    }));
+    let notified = dialogue.notifies();
+    assert_eq!(notified.events(NUMBER), [Event::Unregistered]);
+    assert_eq!(notified.state, "terminated;reason=noresource");
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.7, §5.4.1.5: what phones hear when a server fails that must be there is the operator's
+/// choice.
+#[test]
+fn a_server_fails() {
+    for (choice, event, reason) in [
+        ("rejected", Event::Rejected, "rejected"),
+        ("deactivated", Event::Deactivated, "deactivated"),
+        ("probation 60", Event::Probation, "probation;retry-after=60"),
+    ] {
+        let mut config = config();
+        config.registration.server_failure = choice.to_owned().try_into().unwrap();
+        let mut dialogue = Dialogue::new(config);
+        let mut data = profile(IMPI);
+        data.service_profiles[0].initial_filter_criteria.push(InitialFilterCriterion {
+            server_name: "sip:as.hims.net".into(),
+            default_handling_terminated: true,
+            ..Default::default()
+        });
+        let (challenge, vector) = dialogue.challenged(&register(&[]));
+        dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+        dialogue.asks_sar(Registration, saa(&data));
+        dialogue.replies_with(200);
+        let told = dialogue.requests("REGISTER", AS);
+        dialogue.watched();
+        dialogue.answers_request(&told, 500);
+        dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+        let place = dialogue.requests.iter().position(|(_, one)| one.method_text() == "REGISTER");
+        dialogue.requests.remove(place.expect("the server hears of the end"));
+        let notified = dialogue.notifies();
+        assert_eq!(notified.events(IMPU), [event], "{choice}");
+        assert_eq!(notified.state, format!("terminated;reason={reason}"), "{choice}");
+    }
+    for odd in ["", "probation", "probation soon", "never"] {
+        assert!(scscf::config::ServerFailure::try_from(odd.to_owned()).is_err(), "{odd}");
+    }
+}
+
 /// RFC 6665 §4.2.2: while a NOTIFY is under way the next one waits; what happened is told once.
 #[test]
 fn one_notify_at_a_time() {
@@ -517,6 +579,43 @@ fn subscriptions_survive_a_crash() {
     assert_eq!(notified.events(IMPU), [Event::Refreshed]);
     dialogue.restart();
     dialogue.requests_nothing();
+    dialogue.rests();
+}
+
+/// RFC 3680 §5.3: what ended behind the back of a NOTIFY that nobody has acknowledged before the crash is told
+/// as ended behind it, too.
+#[test]
+fn an_end_survives_a_crash() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+    let before = dialogue.notifies_unanswered();
+    assert_eq!(before.events(IMPU), [Event::Rejected]);
+    dialogue.restart();
+    let notified = dialogue.notifies();
+    assert_eq!(notified.info.registrations.len(), 1);
+    assert_eq!(notified.info.registrations[0].state, State::Terminated);
+    assert_eq!(notified.state, before.state);
+    assert_eq!(dialogue.watchers(), 0);
+    dialogue.rests();
+}
+
+/// RFC 3263 §4.3: a watcher with several addresses: the silent one leaves time for the next.
+#[test]
+fn a_watcher_with_several_places() {
+    let mut dialogue = Dialogue::new(config());
+    let addresses = [PCSCF, "192.0.2.11"].map(|address| address.parse().unwrap());
+    dialogue.hosts.insert("pcscf1.vims.net".into(), addresses.to_vec());
+    dialogue.registered();
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let (first, _) = dialogue.requests.pop_front().unwrap();
+    dialogue.wait(Duration::from_secs(16));
+    dialogue.requests.retain(|(to, _)| *to != first);
+    let (_, notified) = dialogue.requests.pop_front().expect("the other one is asked");
+    dialogue.answers_request(&notified, 200);
+    assert_eq!(dialogue.watchers(), 1);
     dialogue.rests();
 }
 

@@ -206,6 +206,143 @@ fn default_handling() {
     }
 }
 
+/// RFC 3263 §4.3: a server with several addresses: the silent one leaves time for the next, one that is
+/// overloaded is passed over, and what was silent comes last the next time.
+#[test]
+fn several_places() {
+    let second = "192.0.2.51";
+    let addresses = || [AS, second].map(|address| address.parse().unwrap()).to_vec();
+    for is_silent in [true, false] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.hosts.insert("as.hims.net".into(), addresses());
+        let mut criterion = criterion(&[]);
+        criterion.default_handling_terminated = true;
+        dialogue.registered_with(&with(criterion));
+        let (first, told) = dialogue.requests.pop_front().unwrap();
+        match is_silent {
+            true => dialogue.wait(Duration::from_secs(16)),
+            false => dialogue.answers_request(&told, 503),
+        }
+        dialogue.requests.retain(|(to, _)| *to != first);
+        let (other, told) = dialogue.requests.pop_front().expect("the other one is asked");
+        assert_ne!(first, other);
+        dialogue.answers_request(&told, 200);
+        dialogue.requests_nothing();
+        assert_eq!((dialogue.outcome("taken"), dialogue.registrations()), (1, 1));
+        dialogue.rests();
+        if is_silent {
+            dialogue.deregisters();
+            let (to, told) = dialogue.requests.pop_front().unwrap();
+            assert_eq!(to, other);
+            dialogue.answers_request(&told, 200);
+        }
+    }
+}
+
+/// TS 24.229 §5.4.1.7: the end is not told before the beginning was heard.
+#[test]
+fn in_order() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[])));
+    let beginning = dialogue.requests("REGISTER", AS);
+    dialogue.deregisters();
+    dialogue.requests_nothing();
+    dialogue.answers_request(&beginning, 200);
+    assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("0"));
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.7: what fails for a REGISTER does not end what a later one has made.
+#[test]
+fn a_failure_of_earlier() {
+    let mut dialogue = Dialogue::new(config());
+    let mut criterion = criterion(&[]);
+    criterion.default_handling_terminated = true;
+    dialogue.registered_with(&with(criterion));
+    let first = dialogue.requests("REGISTER", AS);
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    dialogue.answers_request(&first, 500);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.tells();
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.8.2, §5.4.1.7: servers know nothing of an emergency registration: a normal one beside it
+/// begins and ends for itself, however it ends.
+#[test]
+fn beside_an_emergency_registration() {
+    let sos = [("46:5064>", "46:5064;sos>"), ("ababab", "sos")];
+    type End = fn(&mut Dialogue);
+    let ends: [(&str, End); 4] = [
+        ("user", |dialogue| {
+            let zero = [("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+            dialogue.receives(&register(&zero));
+            dialogue.replies_with(200);
+        }),
+        ("expiry", |dialogue| dialogue.wait(Duration::from_secs(601))),
+        ("operator", |dialogue| {
+            dialogue.command(&["deregister", IMPI]);
+            dialogue.replied_text();
+        }),
+        ("failure", |dialogue| {
+            let again = [("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\""), ("=600000", "=600")];
+            dialogue.receives(&register(&again));
+            dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(200);
+            let told = dialogue.requests("REGISTER", AS);
+            dialogue.answers_request(&told, 500);
+        }),
+    ];
+    for (name, end) in ends {
+        let mut dialogue = Dialogue::new(config());
+        let mut criterion = criterion(&[]);
+        criterion.default_handling_terminated = true;
+        let data = with(criterion);
+        let (challenge, vector) = dialogue.challenged(&register(&sos));
+        dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+        dialogue.asks_sar(Registration, saa(&data));
+        dialogue.replies_with(200);
+        dialogue.requests_nothing();
+        let short = [("=600000", "=600")];
+        let (challenge, vector) = dialogue.challenged(&register(&short));
+        dialogue.receives(&answered(&challenge, &vector, 26, &short));
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("600"), "{name}");
+        end(&mut dialogue);
+        assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("0"), "{name}");
+        assert_eq!(dialogue.registrations(), 1, "{name}: the emergency registration stays");
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.7: an identity of several devices is registered for as long as the last of them.
+#[test]
+fn the_longest_of_several_devices() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[])));
+    dialogue.tells();
+    let changes = [
+        (IMPI, "second@hims.net"),
+        ("46:5064", "47:5064"),
+        ("ababab", "second"),
+        ("=600000", "=700"),
+    ];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
+    let mut data = profile("second@hims.net");
+    data.service_profiles[0].initial_filter_criteria.push(criterion(&[]));
+    dialogue.asks_sar(Registration, saa(&data));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("600000"));
+    dialogue.rests();
+}
+
 /// TS 24.229 §5.4.1.5, §5.4.1.7; S-123: the end by the network is told as well; a move to another
 /// S-CSCF is not.
 #[test]

@@ -44,7 +44,7 @@ pub use lir::{Lia, Lir};
 pub use mar::{AuthDataItem, Maa, Mar};
 pub use ppr::{Ppa, Ppr};
 pub use restoration::{RestorationInfo, ScscfRestorationInfo, SubscriptionInfo};
-pub use rtr::{Rta, Rtr};
+pub use rtr::{EmergencyRegistration, Rta, Rtr};
 pub use sar::{Saa, Sar};
 pub use uar::{Uaa, Uar};
 

@@ -29,6 +29,15 @@ pub struct Rtr {
 pub struct Rta {
     pub outcome: Outcome,
     pub associated_identities: Vec<String>,
+    /// What stays registered although it was named.
+    pub emergency_registrations: Vec<EmergencyRegistration>,
+}
+
+/// Identity-with-Emergency-Registration (TS 29.229 §6.3.57).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct EmergencyRegistration {
+    pub user_name: String,
+    pub public_identity: String,
 }
 
 impl Rtr {
@@ -97,15 +106,18 @@ impl Rta {
     /// TS 29.229 §6.1.10: reads an RTA.
     pub fn decode(message: &Message) -> Result<Rta, Failure> {
         let mut results = Results::default();
-        let mut associated_identities = Vec::new();
+        let mut rta = Rta::default();
         for avp in message.avps() {
             if avp.is(avp::ASSOCIATED_IDENTITIES) {
-                associated_identities = avp::user_names(&avp)?;
+                rta.associated_identities = avp::user_names(&avp)?;
+            } else if avp.is(avp::IDENTITY_WITH_EMERGENCY_REGISTRATION) {
+                rta.emergency_registrations.push(EmergencyRegistration::decode(&avp)?);
             } else {
                 results.take(&avp)?;
             }
         }
-        Ok(Rta { outcome: results.outcome()?, associated_identities })
+        rta.outcome = results.outcome()?;
+        Ok(rta)
     }
 
     /// TS 29.229 §6.1.10: the AVPs behind the common ones.
@@ -113,5 +125,29 @@ impl Rta {
         self.outcome.encode(builder);
         let identities = &self.associated_identities;
         avp::write_user_names(builder, avp::ASSOCIATED_IDENTITIES, identities);
+        for one in &self.emergency_registrations {
+            builder.group(avp::IDENTITY_WITH_EMERGENCY_REGISTRATION, |group| {
+                group.text(base::USER_NAME, &one.user_name);
+                group.text(avp::PUBLIC_IDENTITY, &one.public_identity);
+            });
+        }
+    }
+}
+
+impl EmergencyRegistration {
+    fn decode(group: &Avp<'_>) -> Result<EmergencyRegistration, Failure> {
+        let (mut user_name, mut public_identity) = (None, None);
+        for avp in group.group()? {
+            if avp.is(base::USER_NAME) {
+                user_name = Some(avp.text()?.to_owned());
+            } else if avp.is(avp::PUBLIC_IDENTITY) {
+                public_identity = Some(avp.text()?.to_owned());
+            }
+        }
+        Ok(EmergencyRegistration {
+            user_name: user_name.ok_or_else(|| Failure::missing(base::USER_NAME))?,
+            public_identity: public_identity
+                .ok_or_else(|| Failure::missing(avp::PUBLIC_IDENTITY))?,
+        })
     }
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType;
 use common::cx::user_data::UserData;
-use common::cx::{Answer, Endpoint, Event, Lir, Mar, Outcome, Ppa, Request, Rta, Sar, Uar};
+use common::cx::{
+    Answer, EmergencyRegistration, Endpoint, Event, Lir, Mar, Outcome, Ppa, Request, Rta, Sar, Uar,
+};
+use common::diameter::base::result_code;
 use common::diameter::endpoint::{Config, PeerConfig};
 use common::limits::Limits;
 use common::node::{ConnectionId, Input, Node, Now, Output, PeerIndex};
@@ -29,6 +32,8 @@ struct Network {
     answers: Vec<Option<Outcome>>,
     /// What the HSS asked, by S-CSCF.
     asked: Vec<(usize, Request)>,
+    /// What the next RTA says stays.
+    emergency: Vec<EmergencyRegistration>,
     answered: Vec<Answer>,
     replies: Vec<String>,
 }
@@ -49,6 +54,7 @@ impl Network {
             servers: (1..=2).map(scscf).collect(),
             answers: Vec::new(),
             asked: Vec::new(),
+            emergency: Vec::new(),
             answered: Vec::new(),
             replies: Vec::new(),
         };
@@ -108,9 +114,11 @@ impl Network {
                     let next = if self.answers.is_empty() { None } else { self.answers.remove(0) };
                     let Some(outcome) = next else { continue };
                     let answer = match received.request {
-                        Request::Rtr(_) => {
-                            Answer::Rta(Rta { outcome, associated_identities: Vec::new() })
-                        }
+                        Request::Rtr(_) => Answer::Rta(Rta {
+                            outcome,
+                            associated_identities: Vec::new(),
+                            emergency_registrations: std::mem::take(&mut self.emergency),
+                        }),
                         _ => Answer::Ppa(Ppa { outcome }),
                     };
                     self.servers[place].answer(self.now, received, answer, out);
@@ -305,6 +313,18 @@ fn a_silent_server_keeps_nobody_and_an_emergency_stays() {
     network.command(&["rtr", ALICE]);
     assert!(network.is_registered(ALICE));
     assert!(network.replies[0].contains("state kept"));
+    // Of several sets that stays of which the S-CSCF says so, and nobody else's.
+    for (user_name, stays) in [(ALICE, true), (TABLET, false)] {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.answers = vec![Some(Outcome::Base(result_code::LIMITED_SUCCESS))];
+        network.emergency = vec![EmergencyRegistration {
+            user_name: user_name.to_owned(),
+            public_identity: ALICE_SIP.to_owned(),
+        }];
+        network.command(&["rtr", ALICE]);
+        assert_eq!(network.is_registered(ALICE), stays, "{user_name}");
+    }
 }
 
 /// TS 29.228 §6.1.3.1: restoration tells the displaced S-CSCF.

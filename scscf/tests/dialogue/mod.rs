@@ -72,7 +72,7 @@ pub struct Dialogue {
     /// Requests of its own, with where they went.
     pub requests: VecDeque<(SocketAddr, Request)>,
     /// The DNS: names with addresses, at port 5060 over UDP.
-    pub hosts: BTreeMap<String, IpAddr>,
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
     pub asked: VecDeque<Received>,
     /// Answers to what the HSS asked.
     pub told: VecDeque<Answer>,
@@ -97,7 +97,7 @@ impl Dialogue {
             sent: VecDeque::new(),
             requests: VecDeque::new(),
             hosts: [("pcscf1.vims.net", PCSCF), ("as.hims.net", AS)]
-                .map(|(name, address)| (name.to_owned(), address.parse().unwrap()))
+                .map(|(name, address)| (name.to_owned(), vec![address.parse().unwrap()]))
                 .into(),
             asked: VecDeque::new(),
             told: VecDeque::new(),
@@ -168,11 +168,11 @@ impl Dialogue {
                     }
                 }
                 Output::Resolve { id, question } => {
-                    let address = self.hosts.get(&question.name);
-                    let address = address.filter(|_| question.record_type == RecordType::A);
-                    let answer = match address {
-                        Some(address) => dns::Answer::Found {
-                            records: vec![RecordData::Address(*address)],
+                    let addresses = self.hosts.get(&question.name);
+                    let addresses = addresses.filter(|_| question.record_type == RecordType::A);
+                    let answer = match addresses {
+                        Some(addresses) => dns::Answer::Found {
+                            records: addresses.iter().copied().map(RecordData::Address).collect(),
                             ttl: Duration::from_secs(300),
                         },
                         None => dns::Answer::Nothing { ttl: Duration::from_secs(300) },
