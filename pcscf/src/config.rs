@@ -75,6 +75,10 @@ pub struct Gm {
     /// `[5100, 5102]`, `"5100-5107"`, `[5100, "5110-5113"]`.
     #[serde(default = "default_protected_client_ports", deserialize_with = "ports")]
     pub protected_client_ports: Vec<u16>,
+    /// How often a phone in clear behind a NAT is told to keep its way open, when its Via asks for that with
+    /// `keep` (RFC 6223); 0: never.
+    #[serde(default = "default_keep_alive_seconds")]
+    pub keep_alive_seconds: u32,
     /// What becomes of a request whose Route is not the Service-Route of its registration:
     /// `replace` puts that in its place, `reject` answers 400.
     #[serde(default)]
@@ -233,6 +237,11 @@ impl Default for Ipsec {
 
 fn default_gm_t1_milliseconds() -> u64 {
     2_000
+}
+
+/// RFC 5626 §4.4.2: for UDP, between 24 and 29 seconds.
+fn default_keep_alive_seconds() -> u32 {
+    29
 }
 
 fn default_gm_port() -> u16 {

@@ -18,7 +18,8 @@
 //! [`security`] holds the sets of security associations and decides which one may speak for whom;
 //! [`registrations`] what is known of a registered UE; [`durable`] stores both.
 
-pub mod audit;
+pub mod accept;
+mod audit;
 pub mod config;
 #[cfg(feature = "daemon")]
 mod daemon;

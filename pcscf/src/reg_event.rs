@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::identity::{Impu, logged};
 use common::node::{Now, Output};
-use common::reginfo::{self, Event, RegInfo};
+use common::reginfo::{self, Event, RegInfo, State};
 use common::sip::address::{Address, delta_seconds};
 use common::sip::endpoint::{Incoming, NoReply};
 use common::sip::header::Name;
@@ -364,8 +364,16 @@ impl Pcscf {
             let is_own = |contact: &&reginfo::Contact| {
                 Uri::parse(&contact.uri).is_ok_and(|uri| uri.is_equivalent(&own))
             };
-            let Some(contact) = one.contacts.iter().find(is_own) else { continue };
             let Ok(aor) = Uri::parse(&one.aor) else { continue };
+            let Some(contact) = one.contacts.iter().find(is_own) else {
+                // RFC 3680 §5.2: nobody is registered. It ended while we were not there to be told why.
+                if matches!(one.state, State::Terminated | State::Init)
+                    && registration.drop_identity(&aor.public_identity())
+                {
+                    ended = Some(Event::Unregistered);
+                }
+                continue;
+            };
             if contact.is_active {
                 registration.note_identity(&one.aor, &aor.public_identity());
             } else {
@@ -409,11 +417,13 @@ impl Pcscf {
         );
         self.registrations.remove(&owner.0, owner.1);
         self.watches.forget(owner);
-        self.timers.stop(&Timer::RegistrationEnds(owner.0.clone(), owner.1));
+        let until = now + self.config.gm.old_set_life();
+        // Dialogs, too: by them the NOTIFY finds the UE.
+        self.timers.set(Timer::RegistrationEnds(owner.0.clone(), owner.1), until);
         self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
         for id in self.security.sets_of(&owner.0, owner.1) {
             let Some(set) = self.security.get(id) else { continue };
-            let ends = set.expires_at.min(now + self.config.gm.old_set_life());
+            let ends = set.expires_at.min(until);
             self.set_life(id, ends);
         }
     }
@@ -460,11 +470,13 @@ impl Registration {
         }
     }
 
-    /// The identity is registered no more; a set without any goes.
-    fn drop_identity(&mut self, identity: &Impu) {
+    /// The identity is registered no more; a set without any goes. False when it was not there.
+    fn drop_identity(&mut self, identity: &Impu) -> bool {
+        let before = self.identities.clone();
         for set in &mut self.identities {
             set.drop_usable(identity);
         }
         self.identities.retain(|set| !set.associated_uris.is_empty());
+        self.identities != before
     }
 }

@@ -5,6 +5,8 @@
 //! 2. `register_located`   the entry point is known: forward
 //! 3. `register_answered`  401: a temporary set; 2xx: an established one; silence: the next entry point
 //! 4. `register_secured`   the associations are in the kernel: let the 401 go
+//!
+//! What follows a 2xx is in `accept`.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -29,33 +31,32 @@ use common::sip::via::Via;
 use crate::config::Policy;
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::refusal::Refusal;
-use crate::registrations::{IdentitySet, Registration};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
-use crate::security::{BEYOND_REGISTRATION, Security, Set, State, Wanted};
+use crate::security::{Security, Set, State, Wanted};
 use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer, path};
 
 /// What is known of a REGISTER in progress.
 #[derive(Debug)]
 pub struct Attempt {
-    began: Now,
-    impi: Impi,
-    public_identity: Impu,
+    pub(crate) began: Now,
+    pub(crate) impi: Impi,
+    pub(crate) public_identity: Impu,
     /// Where the REGISTER came from: the UE's address, or that of the NAT in front of it.
-    source: IpAddr,
+    pub(crate) source: IpAddr,
     /// As in [`crate::security::Set`].
-    nat: Option<IpAddr>,
-    ue: IpAddr,
-    pcscf: IpAddr,
+    pub(crate) nat: Option<IpAddr>,
+    pub(crate) ue: IpAddr,
+    pub(crate) pcscf: IpAddr,
     /// The set it came in on; `None`: in clear.
-    set: Option<SetId>,
+    pub(crate) set: Option<SetId>,
     /// What to build associations from, should the home network challenge.
-    offer: Option<Offer>,
-    security_client: Vec<Mechanism>,
+    pub(crate) offer: Option<Offer>,
+    pub(crate) security_client: Vec<Mechanism>,
     /// Every contact has expires 0.
-    is_deregistration: bool,
+    pub(crate) is_deregistration: bool,
     /// The REGISTER as the home network gets it.
-    request: Request,
-    deadline: Now,
+    pub(crate) request: Request,
+    pub(crate) deadline: Now,
 }
 
 /// Waits for the place of the entry point.
@@ -423,158 +424,10 @@ impl Pcscf {
         }
     }
 
-    /// TS 24.229 §5.2.2.3: registered, refreshed or deregistered.
-    fn register_accepted(
-        &mut self,
-        now: Now,
-        incoming: Incoming,
-        attempt: Attempt,
-        response: Response,
-        out: &mut Vec<Output>,
-    ) {
-        let is_in_clear = attempt.set.is_none();
-        // Its set has ended meanwhile (ipsec.md L-10, L-11): nothing can be said to the UE any more.
-        let is_set_gone = attempt.set.is_some_and(|id| self.security.get(id).is_none());
-        match granted(incoming.request().headers(), response.headers()) {
-            _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
-                return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
-            }
-            _ if attempt.is_deregistration => self.deregistered(now, &attempt, out),
-            Some(_) if is_set_gone => {}
-            Some((contact_uri, seconds)) => {
-                let expires_at = now + Duration::from_secs(u64::from(seconds));
-                self.registered(now, &attempt, contact_uri, &response, expires_at, out);
-                self.forget_left_addresses(&attempt, &response, out);
-            }
-            // A query of bindings changes nothing; a temporary set it was asked over ends by itself.
-            None => {}
-        }
-        self.register_relay(now, incoming, &attempt, response, out);
-        self.watch(now, (attempt.impi, attempt.ue), out);
-    }
-
-    fn registered(
-        &mut self,
-        now: Now,
-        attempt: &Attempt,
-        contact_uri: String,
-        response: &Response,
-        expires_at: Now,
-        out: &mut Vec<Output>,
-    ) {
-        let headers = response.headers();
-        let values = |name| headers.values(name).map(str::to_owned).collect::<Vec<_>>();
-        let term_ioi = headers
-            .get(Name::PChargingVector)
-            .and_then(ChargingVector::parse)
-            .and_then(|vector| vector.term_ioi);
-        let known = self.registrations.remove(&attempt.impi, attempt.ue);
-        let mut identities = known.map(|known| known.identities).unwrap_or_default();
-        identities.retain(|set| set.to != attempt.public_identity);
-        identities.push(IdentitySet {
-            to: attempt.public_identity.clone(),
-            associated_uris: values(Name::PAssociatedUri),
-        });
-        let registration = Registration {
-            contact_uri,
-            service_route: values(Name::ServiceRoute),
-            identities,
-            term_ioi,
-            expires_at,
-        };
-        self.registrations.insert(attempt.impi.clone(), attempt.ue, registration);
-        let ends = expires_at + BEYOND_REGISTRATION;
-        let owner = (attempt.impi.clone(), attempt.ue);
-        self.timers.set(Timer::RegistrationEnds(owner.0, owner.1), ends);
-        match attempt.set.and_then(|id| self.security.get(id)) {
-            // Registered in clear, where our policy allows it: no set protects that (ipsec.md L-04).
-            None => {
-                for id in self.security.sets_of(&attempt.impi, attempt.ue) {
-                    self.drop_set(id, out);
-                }
-            }
-            Some(set) if set.is_established() => {
-                // An old set stays as it is (F-09): the registration lives on the one in use.
-                let carries = match set.state {
-                    State::Old => self.security.set_to_use(&set.impi, set.ue),
-                    _ => Some(set),
-                };
-                if let Some((id, current)) = carries.map(|set| (set.id, set.expires_at)) {
-                    self.set_life(id, current.max(ends));
-                }
-            }
-            Some(set) => {
-                let id = set.id;
-                self.establish(now, id, ends, out);
-            }
-        }
-    }
-
-    /// ipsec.md L-13: where the registrar no longer lists the contact that this private identity had
-    /// at another address, the UE has moved, and what it had there is dead.
-    fn forget_left_addresses(
-        &mut self,
-        attempt: &Attempt,
-        response: &Response,
-        out: &mut Vec<Output>,
-    ) {
-        let listed: Vec<Uri> = response
-            .headers()
-            .values(Name::Contact)
-            .filter_map(|value| match Contact::parse(value) {
-                Ok(Contact::Address(address)) => Some(address.uri),
-                _ => None,
-            })
-            .collect();
-        for ue in self.registrations.addresses_of(&attempt.impi) {
-            let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
-            let is_listed = Uri::parse(&known.contact_uri)
-                .is_ok_and(|uri| listed.iter().any(|other| other.is_equivalent(&uri)));
-            if ue == attempt.ue || is_listed {
-                continue;
-            }
-            if !self.registrations.end(&attempt.impi, ue, &attempt.public_identity) {
-                continue;
-            }
-            tracing::info!(
-                identity = %logged(attempt.impi.as_str(), self.config.log_identities),
-                left = %ue,
-                "the UE has another address"
-            );
-            self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), ue));
-            self.forget_followers(&(attempt.impi.clone(), ue));
-            for id in self.security.sets_of(&attempt.impi, ue) {
-                self.drop_set(id, out);
-            }
-        }
-    }
-
-    /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
-    /// after the 200 and its retransmissions have passed (ipsec.md L-12). Where others stay and this one
-    /// was challenged, they live on the new set, as after any challenge (TS 24.229 §5.2.2.3).
-    fn deregistered(&mut self, now: Now, attempt: &Attempt, out: &mut Vec<Output>) {
-        let (impi, ue) = (&attempt.impi, attempt.ue);
-        if self.registrations.get(impi, ue).is_some()
-            && !self.registrations.end(impi, ue, &attempt.public_identity)
-        {
-            let ends = self.registrations.get(impi, ue).map(|known| known.expires_at);
-            let set = attempt.set.and_then(|id| self.security.get(id));
-            if let (Some(ends), Some(set)) = (ends, set.filter(|set| !set.is_established())) {
-                let id = set.id;
-                self.establish(now, id, ends + BEYOND_REGISTRATION, out);
-            }
-            return;
-        }
-        self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
-        self.forget_followers(&(attempt.impi.clone(), attempt.ue));
-        for id in self.security.sets_of(&attempt.impi, attempt.ue) {
-            let Some(set) = self.security.get(id) else { continue };
-            let ends = set.expires_at.min(now + self.config.gm.old_set_life());
-            self.set_life(id, ends);
-        }
-    }
-
     /// TS 24.229 §5.2.2.4: the home network's refusal, as it is.
+    ///
+    /// DEVIATES: RFC 3261 §16.7 step 6: also a 503 with its Retry-After, when no entry point is left. A 500 in its
+    /// place would have the UE come again at once, to a home network that has asked for a rest.
     fn register_failed(
         &mut self,
         now: Now,
@@ -621,7 +474,7 @@ impl Pcscf {
     }
 
     /// The answer as the UE may see it, and the one line that says how it ended.
-    fn register_relay(
+    pub(crate) fn register_relay(
         &mut self,
         now: Now,
         incoming: Incoming,
@@ -632,6 +485,9 @@ impl Pcscf {
         self.end(attempt);
         strip_towards_ue(response.headers_mut());
         response.headers_mut().pop_value(Name::Via);
+        if response.is_success() {
+            self.offer_keep_alive(&incoming, &mut response);
+        }
         let took = now.since(attempt.began);
         self.counters.took.observe(took);
         self.counters.count_status(response.status());
@@ -654,7 +510,7 @@ impl Pcscf {
     }
 
     /// We refuse what was on its way already.
-    fn give_up(
+    pub(crate) fn give_up(
         &mut self,
         now: Now,
         mut incoming: Incoming,
@@ -794,19 +650,4 @@ fn is_deregistration(headers: &Headers) -> Result<bool, Refusal> {
         ending += usize::from(expires == Some(0));
     }
     Ok(contacts > 0 && contacts == ending)
-}
-
-/// What the registrar granted to the contact of this REGISTER: its URI and seconds.
-fn granted(request: &Headers, response: &Headers) -> Option<(String, u32)> {
-    let asked = request.values(Name::Contact).find_map(|value| match Contact::parse(value) {
-        Ok(Contact::Address(address)) if address.expires_seconds() != Some(0) => Some(address),
-        _ => None,
-    })?;
-    let default = response.get(Name::Expires).and_then(|value| value.trim().parse().ok());
-    let bound = response.values(Name::Contact).find_map(|value| match Contact::parse(value) {
-        Ok(Contact::Address(address)) if address.uri.is_equivalent(&asked.uri) => Some(address),
-        _ => None,
-    })?;
-    let seconds = bound.expires_seconds().or(default).unwrap_or(3_600);
-    (seconds > 0).then_some((asked.uri_text, seconds))
 }

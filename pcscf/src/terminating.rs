@@ -30,7 +30,7 @@ impl Pcscf {
         };
         let transport = transport_of(request.uri());
         let target = match path::place_in(&route.uri) {
-            Some(place) => self.target_at(place, transport),
+            Some(place) => self.target_at(place, request.call_id(), transport),
             None => self.target_of_ue(request.uri(), request.call_id(), transport),
         };
         let Some(target) = target else {
@@ -57,18 +57,31 @@ impl Pcscf {
         let of_dialog = self.dialogs.owner(call_id).and_then(|(impi, ue)| {
             self.security.set_to_use(impi, *ue).map(|set| target_on(set, transport))
         });
-        of_dialog.or_else(|| self.target_at(path::place_of(&Uri::parse(uri).ok()?)?, transport))
+        of_dialog
+            .or_else(|| self.target_at(path::place_of(&Uri::parse(uri).ok()?)?, call_id, transport))
     }
 
     /// The UE at that place.
-    fn target_at(&self, place: SocketAddr, transport: Transport) -> Option<Target> {
+    fn target_at(&self, place: SocketAddr, call_id: &str, transport: Transport) -> Option<Target> {
         let set = self.security.set_towards(place);
-        let in_clear = || self.target_in_clear(place, transport);
+        let in_clear = || self.target_in_clear(place, call_id, transport);
         set.map(|set| target_on(set, transport)).or_else(in_clear)
     }
 
-    fn target_in_clear(&self, ue: SocketAddr, transport: Transport) -> Option<Target> {
-        self.in_clear(ue.ip())?;
+    /// Registered there without associations; or was, and is told of its end in a dialog that it has made.
+    fn target_in_clear(
+        &self,
+        ue: SocketAddr,
+        call_id: &str,
+        transport: Transport,
+    ) -> Option<Target> {
+        let has_dialog = |(impi, of): &crate::dialogs::Owner| {
+            *of == ue.ip() && self.security.sets_of(impi, *of).is_empty()
+        };
+        if self.in_clear(ue.ip()).is_none() && !self.dialogs.owner(call_id).is_some_and(has_dialog)
+        {
+            return None;
+        }
         let own = self.config.gm.addresses.iter().find(|own| own.is_ipv4() == ue.is_ipv4())?;
         let listen = SocketAddr::new(*own, self.config.gm.port);
         let local = match transport {

@@ -715,6 +715,7 @@ fn contradictions_in_the_configuration_are_named() {
         t1_milliseconds: 2_000,
         protected_server_port: 5060,
         protected_client_ports: vec![5100],
+        keep_alive_seconds: 0,
         route_mismatch: pcscf::config::RouteMismatch::Replace,
     };
     wildcard.mw =

@@ -295,6 +295,36 @@ fn a_subscription_of_a_ue() {
     }
 }
 
+/// RFC 3261 §12.2: the route of a dialog is that of its first answer; a later one that does not repeat it takes
+/// nothing away.
+#[test]
+fn the_route_of_a_dialog_stays() {
+    const RECORDED: &str = "<sip:192.0.2.77;lr>";
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&subscribe(&[]));
+    let (_, request) = lone.request();
+    let mut response = taken(&request);
+    response.headers_mut().push_front(Name::RecordRoute, RECORDED);
+    lone.from_core(response.to_bytes());
+    lone.response(200);
+    for cseq in [2, 3] {
+        lone.protected(&subscribe(&[
+            ("SUBSCRIBE sip:alice@home.example", &format!("SUBSCRIBE sip:{SCSCF}")[..]),
+            (", <sip:orig@192.0.2.31:5060;lr>", &format!(", {RECORDED}")),
+            ("To: <sip:alice@home.example>", "To: <sip:alice@home.example>;tag=t"),
+            ("CSeq: 1", &format!("CSeq: {cseq}")),
+            ("z9hG4bKs1", &format!("z9hG4bKr{cseq}")),
+        ]));
+        let (flow, request) = lone.request();
+        assert_eq!(flow.remote.ip().to_string(), "192.0.2.77", "{cseq}");
+        assert_eq!(request.headers().get(Name::Route), Some(RECORDED));
+        let mut response = taken(&request);
+        response.headers_mut().remove(Name::RecordRoute);
+        lone.from_core(response.to_bytes());
+        lone.response(200);
+    }
+}
+
 /// TS 24.229 §5.2.6.3.3: another identity than may be used is replaced by the default one; another
 /// route than the Service-Route is replaced, or refused where the operator wants that.
 #[test]
@@ -608,6 +638,90 @@ fn the_home_network_changes_a_registration() {
     lone.from_core(again.response(404, "Not Found").to_bytes());
     lone.pass(Duration::from_secs(91));
     assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+}
+
+/// TS 24.229 §5.2.3; RFC 3680 §5.2: what ended while nobody could say why: a full document with nobody in it ends the
+/// registration as well; one about other contacts does not.
+#[test]
+fn a_document_without_contacts() {
+    for (state, left) in [(State::Terminated, 0), (State::Init, 0), (State::Active, 1)] {
+        let mut lone = Lone::registered(config(true));
+        let watch = lone.watched();
+        let active =
+            [(ALICE, Event::Registered, true, 3_600), (NUMBER, Event::Created, true, 3_600)];
+        let text = String::from_utf8(document(&watch, 1, "active", &active).to_vec()).unwrap();
+        let (head, _) = text.split_once("\r\n\r\n").unwrap();
+        let registrations = [ALICE, NUMBER].map(|aor| Registration {
+            aor: aor.to_owned(),
+            id: aor.to_owned(),
+            state,
+            wildcarded_identity: None,
+            contacts: Vec::new(),
+        });
+        let info = RegInfo { version: 1, is_full: true, registrations: registrations.to_vec() };
+        let body = info.to_xml();
+        let head: Vec<&str> =
+            head.lines().filter(|line| !line.starts_with("Content-Length")).collect();
+        let head = head.join("\r\n");
+        let length = body.len();
+        lone.from_core(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into());
+        lone.response(200);
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{state:?}");
+    }
+}
+
+/// TS 24.229 §5.2.5.2: a phone without associations is told of its end by its dialog, which ends after that.
+#[test]
+fn dialogs_end_with_the_registration() {
+    let mut open = config(true);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    let plain = |text: String| text.replace("31001", "5060").replace(":5064;lr", ":5060;lr");
+    lone.from_ue(5060, 5060, &plain(register(5060, 1, "")));
+    let (_, request) = lone.request();
+    let response = String::from_utf8(accepted(&request).to_bytes().to_vec()).unwrap();
+    lone.from_core(plain(response).into());
+    lone.response(200);
+    let watch = lone.watched();
+    lone.from_ue(5060, 5060, &plain(subscribe(&[])));
+    let (_, request) = lone.request();
+    lone.from_core(taken(&request).to_bytes());
+    lone.response(200);
+    let ended = [(ALICE, Event::Deactivated, false, 0), (NUMBER, Event::Deactivated, false, 0)];
+    let text = document(&watch, 1, "terminated;reason=deactivated", &ended).to_vec();
+    let text = String::from_utf8(text).unwrap();
+    let long = text.len() - text.split("\r\n\r\n").next().unwrap().len() - 4;
+    let short = plain(text.clone());
+    let body = short.len() - short.split("\r\n\r\n").next().unwrap().len() - 4;
+    let short =
+        short.replace(&format!("Content-Length: {long}"), &format!("Content-Length: {body}"));
+    lone.from_core(short.into());
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    lone.from_core(notify(&format!("sip:{UE}:5060")));
+    let (flow, _) = lone.request();
+    assert_eq!(flow.remote.port(), 5060);
+    assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 1);
+    lone.pass(Duration::from_secs(130));
+    assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
+}
+
+/// What the operator clears has no watch and no dialog left.
+#[test]
+fn cleared_by_the_operator() {
+    let mut lone = Lone::registered(config(true));
+    lone.watched();
+    lone.protected(&subscribe(&[]));
+    let (_, request) = lone.request();
+    lone.from_core(taken(&request).to_bytes());
+    lone.response(200);
+    let gauges = ["registrations", "watches", "dialogs"];
+    let gauges = gauges.map(|name| format!("tessera_pcscf_{name}"));
+    assert!(gauges.iter().all(|name| lone.counter(name, "") == 1));
+    let command = ["sa", "clear"].map(str::to_owned).to_vec();
+    lone.feed(Input::Admin { id: 1, command });
+    assert!(gauges.iter().all(|name| lone.counter(name, "") == 0));
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
 }
 

@@ -282,7 +282,7 @@ fn beside_an_emergency_registration() {
             dialogue.receives(&register(&zero));
             dialogue.replies_with(200);
         }),
-        ("expiry", |dialogue| dialogue.wait(Duration::from_secs(601))),
+        ("expiry", |dialogue| dialogue.wait(Duration::from_secs(600))),
         ("operator", |dialogue| {
             dialogue.command(&["deregister", IMPI]);
             dialogue.replied_text();

@@ -33,7 +33,7 @@ pub struct Rta {
     pub emergency_registrations: Vec<EmergencyRegistration>,
 }
 
-/// Identity-with-Emergency-Registration (TS 29.229 §6.3.57).
+/// Identity-with-Emergency-Registration (TS 29.229 §6.1.10).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct EmergencyRegistration {
     pub user_name: String,

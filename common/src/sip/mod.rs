@@ -1,7 +1,7 @@
 //! SIP: messages, transactions and the endpoint. No IMS policy lives here.
 //!
 //! Reading order: [`message`], [`lines`], `index`, [`header`], [`parameter`], [`uri`], [`address`], [`via`],
-//! then [`endpoint`] with [`server`] and [`client`], then [`proxy`] and [`locate`].
+//! [`keep_alive`], then [`endpoint`] with [`server`] and [`client`], then [`proxy`] and [`locate`].
 
 pub mod address;
 pub mod auth;
@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod framer;
 pub mod header;
 mod index;
+pub mod keep_alive;
 pub mod lines;
 pub mod locate;
 pub mod locator;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::dns::Question;
 use common::ipsec::sa::{SaSet, SetId};
 use common::limits::Limits;
 use common::node::{Flow, Input, Node, Now, Output, Transport};
@@ -232,6 +233,21 @@ impl Lone {
             Message::Request(request) => panic!("a response, not {request:?}"),
         };
         sent.into_iter().map(status).collect()
+    }
+
+    /// All outputs not looked at yet.
+    pub fn outputs(&self) -> &[Output] {
+        &self.out
+    }
+
+    /// The next question to the DNS.
+    pub fn asked(&mut self) -> Option<(QuestionId, Question)> {
+        let is_it = |output: &Output| matches!(output, Output::Resolve { .. });
+        let at = self.out.iter().position(is_it)?;
+        match self.out.remove(at) {
+            Output::Resolve { id, question } => Some((id, question)),
+            _ => unreachable!(),
+        }
     }
 
     pub fn is_silent(&self) -> bool {

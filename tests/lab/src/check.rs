@@ -152,9 +152,16 @@ impl World for LabWorld {
         let is_behind_nat = phone == Phone::BehindNat;
         let expires_seconds = (phone == Phone::Hasty).then_some(1);
         let reg_id = (phone == Phone::WithFlow).then_some(1);
+        let is_elsewhere = phone == Phone::ContactElsewhere;
         let number = self.ask(move |laboratory| {
-            let model =
-                Model { faults, is_behind_nat, expires_seconds, reg_id, ..Model::default() };
+            let model = Model {
+                faults,
+                is_behind_nat,
+                expires_seconds,
+                reg_id,
+                is_elsewhere,
+                ..Model::default()
+            };
             laboratory.add_phone(is_known, model)
         });
         number.unwrap_or(usize::MAX)

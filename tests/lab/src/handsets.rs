@@ -13,6 +13,7 @@ use common::ipsec::esp::spi_of;
 use common::ipsec::sa::{Ports, SaSet, Spis};
 use common::node::{Now, Transport};
 use common::random::Random;
+use common::sip::uri::HostPort;
 use lte::attach::{Attached, IpVersion};
 use lte::radio::{self, Message, Record};
 use scenarios::{Line, Standing};
@@ -58,6 +59,8 @@ pub struct Model {
     pub expires_seconds: Option<u32>,
     /// It registers a flow of this number.
     pub reg_id: Option<u32>,
+    /// Its Contact names [`scenarios::ELSEWHERE`].
+    pub is_elsewhere: bool,
     /// It registers for emergency calls.
     pub is_emergency: bool,
     pub authentication: Option<ue::Authentication>,
@@ -377,6 +380,8 @@ impl Handsets {
         config.subscribes = self.habits.subscribes && !model.is_emergency;
         config.is_emergency = model.is_emergency;
         config.reg_id = model.reg_id;
+        let elsewhere = HostPort::parse(scenarios::ELSEWHERE).ok();
+        config.contact_host = elsewhere.filter(|_| model.is_elsewhere);
         config.expires_seconds = model.expires_seconds.unwrap_or(config.expires_seconds);
         if model.is_brief || self.habits.is_brief {
             config.feature_tags.clear();

@@ -35,7 +35,12 @@ pub enum Phone {
     BehindNat,
     /// It registers a flow (RFC 5626).
     WithFlow,
+    /// Its Contact names [`ELSEWHERE`], which leads nowhere.
+    ContactElsewhere,
 }
+
+/// A host that nobody has (RFC 2606 §2).
+pub const ELSEWHERE: &str = "phone.invalid:5090";
 
 /// Of every phone behind a NAT: as in a million homes.
 pub const PRIVATE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 2);

@@ -42,6 +42,24 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "network_spares_emergency",
+        shows: "operator and HSS end the normal registration; the emergency one beside it stays",
+        run: network_spares_emergency,
+        is_fault: false,
+    },
+    Scenario {
+        name: "two_attempts_at_once",
+        shows: "one user registers on two bearers at the same time; neither attempt ends the other",
+        run: two_attempts_at_once,
+        is_fault: false,
+    },
+    Scenario {
+        name: "contact_elsewhere",
+        shows: "a phone whose Contact leads nowhere is found by its Path, in dialogs and when they end",
+        run: contact_elsewhere,
+        is_fault: false,
+    },
+    Scenario {
         name: "a_flow_is_registered",
         shows: "a phone that registers flows: the P-CSCF keeps one for it, and a restarted phone takes its place",
         run: a_flow_is_registered,
@@ -195,6 +213,62 @@ fn emergency_beside_normal(world: &mut dyn World) -> Result<(), String> {
     })?;
     let now = registrations(world, Function::Pcscf);
     ensure(now == at_pcscf, || format!("{now} registrations at the P-CSCF, not {at_pcscf}"))
+}
+
+/// S-12, S-123: TS 24.229 §5.4.8.4, TS 29.228 §6.1.3: what the network ends.
+fn network_spares_emergency(world: &mut dyn World) -> Result<(), String> {
+    let normal = watched_phone(world, Phone::Good)?;
+    let emergency = world.add_emergency_phone(normal);
+    registers(world, emergency)?;
+    let impi = world.private_identity(normal);
+    for scscf in SCSCFS {
+        world.command(scscf, &["deregister", &impi]);
+    }
+    only_the_emergency_one_is_left(world, normal, emergency)?;
+    let told = world.notified(normal);
+    registers(world, normal)?;
+    world.until("the phone watches again", PATIENCE, &mut |world| world.notified(normal) > told)?;
+    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
+    only_the_emergency_one_is_left(world, normal, emergency)
+}
+
+fn only_the_emergency_one_is_left(
+    world: &mut dyn World,
+    normal: usize,
+    emergency: usize,
+) -> Result<(), String> {
+    world.until("the normal registration ends", PATIENCE, &mut |world| {
+        world.standing(normal) == Standing::Idle
+    })?;
+    let took = refreshes(world, emergency)?;
+    ensure(took == 0.0, || "the emergency registration was challenged".to_owned())
+}
+
+/// S-12, S-87: TS 24.229 §5.4.1.2.1: each attempt is answered for itself.
+fn two_attempts_at_once(world: &mut dyn World) -> Result<(), String> {
+    let first = world.add_phone(Phone::Good);
+    let second = world.add_emergency_phone(first);
+    world.register(first);
+    world.register(second);
+    for ue in [first, second] {
+        world.until("an attempt has ended", PATIENCE, &mut |world| ended(world, ue))?;
+        let standing = world.standing(ue);
+        ensure(standing == Standing::Registered, || format!("phone {ue} is {standing:?}"))?;
+    }
+    world.deregister(first);
+    world.until("it leaves", PATIENCE, &mut |world| world.standing(first) == Standing::Idle)
+}
+
+/// RFC 3327 §5.1, TS 24.229 §5.2.2.1, §5.2.6.4: documents come, and the last one too.
+fn contact_elsewhere(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched_phone(world, Phone::ContactElsewhere)?;
+    let told = world.notified(ue);
+    let took = refreshes(world, ue)?;
+    ensure(took == 0.0, || "the refresh was challenged".to_owned())?;
+    world.until("the phone is told of its refresh", PATIENCE, &mut |world| {
+        world.notified(ue) > told
+    })?;
+    hss_ends(world, ue)
 }
 
 /// RFC 5626 §4.2, §5.1, §6; TS 24.229 §5.2.2.1, §5.4.1.2.2: the first hop says that it keeps flows, or the

@@ -12,6 +12,7 @@ use common::ipsec::esp::spi_of;
 use common::node::{Node, Now};
 use common::random::Random;
 use common::secret::Secret;
+use common::sip::uri::HostPort;
 use common::stats::Value;
 use hss::Hss;
 use hss::provision::Subscriber;
@@ -221,6 +222,9 @@ impl Ims {
             scenarios::Phone::WrongResponse => faults.wrong_response = true,
             scenarios::Phone::AlteredSecurityVerify => faults.wrong_security_verify = true,
             scenarios::Phone::WithFlow => config.reg_id = Some(1),
+            scenarios::Phone::ContactElsewhere => {
+                config.contact_host = HostPort::parse(scenarios::ELSEWHERE).ok();
+            }
             scenarios::Phone::BehindNat => config.behind_nat = Some(scenarios::PRIVATE_ADDRESS),
         }
         config

@@ -9,12 +9,17 @@ use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
 use common::node::Transport;
 use common::secret::Secret;
+use common::sip::uri::HostPort;
 
 use crate::isim::Isim;
 use crate::profile::Profile;
+use crate::request::host_port;
 
 /// Seconds that a UE asks for (TS 24.229 §5.1.1.2.1).
 pub const EXPIRES_SECONDS: u32 = 600_000;
+
+/// emerg-reg as TS 24.229 §7.8 has it where nobody says otherwise.
+const EMERGENCY_SECONDS: u64 = 10;
 
 /// What AKA challenges a new phone answers.
 pub const AKA_ALGORITHMS: [DigestAlgorithm; 3] =
@@ -58,11 +63,16 @@ pub struct Config {
     pub instance_id: Option<String>,
     /// Feature tags of Contact, as written.
     pub feature_tags: Vec<String>,
+    /// Contact names this host, and its port if there is one, instead of the address that it speaks from: as
+    /// some phones do, which write the address of another interface.
+    pub contact_host: Option<HostPort>,
     /// Registers a flow of this number (RFC 5626 §4.2), as long as the network does not say that its first hop
     /// keeps none.
     pub reg_id: Option<u32>,
     /// It registers for emergency calls: `sos` in the URI of Contact (TS 24.229 §5.1.6.2).
     pub is_emergency: bool,
+    /// emerg-reg: after this long an initial emergency registration has failed (TS 24.229 §7.8, 8 to 20 s).
+    pub emergency_seconds: u64,
     /// P-Access-Network-Info, sent only over a security association.
     pub access_network: Option<String>,
     pub expires_seconds: u32,
@@ -123,7 +133,9 @@ impl Config {
                 "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\"".to_string(),
                 "+g.3gpp.smsip".to_string(),
             ],
+            contact_host: None,
             reg_id: None,
+            emergency_seconds: EMERGENCY_SECONDS,
             is_emergency: false,
             access_network: Some(
                 "3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF".to_string(),
@@ -145,6 +157,12 @@ impl Config {
             (Some(private), IpAddr::V4(_)) => private.into(),
             _ => self.address,
         }
+    }
+
+    /// hostport of Contact for a phone that listens at that port.
+    pub fn contact(&self, port: u16) -> HostPort {
+        let own = || host_port(SocketAddr::new(self.own_address(), port));
+        self.contact_host.clone().unwrap_or_else(own)
     }
 
     /// Takes on the ways of a make of phones; `serial` is behind the type in +sip.instance.

@@ -1,6 +1,5 @@
 //! How a registration procedure ends (TS 24.229 §5.1.1.2.1, §5.1.1.4.1, §5.1.1.6).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::node::Now;
@@ -8,11 +7,12 @@ use common::sip::address::Address;
 use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
 use common::sip::message::Response;
+use common::sip::uri::HostPort;
 
 use crate::event::{Cause, Event, Kind};
 use crate::phone::{Output, Phone, Trace};
 use crate::register::{Attempt, Registration, Timer, seconds};
-use crate::request::{algorithm_of, host_port};
+use crate::request::algorithm_of;
 
 /// Back-off after failed initial registrations (RFC 5626 §4.5).
 const BACK_OFF_BASE_SECONDS: u64 = 30;
@@ -37,7 +37,8 @@ impl Phone {
         let path = attempt.path();
         let port = path.and_then(|id| self.sets.get(id)).map(|set| set.esp.set().ports.us);
         let port = port.unwrap_or(self.config.unprotected_port);
-        let contact = own_contact(response, SocketAddr::new(self.config.own_address(), port));
+        let own = self.config.contact(port);
+        let contact = own_contact(response, &own);
         let contact = contact.ok_or(Cause::NotBound)?;
         let granted_seconds =
             contact.expires_seconds().or_else(|| seconds(response, Name::Expires)).unwrap_or(3600);
@@ -45,6 +46,7 @@ impl Phone {
             return Err(Cause::NotBound);
         }
         let Some(attempt) = self.attempt.take() else { return Ok(()) };
+        self.timers.stop(&Timer::Emergency(attempt.identity));
         let granted = Duration::from_secs(u64::from(granted_seconds));
         self.take_into_use(now, &attempt, granted, out);
         if attempt.password.is_some() || self.has_password() {
@@ -58,7 +60,7 @@ impl Phone {
             from_tag: attempt.from_tag,
             cseq: attempt.cseq,
             expires_at: now + granted,
-            contact: SocketAddr::new(self.config.own_address(), port),
+            contact: own,
             is_protected: path.is_some(),
             associated: list(Name::PAssociatedUri),
             service_route: list(Name::ServiceRoute),
@@ -142,6 +144,7 @@ impl Phone {
         self.drop_temporary(out);
         let Some(attempt) = self.attempt.take() else { return };
         let Attempt { kind, identity, over, .. } = attempt;
+        self.timers.stop(&Timer::Emergency(identity));
         if let Some(known) = self.registrations.get_mut(&identity)
             && known.call_id == attempt.call_id
         {
@@ -155,17 +158,21 @@ impl Phone {
         if is_silent && let Some(set) = over {
             // The associations are dead, and with them what was registered by them.
             self.remove_set(set, out);
+            if kind == Kind::Deregistration {
+                // Nobody wants it back.
+                self.forget_registration(identity);
+            }
             self.lose_registrations(now, out);
         }
-        let is_unknown = matches!(cause, Cause::Refused(408 | 500 | 504))
-            && kind == Kind::Refresh
-            && retry_after_seconds.is_none();
-        if is_unknown && !self.config.automatic {
-            // TS 24.229 §5.1.1.4.1: what comes next is an initial registration.
+        let is_lost = is_silent || matches!(cause, Cause::Refused(408 | 500 | 504));
+        let is_elsewhere = cause == Cause::Refused(305);
+        if kind == Kind::Refresh && !is_silent && (is_lost || is_elsewhere) {
+            // TS 24.229 §5.1.1.4.1: what comes next is an initial registration, whenever that may be.
             self.forget_registration(identity);
         }
-        let is_lost = is_silent || matches!(cause, Cause::Refused(408 | 500 | 504));
-        if kind == Kind::Initial && (is_lost || cause == Cause::Refused(305)) {
+        let is_next =
+            (kind == Kind::Initial && is_lost) || (kind != Kind::Deregistration && is_elsewhere);
+        if is_next {
             self.pcscf = (self.pcscf + 1) % self.config.pcscfs.len().max(1);
         }
         match retry_at {
@@ -263,11 +270,10 @@ fn is_network_authentic(attempt: &Attempt, response: &Response) -> bool {
 }
 
 /// The Contact of a 200 that is this UE's.
-fn own_contact(response: &Response, address: SocketAddr) -> Option<Address> {
-    let own = host_port(address);
+fn own_contact(response: &Response, own: &HostPort) -> Option<Address> {
     response
         .headers()
         .values(Name::Contact)
         .filter_map(|text| Address::parse(text).ok())
-        .find(|contact| contact.uri.host_port.as_ref() == Some(&own))
+        .find(|contact| contact.uri.host_port.as_ref() == Some(own))
 }

@@ -13,6 +13,7 @@ use common::sip::endpoint::NoReply;
 use common::sip::header::Name;
 use common::sip::message::Response;
 use common::sip::security::mechanisms;
+use common::sip::uri::HostPort;
 
 use crate::config::Authentication;
 use crate::event::{Cause, Event, InvalidChallenge, Kind};
@@ -36,7 +37,7 @@ pub struct Registration {
     pub(crate) cseq: u32,
     pub expires_at: Now,
     /// hostport of the Contact that is bound.
-    pub contact: SocketAddr,
+    pub contact: HostPort,
     pub is_protected: bool,
     /// P-Associated-URI: the first one is the default public identity.
     pub associated: Vec<String>,
@@ -71,6 +72,8 @@ pub enum Timer {
     Retry(usize),
     /// Time to subscribe again.
     Watch(usize),
+    /// emerg-reg: an initial emergency registration has taken too long (TS 24.229 §5.1.6.2).
+    Emergency(usize),
     /// The REGISTER of that number goes out again, on another connection.
     Reconnect(u64),
 }
@@ -140,6 +143,11 @@ impl Phone {
             }
             Timer::Refresh(identity) | Timer::Retry(identity) => self.register(now, identity, out),
             Timer::Watch(identity) => self.send_subscribe(now, identity, out),
+            Timer::Emergency(identity) => {
+                if self.attempt.as_ref().is_some_and(|attempt| attempt.identity == identity) {
+                    self.fail(now, Cause::Timeout, None, out);
+                }
+            }
             Timer::Reconnect(serial) => {
                 if let Some(attempt) = self.attempt.as_mut().filter(|it| it.serial == serial) {
                     attempt.cseq += 1;
@@ -171,6 +179,10 @@ impl Phone {
         }
         self.timers.stop(&Timer::Retry(identity));
         self.timers.stop(&Timer::Refresh(identity));
+        if self.config.is_emergency && kind == Kind::Initial {
+            let ends = now + Duration::from_secs(self.config.emergency_seconds);
+            self.timers.set(Timer::Emergency(identity), ends);
+        }
         let known = self.registrations.get(&identity).filter(|_| kind != Kind::Initial);
         let (call_id, from_tag, cseq) = match known {
             Some(known) => (known.call_id.clone(), known.from_tag.clone(), known.cseq + 1),
@@ -236,7 +248,7 @@ impl Phone {
             from_tag: &attempt.from_tag,
             cseq: attempt.cseq,
             expires_seconds: attempt.expires_seconds,
-            contact: SocketAddr::new(self.config.own_address(), port),
+            contact: self.config.contact(port),
             authorization: match self.config.authentication {
                 Authentication::Address => None,
                 _ => Some(&attempt.authorization),

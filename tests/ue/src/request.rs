@@ -19,7 +19,7 @@ pub struct Register<'a> {
     pub cseq: u32,
     pub expires_seconds: u32,
     /// hostport of Contact.
-    pub contact: SocketAddr,
+    pub contact: HostPort,
     /// Absent in early IMS security.
     pub authorization: Option<&'a DigestParameters>,
     pub security_client: Option<&'a str>,
@@ -81,7 +81,7 @@ impl Register<'_> {
     }
 
     fn contact(&self, config: &Config) -> String {
-        let host_port = host_port(self.contact);
+        let host_port = &self.contact;
         let profile = config.profile.as_deref();
         let user = config.isim.impi.split('@').next().unwrap_or_default();
         let sos = if config.is_emergency { ";sos" } else { "" };

@@ -118,7 +118,7 @@ impl Phone {
         headers.append(Name::To, &format!("<{own}>{tag}"));
         headers.append(Name::CallId, &watch.call_id);
         headers.append(Name::CSeq, &format!("{} SUBSCRIBE", watch.local_cseq));
-        headers.append(Name::Contact, &format!("<sip:{}>", host_port(registration.contact)));
+        headers.append(Name::Contact, &format!("<sip:{}>", registration.contact));
         headers.append(Name::Event, reginfo::PACKAGE);
         headers.append(Name::Expires, &watch.expires_seconds.to_string());
         headers.append(Name::Accept, reginfo::CONTENT_TYPE);
@@ -296,7 +296,7 @@ impl Phone {
     fn own_contact<'a>(&self, identity: usize, info: &'a RegInfo) -> Option<&'a Contact> {
         let registration = self.registrations.get(&identity)?;
         let watched = &self.watches.get(&identity)?.public_identity;
-        let own = host_port(registration.contact);
+        let own = registration.contact.clone();
         info.registrations.iter().filter(|one| is_same(&one.aor, watched)).find_map(|one| {
             one.contacts.iter().find(|contact| {
                 Uri::parse(&contact.uri).is_ok_and(|uri| uri.host_port.as_ref() == Some(&own))

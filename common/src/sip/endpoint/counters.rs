@@ -67,6 +67,8 @@ pub(super) struct Counters {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Requests answered before a core saw them, by reason.
     pub refused: BTreeMap<&'static str, u64>,
+    /// Over UDP.
+    pub keep_alives: u64,
     pub timeouts: u64,
     pub unreachable: u64,
     pub without_ack: u64,
@@ -184,6 +186,11 @@ impl Counters {
             }
         }
         for (name, help, count) in [
+            (
+                "tessera_sip_keep_alives_total",
+                "Keep-alives received over UDP: STUN Binding requests and line ends.",
+                self.keep_alives,
+            ),
             (
                 "tessera_sip_timeouts_total",
                 "SIP requests that nobody answered in time.",

@@ -9,6 +9,7 @@ use super::{Endpoint, Event, Incoming, Segment, Server};
 use crate::node::{Flow, Now, Output, Transport};
 use crate::sip::client::{self, Times};
 use crate::sip::header::Name;
+use crate::sip::keep_alive::KeepAlive;
 use crate::sip::message::{Message, Method, ParseError, Request, Response};
 use crate::sip::proxy::{self, Refusal};
 use crate::sip::server;
@@ -36,6 +37,15 @@ impl<W> Endpoint<W> {
         segment: Segment,
         out: &mut Vec<Output>,
     ) -> Option<Event<W>> {
+        if flow.transport == Transport::Udp
+            && let Some(keep_alive) = KeepAlive::read(&bytes, flow.remote)
+        {
+            self.counters.keep_alives += 1;
+            if let KeepAlive::Answer(bytes) = keep_alive {
+                out.push(Output::Sip { flow, bytes });
+            }
+            return None;
+        }
         match Message::parse(bytes.clone(), &self.limits) {
             Ok(Message::Request(request)) => {
                 self.receive_request(now, flow, reply, request, segment, out)

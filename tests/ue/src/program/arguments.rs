@@ -10,6 +10,7 @@ use common::ipsec::agree::AlgorithmPair;
 use common::ipsec::sa::{Encryption, Integrity};
 use common::node::Transport;
 use common::secret::Secret;
+use common::sip::uri::HostPort;
 use lte::attach::IpVersion;
 
 use crate::config::{EXPIRES_SECONDS, Faults, default_algorithms};
@@ -43,6 +44,8 @@ pub struct Plan {
     pub behind_nat: Option<Option<Ipv4Addr>>,
     /// It watches its own registration.
     pub subscribes: bool,
+    /// What Contact names instead of its address.
+    pub contact_host: Option<HostPort>,
     /// It registers a flow of this number.
     pub reg_id: Option<u32>,
     pub algorithms: Vec<AlgorithmPair>,
@@ -230,6 +233,10 @@ struct BehaviourOptions {
     /// Do not watch the own registration (reg event).
     #[arg(long)]
     no_subscribe: bool,
+    /// Name this host in Contact instead of the own address, as phones do that write the address of another
+    /// interface. The P-CSCF finds the phone by its Path.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = host_port)]
+    contact: Option<HostPort>,
     /// Register a flow of this number (RFC 5626, outbound).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reg_id: Option<u32>,
@@ -337,6 +344,7 @@ impl Register {
             ipsec: !behaviour.no_ipsec,
             behind_nat: behaviour.behind_nat,
             subscribes: !behaviour.no_subscribe,
+            contact_host: behaviour.contact,
             reg_id: behaviour.reg_id,
             algorithms,
             expires_seconds: behaviour.expires,
@@ -435,6 +443,10 @@ pub(crate) fn pair(text: &str) -> Result<AlgorithmPair, String> {
     let ealg = ealg.ok_or("EALG is none of null, des-ede3-cbc, aes-cbc, aes-gcm")?;
     let pair = AlgorithmPair { alg, ealg };
     pair.is_usable().then_some(pair).ok_or_else(|| "do not go together".to_owned())
+}
+
+fn host_port(text: &str) -> Result<HostPort, String> {
+    HostPort::parse(text).map_err(|_| "is no host with or without a port".to_owned())
 }
 
 fn hold(text: &str) -> Result<Hold, String> {

@@ -119,6 +119,7 @@ fn config(plan: &Plan, bearer: &Bearer) -> Result<Config, End> {
     config.offers_udp_enc_tun = plan.behind_nat.is_some();
     config.behind_nat = plan.behind_nat.flatten();
     config.subscribes = plan.subscribes;
+    config.contact_host = plan.contact_host.clone();
     config.reg_id = plan.reg_id;
     config.algorithms = plan.algorithms.clone();
     config.expires_seconds = plan.expires_seconds;

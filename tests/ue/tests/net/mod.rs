@@ -321,6 +321,11 @@ impl Net {
         vector
     }
 
+    /// One whose sequence number the card has seen.
+    pub fn old_vector(&mut self) -> Vector {
+        self.hss.vector(self.random.bytes(), Sqn::of(1, 1), [0, 0])
+    }
+
     pub fn challenge_with(&mut self, got: &Got, vector: &Vector) {
         let www_authenticate = www_authenticate(vector);
         let mut headers = vec![(Name::WwwAuthenticate, www_authenticate.as_str())];
@@ -332,7 +337,8 @@ impl Net {
         self.answer(got, 401, "Unauthorized", &headers);
     }
 
-    fn agree(&mut self, got: &Got, vector: &Vector) -> Option<String> {
+    /// A set for what the phone offers, and the Security-Server that goes with it.
+    pub fn agree(&mut self, got: &Got, vector: &Vector) -> Option<String> {
         let listed = mechanisms(got.request().headers(), Name::SecurityClient).unwrap();
         let offers = agree::offers(&listed);
         let chosen = agree::choose(&self.preference, Preference::Ours, false, &offers)?;

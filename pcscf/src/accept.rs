@@ -1,0 +1,211 @@
+//! Acceptance of a REGISTER at the P-CSCF: what follows the 2xx of the home network (TS 24.229 §5.2.2.3,
+//! §5.2.5.1).
+//!
+//! 1. `register_accepted`      is it one, and of what
+//! 2. `registered`             keep what the home network says, establish the set
+//! 3. `forget_left_addresses`  what the UE had at another address
+//! 4. `deregistered`           the end, of one implicit set or of all
+
+use std::time::Duration;
+
+use common::identity::logged;
+use common::node::{Now, Output};
+use common::sip::address::Contact;
+use common::sip::endpoint::Incoming;
+use common::sip::header::Name;
+use common::sip::message::{Headers, Response};
+use common::sip::p_headers::ChargingVector;
+use common::sip::uri::{Host, Uri};
+use common::sip::via::Via;
+
+use crate::config::Policy;
+use crate::refusal::Refusal;
+use crate::register::Attempt;
+use crate::registrations::{IdentitySet, Registration};
+use crate::security::{BEYOND_REGISTRATION, State};
+use crate::{Pcscf, Side, Timer};
+
+impl Pcscf {
+    /// TS 24.229 §5.2.2.3: registered, refreshed or deregistered.
+    pub(crate) fn register_accepted(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        attempt: Attempt,
+        response: Response,
+        out: &mut Vec<Output>,
+    ) {
+        let is_in_clear = attempt.set.is_none();
+        // Its set has ended meanwhile (ipsec.md L-10, L-11): nothing can be said to the UE any more.
+        let is_set_gone = attempt.set.is_some_and(|id| self.security.get(id).is_none());
+        match granted(incoming.request().headers(), response.headers()) {
+            _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
+                return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
+            }
+            _ if attempt.is_deregistration => self.deregistered(now, &attempt, out),
+            Some(_) if is_set_gone => {}
+            Some((contact_uri, seconds)) => {
+                let expires_at = now + Duration::from_secs(u64::from(seconds));
+                self.registered(now, &attempt, contact_uri, &response, expires_at, out);
+                self.forget_left_addresses(&attempt, &response, out);
+            }
+            // A query of bindings changes nothing; a temporary set it was asked over ends by itself.
+            None => {}
+        }
+        self.register_relay(now, incoming, &attempt, response, out);
+        self.watch(now, (attempt.impi, attempt.ue), out);
+    }
+
+    /// RFC 6223 §4.3: a UE in clear behind a NAT that wants to keep its way open is told how often. Others need
+    /// no keep-alives, which wake radios; those in a tunnel keep it open themselves (RFC 3948 §4).
+    pub(crate) fn offer_keep_alive(&self, incoming: &Incoming, response: &mut Response) {
+        let seconds = self.config.gm.keep_alive_seconds;
+        let flow = incoming.flow();
+        let mut vias = response.headers().values(Name::Via);
+        let own = vias.next().map(Via::parse);
+        let (Some(Ok(mut via)), None) = (own, vias.next()) else { return };
+        drop(vias);
+        let is_behind_nat = via.sent_by.host != Host::Address(flow.remote.ip());
+        let is_asked = via.parameter("keep") == Some("");
+        if seconds > 0 && is_asked && is_behind_nat && self.side(&flow) == Side::Gm {
+            via.set_parameter("keep", Some(&seconds.to_string()));
+            response.headers_mut().set(Name::Via, &via.to_string());
+        }
+    }
+
+    fn registered(
+        &mut self,
+        now: Now,
+        attempt: &Attempt,
+        contact_uri: String,
+        response: &Response,
+        expires_at: Now,
+        out: &mut Vec<Output>,
+    ) {
+        let headers = response.headers();
+        let values = |name| headers.values(name).map(str::to_owned).collect::<Vec<_>>();
+        let term_ioi = headers
+            .get(Name::PChargingVector)
+            .and_then(ChargingVector::parse)
+            .and_then(|vector| vector.term_ioi);
+        let known = self.registrations.remove(&attempt.impi, attempt.ue);
+        let mut identities = known.map(|known| known.identities).unwrap_or_default();
+        identities.retain(|set| set.to != attempt.public_identity);
+        identities.push(IdentitySet {
+            to: attempt.public_identity.clone(),
+            associated_uris: values(Name::PAssociatedUri),
+        });
+        let registration = Registration {
+            contact_uri,
+            service_route: values(Name::ServiceRoute),
+            identities,
+            term_ioi,
+            expires_at,
+        };
+        self.registrations.insert(attempt.impi.clone(), attempt.ue, registration);
+        let ends = expires_at + BEYOND_REGISTRATION;
+        let owner = (attempt.impi.clone(), attempt.ue);
+        self.timers.set(Timer::RegistrationEnds(owner.0, owner.1), ends);
+        match attempt.set.and_then(|id| self.security.get(id)) {
+            // Registered in clear, where our policy allows it: no set protects that (ipsec.md L-04).
+            None => {
+                for id in self.security.sets_of(&attempt.impi, attempt.ue) {
+                    self.drop_set(id, out);
+                }
+            }
+            Some(set) if set.is_established() => {
+                // An old set stays as it is (F-09): the registration lives on the one in use.
+                let carries = match set.state {
+                    State::Old => self.security.set_to_use(&set.impi, set.ue),
+                    _ => Some(set),
+                };
+                if let Some((id, current)) = carries.map(|set| (set.id, set.expires_at)) {
+                    self.set_life(id, current.max(ends));
+                }
+            }
+            Some(set) => {
+                let id = set.id;
+                self.establish(now, id, ends, out);
+            }
+        }
+    }
+
+    /// ipsec.md L-13: where the registrar no longer lists the contact that this private identity had
+    /// at another address, the UE has moved, and what it had there is dead.
+    fn forget_left_addresses(
+        &mut self,
+        attempt: &Attempt,
+        response: &Response,
+        out: &mut Vec<Output>,
+    ) {
+        let listed: Vec<Uri> = response
+            .headers()
+            .values(Name::Contact)
+            .filter_map(|value| match Contact::parse(value) {
+                Ok(Contact::Address(address)) => Some(address.uri),
+                _ => None,
+            })
+            .collect();
+        for ue in self.registrations.addresses_of(&attempt.impi) {
+            let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
+            let is_listed = Uri::parse(&known.contact_uri)
+                .is_ok_and(|uri| listed.iter().any(|other| other.is_equivalent(&uri)));
+            if ue == attempt.ue || is_listed {
+                continue;
+            }
+            if !self.registrations.end(&attempt.impi, ue, &attempt.public_identity) {
+                continue;
+            }
+            tracing::info!(
+                identity = %logged(attempt.impi.as_str(), self.config.log_identities),
+                left = %ue,
+                "the UE has another address"
+            );
+            self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), ue));
+            self.forget_followers(&(attempt.impi.clone(), ue));
+            for id in self.security.sets_of(&attempt.impi, ue) {
+                self.drop_set(id, out);
+            }
+        }
+    }
+
+    /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
+    /// after the 200 and its retransmissions have passed (ipsec.md L-12). Where others stay and this one
+    /// was challenged, they live on the new set, as after any challenge (TS 24.229 §5.2.2.3).
+    fn deregistered(&mut self, now: Now, attempt: &Attempt, out: &mut Vec<Output>) {
+        let (impi, ue) = (&attempt.impi, attempt.ue);
+        if self.registrations.get(impi, ue).is_some()
+            && !self.registrations.end(impi, ue, &attempt.public_identity)
+        {
+            let ends = self.registrations.get(impi, ue).map(|known| known.expires_at);
+            let set = attempt.set.and_then(|id| self.security.get(id));
+            if let (Some(ends), Some(set)) = (ends, set.filter(|set| !set.is_established())) {
+                let id = set.id;
+                self.establish(now, id, ends + BEYOND_REGISTRATION, out);
+            }
+            return;
+        }
+        self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
+        self.forget_followers(&(attempt.impi.clone(), attempt.ue));
+        for id in self.security.sets_of(&attempt.impi, attempt.ue) {
+            let Some(set) = self.security.get(id) else { continue };
+            let ends = set.expires_at.min(now + self.config.gm.old_set_life());
+            self.set_life(id, ends);
+        }
+    }
+}
+
+/// What the registrar granted to the contact of this REGISTER: its URI and seconds.
+fn granted(request: &Headers, response: &Headers) -> Option<(String, u32)> {
+    let asked = request.values(Name::Contact).find_map(|value| match Contact::parse(value) {
+        Ok(Contact::Address(address)) if address.expires_seconds() != Some(0) => Some(address),
+        _ => None,
+    })?;
+    let default = response.get(Name::Expires).and_then(|value| value.trim().parse().ok());
+    let bound = response.values(Name::Contact).find_map(|value| match Contact::parse(value) {
+        Ok(Contact::Address(address)) if address.uri.is_equivalent(&asked.uri) => Some(address),
+        _ => None,
+    })?;
+    let seconds = bound.expires_seconds().or(default).unwrap_or(3_600);
+    (seconds > 0).then_some((asked.uri_text, seconds))
+}
