@@ -75,7 +75,17 @@ impl SharedSets {
     /// All criteria of a profile, shared ones among them, in the order of priority: a lower number
     /// comes first (TS 29.228 §B.2.2).
     pub fn of<'a>(&'a self, profile: &'a ServiceProfile) -> Vec<&'a InitialFilterCriterion> {
-        let shared = profile.shared_ifc_set_ids.iter().filter_map(|id| self.0.get(id)).flatten();
+        let known = |id: &u32| {
+            let set = self.0.get(id);
+            if set.is_none() {
+                tracing::warn!(
+                    id,
+                    "a profile names shared filter criteria that are not configured"
+                );
+            }
+            set
+        };
+        let shared = profile.shared_ifc_set_ids.iter().filter_map(known).flatten();
         let mut all: Vec<_> = profile.initial_filter_criteria.iter().chain(shared).collect();
         all.sort_by_key(|criterion| criterion.priority);
         all

@@ -145,7 +145,7 @@ impl Scscf {
             .cloned()
             .collect();
         for tag in tags {
-            self.note_one(&tag, &news, before, cause, out);
+            self.note_one(&tag, &news, (before, after), cause, out);
         }
     }
 
@@ -153,17 +153,22 @@ impl Scscf {
         &mut self,
         tag: &str,
         news: &News,
-        before: Option<&Registration>,
+        (before, after): (Option<&Registration>, Option<&Registration>),
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
         let Some(subscription) = self.subscriptions.get(tag) else { return };
         let is_left = self.is_registered(&subscription.public_identity);
-        // TS 24.229 §5.4.1.4: a UE that deregisters has ended its own subscription with it.
+        // TS 24.229 §5.1.1.6, §5.4.1.4: a UE that deregisters has ended its own subscription with it, whoever
+        // else has the identity.
+        let has = |held: Option<&Registration>| {
+            held.is_some_and(|held| is_of_a_device(subscription, held))
+        };
         let is_own = cause == Cause::Unregistered
             && subscription.watcher == Watcher::User
-            && before.is_some_and(|before| is_of_a_device(subscription, before));
-        if !is_left && (cause == Cause::Silently || is_own) {
+            && has(before)
+            && !has(after);
+        if is_own || (!is_left && cause == Cause::Silently) {
             self.stats.subscription("ended_with_registration");
             return self.subscriptions.remove(tag, out);
         }

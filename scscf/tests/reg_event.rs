@@ -425,11 +425,15 @@ fn the_network_deregisters() {
 }
 
 /// TS 24.229 §5.4.2.1.2; RFC 6665 §4.2.2: of two devices one goes: its contact is told as gone, the
-/// other's is active, and the subscription goes on.
+/// other's is active, and the other's subscription goes on.
 #[test]
 fn two_devices() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
+    let of_second = [("46:5064", "47:5064"), ("watch1", "watch3")];
+    dialogue.receives(&subscribe(&of_second));
+    dialogue.replies_with(200);
+    dialogue.notifies();
     dialogue.watched();
     let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
     let (challenge, vector) = dialogue.challenged(&register(&changes));
@@ -437,15 +441,21 @@ fn two_devices() {
     dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
     dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
     dialogue.replies_with(200);
-    let notified = dialogue.notifies();
-    assert_eq!(notified.events(IMPU), [Event::Registered, Event::Registered]);
+    for _ in 0..2 {
+        let notified = dialogue.notifies();
+        assert_eq!(notified.events(IMPU), [Event::Registered, Event::Registered]);
+    }
     let zero = [("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), ("expires=600000", "expires=0")];
     dialogue.receives(&register(&zero));
     dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
     dialogue.replies_with(200);
     let notified = dialogue.notifies();
+    assert_eq!(notified.request.uri(), "sip:10.133.202.47:5064");
     assert!(notified.state.starts_with("active"));
     assert_eq!(notified.events(IMPU), [Event::Registered, Event::Unregistered]);
+    // Its own subscription the device has taken along (TS 24.229 §5.1.1.6).
+    assert_eq!(dialogue.watchers(), 1);
+    dialogue.requests_nothing();
     assert!(notified.info.registrations.iter().all(|one| one.state != State::Terminated));
 }
 
