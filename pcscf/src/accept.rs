@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::identity::logged;
 use common::node::{Now, Output};
-use common::sip::address::Contact;
+use common::sip::address::{Address, Contact};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
 use common::sip::message::{Headers, Response};
@@ -93,7 +93,10 @@ impl Pcscf {
         identities.retain(|set| set.to != attempt.public_identity);
         identities.push(IdentitySet {
             to: attempt.public_identity.clone(),
-            associated_uris: values(Name::PAssociatedUri),
+            associated_uris: values(Name::PAssociatedUri)
+                .iter()
+                .flat_map(|text| apart(text))
+                .collect(),
         });
         let registration = Registration {
             contact_uri,
@@ -193,6 +196,15 @@ impl Pcscf {
             self.set_life(id, ends);
         }
     }
+}
+
+/// Some home networks forget the comma between two identities.
+fn apart(value: &str) -> Vec<String> {
+    if Address::parse(value).is_ok() {
+        return vec![value.to_owned()];
+    }
+    let pieces = value.split_inclusive('>').map(str::trim);
+    pieces.filter(|piece| Address::parse(piece).is_ok()).map(str::to_owned).collect()
 }
 
 /// What the registrar granted to the contact of this REGISTER: its URI and seconds.

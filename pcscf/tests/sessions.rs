@@ -363,6 +363,66 @@ fn identity_and_route_are_the_networks() {
     assert_eq!(lone.response(420).1.headers().get(Name::Unsupported), Some("wings"));
 }
 
+/// TS 24.229 §5.2.2.3, §5.2.6.3.3: identities that the home network has run together, without a comma, are two all
+/// the same; a phone may watch, and prefer, a local number (RFC 3966 §5.1.5); what is no identity is none.
+#[test]
+fn identities_as_others_write_them() {
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&register(31_001, 3, "X: y\r\n"));
+    let (_, refresh) = lone.request();
+    let mut response = accepted(&refresh);
+    let joined = "<sip:alice@home.example>  <tel:0398765432100>, odd";
+    response.headers_mut().set(Name::PAssociatedUri, joined);
+    lone.from_core(response.to_bytes());
+    lone.response(200);
+    for (number, (preferred, asserted)) in [
+        ("tel:0398765432100", "<tel:0398765432100>"),
+        ("odd", "<sip:alice@home.example>"),
+        ("tel:0398765432101", "<sip:alice@home.example>"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let branch = format!("z9hG4bKl{number}");
+        let uri = if number == 0 { preferred } else { "sip:alice@home.example" };
+        lone.protected(&subscribe(&[
+            ("SUBSCRIBE sip:alice@home.example", &format!("SUBSCRIBE {uri}")),
+            (
+                "P-Preferred-Identity: <sip:alice@home.example>",
+                &format!("P-Preferred-Identity: <{preferred}>"),
+            ),
+            ("z9hG4bKs1", &branch),
+            ("watch1", &branch),
+        ]));
+        let (_, request) = lone.request();
+        assert_eq!(request.uri(), uri);
+        assert_eq!(request.headers().get(Name::PAssertedIdentity), Some(asserted));
+        lone.from_core(request.response(403, "Forbidden").to_bytes());
+        lone.response(403);
+    }
+}
+
+/// RFC 3261 §7.3.1: both Vias of an answer in one line, without a blank between them.
+#[test]
+fn an_answer_with_vias_in_one_line() {
+    let mut lone = Lone::registered(config(false));
+    lone.from_core(notify(&format!("sip:{UE}:31001")));
+    let (_, request) = lone.request();
+    let vias: Vec<_> = request.headers().values(Name::Via).map(str::to_owned).collect();
+    assert_eq!(vias.len(), 2);
+    let answer = format!(
+        "SIP/2.0 200 OK\r\nVia: {}\r\nTo: <sip:alice@home.example>;tag=s\r\n\
+         From: <sip:alice@home.example>;tag=t\r\nCSeq: 1 NOTIFY\r\nCall-ID: watch1\r\n\
+         Content-Length: 0\r\nP-Access-Network-Info: 3GPP-E-UTRAN-FDD; utran-cell-id-3gpp=1\r\n\r\n",
+        vias.join(",")
+    );
+    lone.protected(&answer);
+    let (flow, response) = lone.response(200);
+    assert_eq!(flow.remote, SCSCF.parse().unwrap());
+    let left: Vec<_> = response.headers().values(Name::Via).collect();
+    assert_eq!(left, [vias[1].as_str()]);
+}
+
 /// ipsec.md N-01; TS 24.229 §5.2.6.3.2: not in clear, not without registration; where the policy
 /// allows phones without associations, in clear.
 #[test]

@@ -401,6 +401,92 @@ fn a_barred_identity_in_front_is_changed() {
     assert!(dialogue.store.is_empty());
 }
 
+/// An identity of another implicit set of the same private identity.
+const WORK: &str = "sip:work@hims.net";
+
+/// Registered with two sets.
+fn with_two_sets() -> Dialogue {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let work = [("To: <sip:name@", "To: <sip:work@"), ("ababab", "work")];
+    let (challenge, vector) = dialogue.challenged(&register(&work));
+    dialogue.receives(&answered(&challenge, &vector, 26, &work));
+    dialogue.asks_sar(Registration, saa(&set(IMPI, &[(WORK, false)])));
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 2);
+    dialogue
+}
+
+/// TS 29.228 §6.1.3.1, registration.md D-11: a change of the server is for all that the user has, whatever is listed;
+/// any other reason for what is listed.
+#[test]
+fn a_change_of_the_server_is_for_all() {
+    for (reason, left) in [(ReasonCode::ServerChange, 0), (ReasonCode::PermanentTermination, 1)] {
+        let mut dialogue = with_two_sets();
+        dialogue.hss_asks(rtr(reason, &[WORK]));
+        assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
+        assert_eq!(dialogue.registrations(), left, "{reason:?}");
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.1.5: the operator ends all sets, one SAR each, and hears once.
+#[test]
+fn the_operator_ends_all_sets() {
+    let mut dialogue = with_two_sets();
+    dialogue.command(&["deregister", IMPI]);
+    let mut ended = Vec::new();
+    for _ in 0..2 {
+        let sar = dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+        ended.extend(sar.public_identities);
+    }
+    ended.sort();
+    assert_eq!(ended, [format!("sip:temporary.{IMPI}"), WORK.to_owned()]);
+    assert!(dialogue.replied_text().starts_with("deregistered; the HSS says"));
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.8.2, registration.md EM-3: `*` of a user ends the normal contact, not that of the emergency
+/// registration.
+#[test]
+fn star_spares_an_emergency_registration() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let sos = [(BOUND, "Contact: <sip:10.133.202.46:5064;sos>;expires=7000"), ("ababab", "sos")];
+    let (challenge, vector) = dialogue.challenged(&register(&sos));
+    dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+    let kind = common::cx::sar::ServerAssignmentType::ReRegistration;
+    dialogue.asks_sar(kind, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+    let left = contacts(&dialogue.replies_with(200));
+    assert_eq!(left.len(), 1);
+    assert!(left[0].contains(";sos>"), "{left:?}");
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
+/// TS 29.228 §6.2.2.1: a pushed profile is for all private identities that share the set.
+#[test]
+fn a_pushed_profile_is_for_all_sharers() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    let credentials = credentials("second@hims.net", &challenge, &vector);
+    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    let temporary = format!("sip:temporary.{IMPI}");
+    let data = set(IMPI, &[(&temporary, true), (IMPU, false), ("tel:+19998887777", false)]);
+    assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+    let records: Vec<_> =
+        dialogue.store.iter().filter(|((kind, _), _)| kind == "registration").collect();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|(_, value)| value.contains("tel:+19998887777")), "{records:?}");
+}
+
 /// TS 24.229 §5.4.1.5: the operator lists, shows and deregisters.
 #[test]
 fn the_operator() {

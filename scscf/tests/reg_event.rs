@@ -629,6 +629,37 @@ fn a_watcher_with_several_places() {
     dialogue.rests();
 }
 
+/// TS 24.229 §5.4.1.6, §5.4.2.1.2; RFC 3680 §5.3: the network shortens a registration, so that the user has to come and
+/// be authenticated: told as shortened, with what is left.
+#[test]
+fn a_shortened_registration_is_told() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.watched();
+    dialogue.command(&["reauthenticate", IMPI, "90"]);
+    dialogue.replied_text();
+    let notified = dialogue.notifies();
+    assert_eq!(notified.events(IMPU), [Event::Shortened]);
+    assert_eq!(notified.contacts(IMPU)[0].expires_seconds, Some(90));
+    assert!(notified.state.starts_with("active"));
+    dialogue.rests();
+}
+
+/// Invariant I8: no more subscriptions than there may be, whoever they are for.
+#[test]
+fn too_many_subscriptions() {
+    let mut config = config();
+    config.reg_event.subscriptions_max = 1;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.registered();
+    dialogue.watched();
+    let of_number =
+        [("SUBSCRIBE sip:name@hims.net", "SUBSCRIBE tel:+11234567890"), ("watch1", "n")];
+    dialogue.receives(&subscribe(&of_number));
+    assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
+    assert_eq!(dialogue.watchers(), 1);
+}
+
 /// Invariant I8: as many watchers as there may be.
 #[test]
 fn too_many_watchers() {

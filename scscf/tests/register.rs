@@ -356,6 +356,61 @@ fn flows() {
     dialogue.rests();
 }
 
+/// RFC 5626 §6: reg-id alone, from a UE that does not say `outbound`, is a parameter as any other: no flow, and the
+/// next contact takes its place.
+#[test]
+fn reg_id_without_outbound() {
+    let mut dialogue = Dialogue::new(config());
+    for (port, kind) in [("5064", Registration), ("5066", ReRegistration)] {
+        let contact =
+            format!("10.133.202.46:{port}>;+sip.instance=\"<urn:x>\";reg-id={}", &port[3..]);
+        let changes = [("10.133.202.46:5064>", contact.as_str()), ("ababab", port)];
+        let (challenge, vector) = dialogue.challenged(&register(&changes));
+        dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+        dialogue.asks_sar(kind, saa(&profile(IMPI)));
+        let response = dialogue.replies_with(200);
+        assert!(!response.headers().has_token(Name::Require, "outbound"));
+        let contacts = contacts(&response);
+        assert_eq!(contacts.len(), 1);
+        assert!(contacts[0].contains(port) && contacts[0].contains("reg-id="), "{contacts:?}");
+    }
+}
+
+/// RFC 5627 §4.1, RFC 3327 §5.3: GRUUs that a UE writes into Contact are none of ours; every Path is kept, in order, and
+/// comes back in the answer.
+#[test]
+fn what_is_kept_of_a_register() {
+    const PATHS: &str = "<sip:ibcf.hims.net;lr>, <sip:term@pcscf1.vims.net;lr>";
+    let mut dialogue = Dialogue::new(config());
+    let forged = "46:5064>;pub-gruu=\"sip:x;gr\";temp-gruu=\"sip:y;gr\"";
+    let changes = [("46:5064>", forged), ("<sip:term@pcscf1.vims.net;lr>", PATHS)];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    let response = dialogue.replies_with(200);
+    assert!(!contacts(&response)[0].contains("gruu"));
+    let paths: Vec<_> = response.headers().values(Name::Path).collect();
+    assert_eq!(paths.join(", "), PATHS);
+    let record = dialogue.store.values().next().unwrap();
+    let first = record.find("ibcf.hims.net").expect("the first Path is stored");
+    assert!(first < record.find("term@pcscf1").expect("and the second"), "{record}");
+    assert!(!record.contains("gruu=\\\"sip:x"), "{record}");
+}
+
+/// Invariant I8: no more challenges than there may be registrations; who has one gets another.
+#[test]
+fn too_many_challenges() {
+    let mut config = config();
+    config.limits.registrations = 1;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.challenged(&register(&[]));
+    let other = [(IMPI, "second@hims.net"), ("ababab", "second")];
+    dialogue.receives(&register(&other));
+    assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
+    dialogue.asks_nothing();
+    dialogue.challenged(&register(&[("ababab", "again")]));
+}
+
 /// RFC 3261 §10.3: S-104: a REGISTER without Contact lists what is bound and changes nothing.
 #[test]
 fn fetches() {

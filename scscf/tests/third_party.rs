@@ -206,6 +206,35 @@ fn default_handling() {
     }
 }
 
+/// TS 24.229 §5.4.1.7, §7.2A.4, RFC 7315 §5.5: the access network and the charging functions are told; of a barred
+/// identity the default one stands in To.
+#[test]
+fn what_is_told() {
+    let barred = "sip:001010123456789@hims.net";
+    let mut dialogue = Dialogue::new(config());
+    let access = "P-Access-Network-Info: 3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF\r\n";
+    let more = format!("{access}Content-Length");
+    let changes = [("sip:name@hims.net", barred), ("Content-Length", more.as_str())];
+    let (challenge, vector) = dialogue.challenged(&register(&changes));
+    dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+    let mut data = set(IMPI, &[(barred, true), (IMPU, false)]);
+    data.service_profiles[0].initial_filter_criteria.push(criterion(&[]));
+    let charging = cx::ChargingInformation {
+        primary_charging_collection: Some("aaa://cdf1.hims.net".to_owned()),
+        ..Default::default()
+    };
+    dialogue.asks_sar(Registration, cx::Saa { charging_information: Some(charging), ..saa(&data) });
+    dialogue.replies_with(200);
+    let told = dialogue.tells();
+    let headers = told.headers();
+    assert_eq!(headers.get(Name::To), Some("<sip:name@hims.net>"));
+    let network = "3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=3114800001FFFFFFF";
+    assert_eq!(headers.get(Name::PAccessNetworkInfo), Some(network));
+    let functions = "ccf=\"aaa://cdf1.hims.net\"";
+    assert_eq!(headers.get(Name::PChargingFunctionAddresses), Some(functions));
+    dialogue.rests();
+}
+
 /// RFC 3263 §4.3: a server with several addresses: the silent one leaves time for the next, one that is
 /// overloaded is passed over, and what was silent comes last the next time.
 #[test]

@@ -84,8 +84,8 @@ fn idle_phone_is_paged(world: &mut LabWorld) -> Result<(), String> {
     let who = world.private_identity(ue);
     // The phone subscribes to its registration by itself; only then does it have nothing more to do.
     world.until("its subscription is answered", PATIENCE, &mut |world| world.notified(ue) > 0)?;
+    world.sleeps(&imsi)?;
     let answered = world.lte_metric("tessera_lte_pages_total", &[("result", "answered")]);
-    world.lte(&["idle", &imsi])?;
     world.command(Function::Hss, &["rtr", &who]);
     world.until("the phone knows that it is deregistered", PATIENCE, &mut |world| {
         world.standing(ue) != Standing::Registered
@@ -143,6 +143,27 @@ impl LabWorld {
         let at = self.lte_address().ok_or("the LTE transport does not run")?;
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         lte::admin::ask(at, words)
+    }
+
+    /// Puts a phone's radio to sleep, and again until it stays so: an acknowledgement that was under way has it
+    /// awake at once.
+    fn sleeps(&self, imsi: &str) -> Result<(), String> {
+        const QUIET_LOOKS: u32 = 10;
+        let begin = Instant::now();
+        let mut quiet = 0;
+        while quiet < QUIET_LOOKS {
+            ensure(begin.elapsed() < PATIENCE, || format!("{imsi} does not stay idle"))?;
+            match self.lte(&["ue", imsi])?.contains("state idle") {
+                true => quiet += 1,
+                false => {
+                    quiet = 0;
+                    // It may be waking just now.
+                    let _ = self.lte(&["idle", imsi]);
+                }
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
     }
 
     fn lte_metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

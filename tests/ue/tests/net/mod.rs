@@ -275,7 +275,7 @@ impl Net {
         self.send_response(got, &response);
     }
 
-    fn send_response(&mut self, got: &Got, response: &Response) {
+    pub fn send_response(&mut self, got: &Got, response: &Response) {
         if got.flow.transport == Transport::Tcp {
             assert!(self.stack.send(self.now, got.flow, &response.to_bytes()));
             return self.poll_stack();
