@@ -194,6 +194,8 @@ enum Timer {
     Lapsed(Impi),
     /// When this fires, watchers of a set are left with the HSS.
     BackUp(Impi, Impu),
+    /// When this fires, a registration ends for a server that has failed.
+    ServerGivenUp(Impi, Impu, third_party::Occurrence),
 }
 
 impl Scscf {
@@ -373,6 +375,9 @@ impl Scscf {
                     self.nonces.remove(&private_identity);
                 }
                 Timer::Lapsed(_) => {}
+                Timer::ServerGivenUp(private_identity, set, made_by) => {
+                    self.server_given_up(now, &private_identity, set, made_by, out);
+                }
                 Timer::BackUp(private_identity, set) => {
                     // When the line is full, the next REGISTER leaves them.
                     self.begin(now, &private_identity, Job::BackUp { set }, out);

@@ -506,8 +506,9 @@ fn a_server_fails() {
         dialogue.asks_sar(Registration, saa(&data));
         dialogue.replies_with(200);
         let told = dialogue.requests("REGISTER", AS);
-        dialogue.watched();
         dialogue.answers_request(&told, 500);
+        dialogue.watched();
+        dialogue.wait(Duration::from_secs(5));
         dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
         let place = dialogue.requests.iter().position(|(_, one)| one.method_text() == "REGISTER");
         dialogue.requests.remove(place.expect("the server hears of the end"));

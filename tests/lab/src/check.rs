@@ -153,6 +153,7 @@ impl World for LabWorld {
         let expires_seconds = (phone == Phone::Hasty).then_some(1);
         let reg_id = (phone == Phone::WithFlow).then_some(1);
         let is_elsewhere = phone == Phone::ContactElsewhere;
+        let needs_server = phone == Phone::NeedsServer;
         let number = self.ask(move |laboratory| {
             let model = Model {
                 faults,
@@ -160,6 +161,7 @@ impl World for LabWorld {
                 expires_seconds,
                 reg_id,
                 is_elsewhere,
+                needs_server,
                 ..Model::default()
             };
             laboratory.add_phone(is_known, model)

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use scenarios::server::criterion;
+use scenarios::server::criteria;
 
 use crate::endurance;
 use crate::mobility::{CELLS, SECOND_SGW};
@@ -222,7 +222,7 @@ impl Settings<'_> {
             if self.is_enduring { "every 1" } else { "never" },
             if self.is_open { OTHER_SCHEMES } else { "" },
             self.dns(),
-            criterion(&format!("as.{HOME_DOMAIN}")),
+            criteria(&format!("as.{HOME_DOMAIN}")),
         )
     }
 

@@ -61,6 +61,8 @@ pub struct Model {
     pub reg_id: Option<u32>,
     /// Its Contact names [`scenarios::ELSEWHERE`].
     pub is_elsewhere: bool,
+    /// [`scenarios::REQUIRED`] stands in its Contact.
+    pub needs_server: bool,
     /// It registers for emergency calls.
     pub is_emergency: bool,
     pub authentication: Option<ue::Authentication>,
@@ -386,6 +388,9 @@ impl Handsets {
         if model.is_brief || self.habits.is_brief {
             config.feature_tags.clear();
             config.access_network = None;
+        }
+        if model.needs_server {
+            config.feature_tags.push(scenarios::REQUIRED.to_owned());
         }
         config.faults = model.faults;
         config.behind_nat = model.is_behind_nat.then_some(scenarios::PRIVATE_ADDRESS);

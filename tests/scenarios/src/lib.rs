@@ -35,9 +35,14 @@ pub enum Phone {
     BehindNat,
     /// It registers a flow (RFC 5626).
     WithFlow,
+    /// [`REQUIRED`] stands in its Contact, and a server that nobody has must hear of who says that.
+    NeedsServer,
     /// Its Contact names [`ELSEWHERE`], which leads nowhere.
     ContactElsewhere,
 }
+
+/// A feature tag.
+pub const REQUIRED: &str = "+g.tessera.required";
 
 /// A host that nobody has (RFC 2606 §2).
 pub const ELSEWHERE: &str = "phone.invalid:5090";

@@ -44,6 +44,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "a_required_server_fails",
+        shows: "no registration without a server that filter criteria demand: phone and P-CSCF hear of its end",
+        run: a_required_server_fails,
+        is_fault: false,
+    },
+    Scenario {
         name: "pcscf_watches_again_after_a_crash",
         shows: "kill -9 of the P-CSCF, restart: what the HSS ends then is heard of",
         run: pcscf_watches_again_after_a_crash,
@@ -180,6 +186,24 @@ fn application_server_hears(world: &mut dyn World) -> Result<(), String> {
     world.until("the server hears of the end", PATIENCE, &mut |world| {
         at(world, "deregistered") > before[2]
     })
+}
+
+/// TS 24.229 §5.4.1.7, §5.4.1.5, TS 29.228 §B.2.2: DefaultHandling SESSION_TERMINATED.
+fn a_required_server_fails(world: &mut dyn World) -> Result<(), String> {
+    let failed = [("outcome", "not_located")];
+    let name = "tessera_scscf_third_party_registers_total";
+    let failures = |world: &mut dyn World| -> f64 {
+        SCSCFS.iter().map(|scscf| world.metric(*scscf, name, &failed)).sum()
+    };
+    let before = failures(world);
+    let (at_pcscf, at_scscfs) = held(world);
+    let ue = watched_phone(world, Phone::NeedsServer)?;
+    world.until("the phone hears of the end", PATIENCE, &mut |world| {
+        world.standing(ue) == Standing::Idle
+    })?;
+    ends(world, ue, (at_pcscf + 1.0, at_scscfs + 1.0))?;
+    let now = failures(world) - before;
+    ensure(now >= 1.0, || "no server was looked for".to_owned())
 }
 
 /// TS 24.229 §5.2.3: the P-CSCF's own dialogs end with it, and are made anew without a word of a phone.

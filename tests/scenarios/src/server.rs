@@ -18,15 +18,29 @@ use common::stats::Samples;
 
 const PATIENCE: Duration = Duration::from_secs(32);
 
-/// InitialFilterCriteria by which every REGISTER goes to the server of that name.
-pub fn criterion(name: &str) -> String {
-    format!(
-        "<InitialFilterCriteria><Priority>0</Priority><TriggerPoint>\
-         <ConditionTypeCNF>1</ConditionTypeCNF><SPT><ConditionNegated>0</ConditionNegated>\
-         <Group>0</Group><Method>REGISTER</Method></SPT></TriggerPoint><ApplicationServer>\
-         <ServerName>sip:{name}</ServerName><DefaultHandling>0</DefaultHandling>\
-         </ApplicationServer></InitialFilterCriteria>"
-    )
+/// InitialFilterCriteria by which every REGISTER goes to the server of that name; and one of
+/// [`crate::Phone::NeedsServer`] to a server that cannot be found, without which there is no registration
+/// (TS 29.228 §B.2).
+pub fn criteria(name: &str) -> String {
+    let trigger = |group: u8, condition: &str| {
+        format!(
+            "<SPT><ConditionNegated>0</ConditionNegated><Group>{group}</Group>{condition}</SPT>"
+        )
+    };
+    let criterion = |priority: u8, triggers: &str, name: &str, handling: u8| {
+        format!(
+            "<InitialFilterCriteria><Priority>{priority}</Priority><TriggerPoint>\
+             <ConditionTypeCNF>1</ConditionTypeCNF>{triggers}</TriggerPoint><ApplicationServer>\
+             <ServerName>sip:{name}</ServerName><DefaultHandling>{handling}</DefaultHandling>\
+             </ApplicationServer></InitialFilterCriteria>"
+        )
+    };
+    let register = trigger(0, "<Method>REGISTER</Method>");
+    let pattern = crate::REQUIRED.replace(['+', '.'], ".");
+    let says =
+        format!("<SIPHeader><Header>Contact</Header><Content>{pattern}</Content></SIPHeader>");
+    let required = register.clone() + &trigger(1, &says);
+    criterion(0, &register, name, 0) + &criterion(1, &required, crate::ELSEWHERE, 1)
 }
 
 /// The server as a core.

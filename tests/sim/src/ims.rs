@@ -222,6 +222,9 @@ impl Ims {
             scenarios::Phone::WrongResponse => faults.wrong_response = true,
             scenarios::Phone::AlteredSecurityVerify => faults.wrong_security_verify = true,
             scenarios::Phone::WithFlow => config.reg_id = Some(1),
+            scenarios::Phone::NeedsServer => {
+                config.feature_tags.push(scenarios::REQUIRED.to_owned());
+            }
             scenarios::Phone::ContactElsewhere => {
                 config.contact_host = HostPort::parse(scenarios::ELSEWHERE).ok();
             }
@@ -716,7 +719,7 @@ fn scscf_toml(name: &str, number: u8, life: Life) -> String {
         life.seconds,
         life.reauthenticate,
         diameter_toml(name),
-        scenarios::server::criterion(&format!("as.{HOME}")),
+        scenarios::server::criteria(&format!("as.{HOME}")),
     )
 }
 

@@ -217,7 +217,7 @@ fn unreadable_messages_are_dropped() {
     let ack = request_text("ACK", "1", "").replace("CSeq: 1", "CSeq: x");
     let mut bench = Bench::new();
     for bad in [
-        "",
+        "?",
         "hello\r\n\r\n",
         "SIP/2.0 9999 What\r\n\r\n",
         &good.replace("Via: SIP/2.0/UDP", "Via: SIP/2.0"),
@@ -228,6 +228,18 @@ fn unreadable_messages_are_dropped() {
     }
     assert!(bench.sent().is_empty());
     assert_eq!(bench.count("tessera_sip_dropped_total", &["unreadable"]), 6);
+}
+
+/// RFC 5626 §4.4: keep-alives are passed over, and no fault of anybody.
+#[test]
+fn keep_alives_are_no_messages() {
+    let mut bench = Bench::new();
+    for keep_alive in ["", "\r\n\r\n", "\0"] {
+        assert!(bench.receive(0, upstream(), keep_alive).is_none());
+    }
+    assert!(bench.sent().is_empty());
+    assert_eq!(bench.count("tessera_sip_keep_alives_total", &[]), 3);
+    assert_eq!(bench.count("tessera_sip_malformed_total", &[]), 0);
 }
 
 /// RFC 3261 §16.3 step 3; E-483: OPTIONS too.
