@@ -20,7 +20,7 @@ const OUTAGE_PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a condition.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     (
         "handover_to_another_cell",
         "an X2 handover in the middle of a refresh: same associations, no challenge",
@@ -40,6 +40,11 @@ const CHECKS: [Check; 4] = [
         "refresh_through_an_outage",
         "a refresh into a cell that is off the air ends well when it is back",
         refresh_through_an_outage,
+    ),
+    (
+        "scscf_changes_between_the_registers",
+        "kill -9 of the S-CSCF between challenge and answer: refused at once, and served by the other one",
+        scscf_changes_between_the_registers,
     ),
 ];
 
@@ -103,6 +108,51 @@ fn refresh_through_an_outage(world: &mut LabWorld) -> Result<(), String> {
     before.still_holds(world, ue)
 }
 
+/// The cell is off the air while the challenge comes, and the S-CSCF that has sent it dies meanwhile.
+fn scscf_changes_between_the_registers(world: &mut LabWorld) -> Result<(), String> {
+    const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
+    let challenges = |world: &mut LabWorld| {
+        SCSCFS.map(|scscf| world.metric(scscf, "tessera_scscf_challenges", &[]))
+    };
+    let received = |world: &mut LabWorld| {
+        let registers = [("method", "REGISTER")];
+        world.metric(Function::Icscf, "tessera_sip_requests_received_total", &registers)
+    };
+    // Registered once, so that it has a bearer.
+    let (ue, imsi) = registered(world)?;
+    world.deregister(ue);
+    world.until("it leaves", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)?;
+    let before = challenges(world);
+    let had = received(world);
+    world.hang(Function::Hss, true);
+    world.register(ue);
+    let begun = world.until_here("the I-CSCF has the REGISTER", |world| received(world) > had);
+    let out = world.lte(&["outage", &imsi, "for", "3"]);
+    world.hang(Function::Hss, false);
+    begun?;
+    out?;
+    world.until_here("a challenge", |world| {
+        challenges(world).iter().zip(before).any(|(now, before)| *now > before)
+    })?;
+    let now = challenges(world);
+    let serving = SCSCFS[usize::from(now[1] > before[1])];
+    world.kill(serving);
+    let ended = world.until("the answer to it", OUTAGE_PATIENCE, &mut |world| {
+        world.standing(ue) != Standing::Busy
+    });
+    let standing = world.standing(ue);
+    world.register(ue);
+    let again = world.until("the other one serves", OUTAGE_PATIENCE, &mut |world| {
+        world.standing(ue) == Standing::Registered
+    });
+    world.start(serving);
+    ended?;
+    ensure(matches!(standing, Standing::Failed { status: 500, .. }), || {
+        format!("500 was to come, not {standing:?}")
+    })?;
+    again
+}
+
 /// A phone that is registered, and its IMSI.
 fn registered(world: &mut LabWorld) -> Result<(usize, String), String> {
     let ue = world.add_phone(Phone::Good);
@@ -145,22 +195,38 @@ impl LabWorld {
         lte::admin::ask(at, words)
     }
 
-    /// Puts a phone's radio to sleep, and again until it stays so: an acknowledgement that was under way has it
-    /// awake at once.
+    /// Puts a phone's radio to sleep, and again until it stays so for longer than a repetition over TCP takes: what
+    /// was under way when it went to sleep is sent again, and has it awake.
     fn sleeps(&self, imsi: &str) -> Result<(), String> {
-        const QUIET_LOOKS: u32 = 10;
+        const LONGER_THAN_A_REPETITION: Duration = Duration::from_millis(1_500);
         let begin = Instant::now();
-        let mut quiet = 0;
-        while quiet < QUIET_LOOKS {
+        let mut asleep_since = None;
+        while asleep_since.is_none_or(|since: Instant| since.elapsed() < LONGER_THAN_A_REPETITION) {
             ensure(begin.elapsed() < PATIENCE, || format!("{imsi} does not stay idle"))?;
             match self.lte(&["ue", imsi])?.contains("state idle") {
-                true => quiet += 1,
+                true => {
+                    asleep_since.get_or_insert_with(Instant::now);
+                }
                 false => {
-                    quiet = 0;
+                    asleep_since = None;
                     // It may be waking just now.
                     let _ = self.lte(&["idle", imsi]);
                 }
             }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// As [`World::until`], with what is known of this world alone.
+    fn until_here(
+        &mut self,
+        what: &str,
+        mut holds: impl FnMut(&mut LabWorld) -> bool,
+    ) -> Result<(), String> {
+        let begin = Instant::now();
+        while !holds(self) {
+            ensure(begin.elapsed() < PATIENCE, || format!("{what}: not in time"))?;
             std::thread::sleep(LOOK_INTERVAL);
         }
         Ok(())

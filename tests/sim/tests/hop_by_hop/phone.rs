@@ -11,7 +11,7 @@ use common::sip::auth::credentials_for;
 use common::sip::header::Name;
 use common::sip::message::{Message, Request};
 use common::stats::Samples;
-use scenarios::{Standing, World as _};
+use scenarios::{Function, Standing, World as _};
 use sim::ims::{HOME, Ims, Options};
 
 use crate::{all, answers, first_register, registered, registered_as};
@@ -324,6 +324,35 @@ fn a_dead_pcscf_is_left() {
     let left = |world: &mut dyn scenarios::World| world.standing(ue) == Standing::Idle;
     ims.until("the phone hears of it", Duration::from_secs(10), &mut { left }).expect("a NOTIFY");
     assert_eq!(ims.gauge("pcscf2", "tessera_pcscf_registrations", &[]), 0.0);
+}
+
+/// TS 24.229 §5.3.1.3, §5.4.1.2.2, TS 23.380 §4: S-87, S-90, S-134: the S-CSCF that has challenged is gone when the answer
+/// comes, for good or with all that it knew: whoever gets the answer can make nothing of it, and the phone
+/// begins anew.
+#[test]
+fn the_scscf_changes_between_the_registers() {
+    for comes_back in [false, true] {
+        let mut ims = Ims::new(11, Options::default());
+        let ue = ims.add_changed(|config| config.automatic = true);
+        ims.register(ue);
+        ims.until("a challenge", Duration::from_secs(10), &mut |world| {
+            world.metric(Function::Scscf1, "tessera_scscf_challenges", &[]) == 1.0
+        })
+        .expect("a challenge");
+        assert_eq!(ims.standing(ue), Standing::Busy);
+        ims.kill(Function::Scscf1);
+        if comes_back {
+            ims.start(Function::Scscf1);
+        }
+        ims.until("registered", Duration::from_secs(120), &mut |world| {
+            world.standing(ue) == Standing::Registered
+        })
+        .expect("a registration in the end");
+        let serving = if comes_back { "scscf1" } else { "scscf2" };
+        assert_eq!(ims.gauge(serving, "tessera_scscf_registrations", &[]), 1.0, "{serving}");
+        assert_eq!(ims.gauge("pcscf", "tessera_pcscf_registrations", &[]), 1.0);
+        assert_eq!(ims.registered_at_hss(), 1);
+    }
 }
 
 /// RFC 3263 §4, TS 24.229 §5.2.2.1: S-30, S-135: without DNS nobody finds the home network: 504 before the phone gives up;
