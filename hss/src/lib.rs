@@ -39,6 +39,7 @@ pub mod schema;
 pub mod slf;
 pub mod stats;
 pub mod uar;
+mod undelivered;
 pub mod wildcard;
 
 use common::cx::{self, Answer, Event, Lia, Maa, Outcome, Received, Request, Rta, Saa, Uaa};
@@ -63,6 +64,7 @@ pub struct Hss {
     cx: cx::Endpoint<Wait>,
     random: Random,
     stats: Stats,
+    undelivered: undelivered::Undelivered,
     /// Why the database could not be used last time.
     fault: Option<String>,
 }
@@ -98,7 +100,16 @@ impl Hss {
             .map_err(|refusal| refusal.to_string())?;
         database.commit().map_err(|refusal| refusal.to_string())?;
         let cx = cx::Endpoint::new(config.diameter.clone(), random.fork(), &config.limits);
-        Ok(Hss { config, database, vault, cx, random, stats: Stats::default(), fault: None })
+        Ok(Hss {
+            config,
+            database,
+            vault,
+            cx,
+            random,
+            stats: Stats::default(),
+            undelivered: undelivered::Undelivered::default(),
+            fault: None,
+        })
     }
 
     /// Brings a subscriber in at once.
@@ -152,6 +163,7 @@ impl Hss {
         if let Some(slf) = self.config.slf.clone() {
             return self.redirect(now, &slf, received, out);
         }
+        self.tell_again(now, &received, out);
         let (answer, terminations) = self.decide(&received);
         self.cx.answer(now, received, answer, out);
         for termination in terminations {
@@ -289,6 +301,12 @@ impl Node for Hss {
     fn samples(&self, samples: &mut Samples) {
         self.cx.samples(samples);
         self.stats.samples(samples);
+        samples.gauge(
+            "tessera_hss_undelivered_terminations",
+            "RTRs whose S-CSCF was not there; told when it shows itself.",
+            &[],
+            self.undelivered.len() as f64,
+        );
     }
 
     /// Peers come to us, so their absence is no fault of ours.

@@ -31,6 +31,8 @@ pub struct Termination {
     pub reason: ReasonCode,
     /// The operator's command that waits.
     pub reply: Option<u64>,
+    /// The S-CSCF was not there the first time.
+    pub is_repeated: bool,
 }
 
 /// PPRs of one command, sent one after another.
@@ -66,6 +68,7 @@ impl Hss {
             sets: pairs.into_iter().map(|pair| pair.implicit_set).collect(),
             reason,
             reply: Some(reply),
+            is_repeated: false,
         }))
     }
 
@@ -94,6 +97,10 @@ impl Hss {
         out: &mut Vec<Output>,
     ) {
         let outcome = outcome_of(&result);
+        let is_undelivered = matches!(outcome, Err(NoAnswer::NoPeer | NoAnswer::Timeout));
+        if is_undelivered {
+            self.undelivered.keep(&wait);
+        }
         let emergency = match &result {
             Ok(Answered { answer: Answer::Rta(rta), .. }) => rta.emergency_registrations.as_slice(),
             _ => &[],
@@ -108,7 +115,9 @@ impl Hss {
             (Err(refusal), _) => format!("{}: {refusal}", wait.user_name),
             (Ok(()), outcome) => {
                 let now = if ends { "registration ended" } else { "state kept" };
-                format!("{}: {now}, S-CSCF {}: {}", wait.user_name, wait.host, describe(outcome))
+                let later = if is_undelivered { "; told when it is back" } else { "" };
+                let how = describe(outcome);
+                format!("{}: {now}, S-CSCF {}: {how}{later}", wait.user_name, wait.host)
             }
         };
         self.finished_push("RTR", &wait.user_name, &wait.host, outcome, applied.err());
@@ -216,6 +225,7 @@ impl Hss {
             public_identities: Vec::new(),
             reason: ReasonCode::ServerChange,
             reply: None,
+            is_repeated: false,
         };
         let mut applied = Ok(());
         if outcome == Ok(Outcome::USER_UNKNOWN) {

@@ -291,6 +291,7 @@ impl Subject<'_> {
                     ReasonCode::ServerChange
                 },
                 reply: None,
+                is_repeated: false,
             });
         }
         Ok(terminations)

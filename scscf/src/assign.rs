@@ -177,6 +177,7 @@ impl Scscf {
             is_reauthentication_due,
             ..self.registration(&job, service_profiles, charging)
         };
+        self.let_go(&job, &registration, out);
         self.replace(registration, out);
         let response = self.success(now, &job);
         job.notices = self.notices_of_registration(now, &job, &response, is_news);
@@ -213,6 +214,28 @@ impl Scscf {
             expires_seconds: left.unwrap_or(0),
         };
         self.notices_of(now, &occasion)
+    }
+
+    /// RFC 3680 §5.3: contacts that the same REGISTER gives up are told as given up by the UE, and not as having
+    /// had to make room.
+    fn let_go(&mut self, job: &Registering, registration: &Registration, out: &mut Vec<Output>) {
+        let Some(held) = self.registrations.of_set(&job.private_identity, &registration.set())
+        else {
+            return;
+        };
+        let ends = |binding: &Binding| {
+            let mut wanted = job.contacts.wanted.iter();
+            wanted.any(|one| one.expires_seconds == 0 && one.is_bound_as(binding))
+        };
+        if !held.bindings.iter().any(ends) {
+            return;
+        }
+        let is_new =
+            |binding: &&Binding| held.bindings.iter().all(|other| other.uri != binding.uri);
+        let stays = held.bindings.iter().filter(|binding| !ends(binding));
+        let bindings = stays.chain(registration.bindings.iter().filter(is_new)).cloned().collect();
+        let between = Registration { bindings, ..registration.clone() };
+        self.store(between, Cause::Unregistered, out);
     }
 
     /// Stores a registration in the place of those of the same private identity that it overlaps:

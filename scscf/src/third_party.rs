@@ -4,7 +4,6 @@
 //! 2. `tell_server`          behind what it is being told of the same identity: look for the server
 //! 3. `server_located`       send the REGISTER
 //! 4. `server_answered`      a server that fails may end the registration (default handling)
-//!
 //! 5. `server_given_up`      once whoever watches can hear of it
 //!
 //! One REGISTER at a time tells a server of an identity, so that the end does not come before the beginning.

@@ -161,13 +161,10 @@ impl Scscf {
         let is_left = self.is_registered(&subscription.public_identity);
         // TS 24.229 §5.1.1.6, §5.4.1.4: a UE that deregisters has ended its own subscription with it, whoever
         // else has the identity.
-        let has = |held: Option<&Registration>| {
-            held.is_some_and(|held| is_of_a_device(subscription, held))
-        };
         let is_own = cause == Cause::Unregistered
             && subscription.watcher == Watcher::User
-            && has(before)
-            && !has(after);
+            && before.is_some_and(|before| is_of_a_device(subscription, before))
+            && !after.is_some_and(Registration::has_binding);
         if is_own || (!is_left && cause == Cause::Silently) {
             self.stats.subscription("ended_with_registration");
             return self.subscriptions.remove(tag, out);

@@ -630,6 +630,41 @@ fn a_watcher_with_several_places() {
     dialogue.rests();
 }
 
+/// RFC 3680 §5.3: a UE gives up one contact as it binds another: the old one is told as unregistered, whoever has to
+/// make room beside it as deactivated; its own subscription goes on.
+#[test]
+fn a_contact_is_given_up_for_another() {
+    const BOUND: &str = "Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000";
+    let mut dialogue = Dialogue::new(config());
+    let two =
+        "Contact: <sip:10.133.202.46:5064>;expires=900, <sip:b@10.133.202.46:5064>;expires=900";
+    let (challenge, vector) = dialogue.challenged(&register(&[(BOUND, two)]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[(BOUND, two)]));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    dialogue.watched();
+    let moves = "Contact: <sip:10.133.202.46:5064>;expires=0, <sip:10.133.202.46:7064>;expires=900";
+    let other = [(BOUND, moves), ("ababab", "again")];
+    let (challenge, vector) = dialogue.challenged(&register(&other));
+    dialogue.receives(&answered(&challenge, &vector, 26, &other));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    let mut told: Vec<_> =
+        notified.contacts(IMPU).iter().map(|one| (one.uri.as_str(), one.event)).collect();
+    told.sort_by_key(|(uri, _)| *uri);
+    assert_eq!(
+        told,
+        [
+            ("sip:10.133.202.46:5064", Event::Unregistered),
+            ("sip:10.133.202.46:7064", Event::Registered),
+            ("sip:b@10.133.202.46:5064", Event::Deactivated),
+        ]
+    );
+    dialogue.requests_nothing();
+    assert_eq!(dialogue.watchers(), 1);
+}
+
 /// TS 24.229 §5.4.1.6, §5.4.2.1.2; RFC 3680 §5.3: the network shortens a registration, so that the user has to come and
 /// be authenticated: told as shortened, with what is left.
 #[test]

@@ -327,6 +327,74 @@ fn a_silent_server_keeps_nobody_and_an_emergency_stays() {
     }
 }
 
+/// TS 29.228 §6.1.3.1: an S-CSCF that was not there hears of the end when it shows itself, once; in front of the answer
+/// that would have had the user registered again; and not of somebody who has come back since.
+#[test]
+fn an_absent_server_is_told_later() {
+    let absent = || {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.command(&["rtr", ALICE]);
+        network.wait(Duration::from_secs(6));
+        assert!(network.replies[0].ends_with("told when it is back"), "{:?}", network.replies);
+        assert!(!network.is_registered(ALICE));
+        network.asked.clear();
+        network
+    };
+    let told = |network: &Network| -> Vec<ReasonCode> {
+        let of = |(place, request): &(usize, Request)| match request {
+            Request::Rtr(rtr) if *place == 0 && rtr.user_name == ALICE => Some(rtr.reason_code),
+            _ => None,
+        };
+        network.asked.iter().filter_map(of).collect()
+    };
+    let lir = || Request::Lir(Lir { public_identity: ALICE_TEL.into(), ..Lir::default() });
+
+    let mut network = absent();
+    network.ask(1, lir());
+    assert!(told(&network).is_empty(), "another S-CSCF is no sign");
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.ask(0, lir());
+    network.ask(0, lir());
+    assert_eq!(told(&network), [ReasonCode::PermanentTermination]);
+
+    let mut network = absent();
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    let refresh = sar(ALICE, S1, ServerAssignmentType::ReRegistration);
+    let mut out = Vec::new();
+    network.servers[0].ask(network.now, Request::Sar(refresh), None, 0, LIMIT, &mut out);
+    network.from_server(0, out);
+    assert_eq!(told(&network), [ReasonCode::PermanentTermination]);
+    assert!(!network.is_registered(ALICE));
+
+    let mut network = absent();
+    network.register(0, ALICE);
+    network.ask(0, lir());
+    assert!(told(&network).is_empty(), "it has come back");
+    assert!(network.is_registered(ALICE));
+
+    // Displaced by restoration while it was away; and the same, back as the one that serves.
+    for comes_back in [false, true] {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.register(1, ALICE);
+        network.wait(Duration::from_secs(6));
+        network.asked.clear();
+        network.answers = vec![Some(Outcome::SUCCESS), Some(Outcome::SUCCESS)];
+        if comes_back {
+            network.register(0, ALICE);
+        } else {
+            network.ask(0, lir());
+        }
+        let expected: &[ReasonCode] = match comes_back {
+            true => &[],
+            false => &[ReasonCode::NewServerAssigned],
+        };
+        assert_eq!(told(&network), expected);
+        assert!(network.is_registered(ALICE));
+    }
+}
+
 /// TS 29.228 §6.1.3.1: restoration tells the displaced S-CSCF.
 #[test]
 fn a_displaced_server_is_told() {

@@ -89,7 +89,7 @@ fn idle_phone_is_paged(world: &mut LabWorld) -> Result<(), String> {
     let who = world.private_identity(ue);
     // The phone subscribes to its registration by itself; only then does it have nothing more to do.
     world.until("its subscription is answered", PATIENCE, &mut |world| world.notified(ue) > 0)?;
-    world.sleeps(&imsi)?;
+    world.sleeps(ue, &imsi)?;
     let answered = world.lte_metric("tessera_lte_pages_total", &[("result", "answered")]);
     world.command(Function::Hss, &["rtr", &who]);
     world.until("the phone knows that it is deregistered", PATIENCE, &mut |world| {
@@ -195,27 +195,31 @@ impl LabWorld {
         lte::admin::ask(at, words)
     }
 
-    /// Puts a phone's radio to sleep, and again until it stays so for longer than a repetition over TCP takes: what
-    /// was under way when it went to sleep is sent again, and has it awake.
-    fn sleeps(&self, imsi: &str) -> Result<(), String> {
+    /// Puts a phone's radio to sleep, until it stays so for longer than a repetition over TCP takes. What is under
+    /// way when it goes to sleep is lost, sent again, and has it awake: so only when nothing has come for a while.
+    fn sleeps(&mut self, ue: usize, imsi: &str) -> Result<(), String> {
+        const QUIET: Duration = Duration::from_millis(500);
         const LONGER_THAN_A_REPETITION: Duration = Duration::from_millis(1_500);
         let begin = Instant::now();
-        let mut asleep_since = None;
-        while asleep_since.is_none_or(|since: Instant| since.elapsed() < LONGER_THAN_A_REPETITION) {
-            ensure(begin.elapsed() < PATIENCE, || format!("{imsi} does not stay idle"))?;
-            match self.lte(&["ue", imsi])?.contains("state idle") {
-                true => {
-                    asleep_since.get_or_insert_with(Instant::now);
+        loop {
+            let (mut last, mut since) = (0, Instant::now());
+            while since.elapsed() < QUIET {
+                ensure(begin.elapsed() < PATIENCE, || format!("{imsi} is never quiet"))?;
+                let arrived = self.line(ue).map_or(0, |line| line.arrived);
+                if arrived != last {
+                    (last, since) = (arrived, Instant::now());
                 }
-                false => {
-                    asleep_since = None;
-                    // It may be waking just now.
-                    let _ = self.lte(&["idle", imsi]);
-                }
+                std::thread::sleep(LOOK_INTERVAL);
             }
-            std::thread::sleep(LOOK_INTERVAL);
+            self.lte(&["idle", imsi])?;
+            let asleep = Instant::now();
+            while self.lte(&["ue", imsi])?.contains("state idle") {
+                if asleep.elapsed() > LONGER_THAN_A_REPETITION {
+                    return Ok(());
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+            }
         }
-        Ok(())
     }
 
     /// As [`World::until`], with what is known of this world alone.

@@ -66,6 +66,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "a_termination_is_told_later",
+        shows: "RTR while the S-CSCF is away: it is told when it is back, and so is the phone",
+        run: a_termination_is_told_later,
+        is_fault: true,
+    },
+    Scenario {
         name: "restored_by_another_scscf",
         shows: "kill -9 of the S-CSCF that serves: another one takes the refresh, unchallenged, and tells the watchers",
         run: restored_by_another_scscf,
@@ -289,6 +295,38 @@ fn a_flow_is_registered(world: &mut dyn World) -> Result<(), String> {
     ensure(refusals == 0.0, || format!("{refusals} times no first hop that keeps flows"))?;
     world.deregister(ue);
     world.until("it leaves", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)
+}
+
+/// S-123: TS 29.228 §6.1.3.1: the S-CSCF comes back with what it has stored, and asks the HSS something for somebody else.
+fn a_termination_is_told_later(world: &mut dyn World) -> Result<(), String> {
+    let held = |world: &mut dyn World| SCSCFS.map(|scscf| registrations(world, scscf));
+    let before = held(world);
+    let ue = watched_phone(world, Phone::Good)?;
+    let other = watched_phone(world, Phone::Good)?;
+    let now = held(world);
+    let serving = usize::from(now[1] > before[1]);
+    ensure(now[1 - serving] <= before[1 - serving], || "two S-CSCFs serve".to_owned())?;
+    let impi = world.private_identity(ue);
+    let undelivered = |world: &mut dyn World| {
+        world.metric(Function::Hss, "tessera_hss_undelivered_terminations", &[])
+    };
+    let waiting = undelivered(world);
+    world.kill(SCSCFS[serving]);
+    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
+    let is_kept = world
+        .until("the HSS gives up for now", PATIENCE, &mut |world| undelivered(world) > waiting);
+    world.start(SCSCFS[serving]);
+    is_kept?;
+    world.until("the S-CSCF has an HSS again", PATIENCE, &mut |world| {
+        world.metric(SCSCFS[serving], "tessera_diameter_peer_up", &[]) >= 1.0
+    })?;
+    ensure(world.standing(ue) == Standing::Registered, || "it cannot know".to_owned())?;
+    refreshes(world, other)?;
+    world.until("the phone hears of the end", PATIENCE, &mut |world| {
+        world.standing(ue) == Standing::Idle
+    })?;
+    world.deregister(other);
+    world.until("the other leaves", PATIENCE, &mut |world| world.standing(other) == Standing::Idle)
 }
 
 /// TS 23.380 §4.
