@@ -6,12 +6,15 @@
 //! | `rtr IMPI [permanent\|new-server\|server-change\|remove-scscf]` | ends the registration |
 //! | `address IMPI ADDRESS` | what the packet core gave to the UE of a user of early IMS security |
 //! | `ppr IMPI` | pushes the profile to the S-CSCF |
+//! | `bar IMPU`, `unbar IMPU` | changes the profile, and pushes it where the identity is registered |
 
 use std::net::IpAddr;
 
 use common::cx::rtr::ReasonCode;
 use common::node::{Now, Output};
+use common::sip::uri::Uri;
 
+use crate::push::Pushing;
 use crate::refusal::Refusal;
 use crate::{Hss, provision};
 
@@ -36,8 +39,10 @@ impl Hss {
             },
             ["address", user_name, address] => self.command_address(user_name, address).map(Some),
             ["ppr", user_name] => self.command_push(now, id, user_name, out),
+            ["bar", identity] => self.command_barring(now, id, (identity, true), out),
+            ["unbar", identity] => self.command_barring(now, id, (identity, false), out),
             _ => Ok(Some(format!(
-                "commands: status IMPI, rtr IMPI [reason], ppr IMPI, \
+                "commands: status IMPI, rtr IMPI [reason], ppr IMPI, bar IMPU, unbar IMPU, \
                  address IMPI ADDRESS; {REASONS}"
             ))),
         };
@@ -88,6 +93,48 @@ impl Hss {
         let Some(pushing) = self.plan_push(id, user_name)? else {
             return Ok(Some(format!("{user_name}: not registered")));
         };
+        self.push_next(now, pushing, out);
+        Ok(None)
+    }
+
+    /// TS 29.228 §6.2.2.1: what a set may be used for changes at once, but never its default identity while an
+    /// S-CSCF has it.
+    fn command_barring(
+        &mut self,
+        now: Now,
+        id: u64,
+        (identity, is_barred): (&str, bool),
+        out: &mut Vec<Output>,
+    ) -> Result<Option<String>, Refusal> {
+        let database = &self.database;
+        let known = database.public_identity(identity)?.filter(|known| {
+            let asked = Uri::parse(identity).map(|uri| uri.public_identity());
+            known.identity == identity || asked.is_ok_and(|asked| known.identity == asked.as_str())
+        });
+        let Some(known) = known else { return Ok(Some(format!("{identity} is not known"))) };
+        let set = known.implicit_set;
+        let served = database.push_candidates(set)?;
+        let is_changed = database.procedure(|| {
+            let before = database.default_identity(set)?;
+            database.set_barred(&known.identity, is_barred)?;
+            let is_kept = served.is_empty() || database.default_identity(set)? == before;
+            if !is_kept {
+                database.set_barred(&known.identity, known.is_barred)?;
+            }
+            Ok(is_kept)
+        })?;
+        if !is_changed {
+            return Ok(Some(format!(
+                "{identity}: refused, it would give another default identity to a set that is \
+                 registered; rtr ends that"
+            )));
+        }
+        let report =
+            format!("{}: {}", known.identity, if is_barred { "barred" } else { "not barred" });
+        let Some(server) = database.subscription(known.subscription)?.server else {
+            return Ok(Some(report));
+        };
+        let pushing = Pushing::of_set(id, &server, known.subscription, served, report);
         self.push_next(now, pushing, out);
         Ok(None)
     }

@@ -169,6 +169,23 @@ impl Database {
         Ok(self.row(sql, [implicit_set], |_| Ok(()))?.is_some())
     }
 
+    /// The first identity of a set that is not barred (TS 23.228 §4.3.3.4).
+    pub fn default_identity(&self, implicit_set: i64) -> Result<Option<String>, Refusal> {
+        self.row(
+            "SELECT identity FROM public_identity WHERE implicit_set = ?1 AND NOT is_barred
+             ORDER BY position LIMIT 1",
+            [implicit_set],
+            |row| row.get(0),
+        )
+    }
+
+    pub fn set_barred(&self, identity: &str, is_barred: bool) -> Result<(), Refusal> {
+        self.write(
+            "UPDATE public_identity SET is_barred = ?2 WHERE identity = ?1",
+            (identity, is_barred),
+        )
+    }
+
     pub fn subscription(&self, id: i64) -> Result<Subscription, Refusal> {
         self.row(
             "SELECT is_suspended, is_reassignment_pending, server_name, server_host, server_realm,

@@ -14,6 +14,7 @@ use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
 
 use crate::database::{Database, Pair};
+use crate::records::Server;
 use crate::refusal::Refusal;
 use crate::{Hss, Wait, profile};
 
@@ -44,6 +45,20 @@ pub struct Pushing {
     /// Who may be named for each set; the first of the first set was asked last.
     sets: Vec<Vec<Pair>>,
     report: Vec<String>,
+}
+
+impl Pushing {
+    /// The PPR of one set, by whoever of `candidates` the S-CSCF knows; `report`: what is told in front.
+    pub fn of_set(
+        reply: u64,
+        server: &Server,
+        subscription: i64,
+        candidates: Vec<Pair>,
+        report: String,
+    ) -> Pushing {
+        let (sets, report) = (vec![candidates], vec![report]);
+        Pushing { reply, host: server.host.clone(), subscription, sets, report }
+    }
 }
 
 impl Hss {

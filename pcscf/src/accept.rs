@@ -88,6 +88,7 @@ impl Pcscf {
             .get(Name::PChargingVector)
             .and_then(ChargingVector::parse)
             .and_then(|vector| vector.term_ioi);
+        let functions = values(Name::PChargingFunctionAddresses);
         let known = self.registrations.remove(&attempt.impi, attempt.ue);
         let mut identities = known.map(|known| known.identities).unwrap_or_default();
         identities.retain(|set| set.to != attempt.public_identity);
@@ -103,6 +104,7 @@ impl Pcscf {
             service_route: values(Name::ServiceRoute),
             identities,
             term_ioi,
+            charging_function_addresses: (!functions.is_empty()).then(|| functions.join(", ")),
             expires_at,
         };
         self.registrations.insert(attempt.impi.clone(), attempt.ue, registration);

@@ -192,6 +192,9 @@ pub struct Ipsec {
     pub answer: SecurityAnswer,
     pub prefer: Prefer,
     pub spi_range: SpiRange,
+    /// reg-await-auth: life of a temporary set, whose challenge nobody has answered. TS 24.229 §7.8 has 240,
+    /// and phones keep theirs as long; a laboratory may want less.
+    pub reg_await_auth_seconds: u32,
     /// Challenges of one private identity that may be open at a time, each with a temporary set: at
     /// one address there is only one, so this is for a flood from several. The oldest makes room.
     pub challenges_per_identity: usize,
@@ -227,6 +230,7 @@ impl Default for Ipsec {
             answer: SecurityAnswer::default(),
             prefer: Prefer::default(),
             spi_range: SpiRange { first: 1_000_000_000, last: u32::MAX },
+            reg_await_auth_seconds: 240,
             challenges_per_identity: 4,
             challenges_per_address: 64,
             retry_after_seconds: 30,
@@ -392,6 +396,9 @@ impl Config {
         }
         if !(5..=10_000).contains(&self.gm.t1_milliseconds) {
             say("gm.t1_milliseconds: 5 to 10000".into());
+        }
+        if !(1..=3_600).contains(&self.ipsec.reg_await_auth_seconds) {
+            say("ipsec.reg_await_auth_seconds: 1 to 3600".into());
         }
         if self.mw.register_seconds >= 128 {
             say("mw.register_seconds: must stay below the phone's 128 s".into());

@@ -62,6 +62,9 @@ pub struct Registration {
     pub identities: Vec<IdentitySet>,
     /// term-ioi of the home network.
     pub term_ioi: Option<String>,
+    /// P-Charging-Function-Addresses of the latest 200, as written.
+    #[serde(default)]
+    pub charging_function_addresses: Option<String>,
     pub expires_at: Now,
 }
 
@@ -182,15 +185,18 @@ impl Pcscf {
                 let mut text = String::new();
                 for (impi, ue, registration) in self.registrations.iter() {
                     let seconds = registration.expires_at.since(now).as_secs();
+                    let or_none = |text: &Option<String>| text.clone().unwrap_or("-".to_owned());
                     let _ = writeln!(
                         text,
-                        "{impi} at {ue}: {} for {seconds} s, default {}",
+                        "{impi} at {ue}: {} for {seconds} s, default {}, term-ioi {}, charging {}",
                         registration.contact_uri,
                         registration
                             .identities
                             .first()
                             .and_then(|set| set.associated_uris.first())
                             .map_or("-", String::as_str),
+                        or_none(&registration.term_ioi),
+                        or_none(&registration.charging_function_addresses),
                     );
                 }
                 text

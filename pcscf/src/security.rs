@@ -26,9 +26,6 @@ use crate::config::{Config, SpiRange};
 use crate::durable::Touched;
 use crate::{Pcscf, Timer};
 
-/// reg-await-auth: life of a temporary set (TS 24.229 §7.8).
-pub const REG_AWAIT_AUTH: Duration = Duration::from_secs(240);
-
 /// How much longer a set lives than the registration it carries (TS 24.229 §5.2.2.3).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
 
@@ -167,6 +164,7 @@ pub struct Security {
     from_clear: BTreeMap<Impi, BTreeSet<SetId>>,
     from_clear_count: usize,
     spis: BTreeSet<u32>,
+    reg_await_auth: Duration,
     spi_range: SpiRange,
     challenges_per_identity: usize,
     challenges_per_address: usize,
@@ -200,6 +198,7 @@ impl Security {
             from_clear: BTreeMap::new(),
             from_clear_count: 0,
             spis: BTreeSet::new(),
+            reg_await_auth: Duration::from_secs(config.ipsec.reg_await_auth_seconds.into()),
             spi_range: config.ipsec.spi_range,
             challenges_per_identity: config.ipsec.challenges_per_identity,
             challenges_per_address: config.ipsec.challenges_per_address,
@@ -443,7 +442,7 @@ impl Security {
             pair: offer.pair,
             state: State::Temporary,
             created_at: now,
-            expires_at: now + REG_AWAIT_AUTH,
+            expires_at: now + self.reg_await_auth,
             agreed: Some(Box::new(agreed)),
         };
         self.sets.insert(id, set)

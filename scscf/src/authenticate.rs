@@ -28,8 +28,6 @@ use common::sip::uri::Uri;
 use crate::register::{Refusal, Registering};
 use crate::{OnAnswer, Scscf, Timer};
 
-/// reg-await-auth (TS 24.229 §7.8).
-const AWAIT_AUTHENTICATION: Duration = Duration::from_secs(240);
 /// For how long a lapsed challenge is remembered: its answer may still come.
 const REMEMBER_LAPSED: Duration = Duration::from_secs(240);
 
@@ -350,7 +348,7 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         let Some(challenge) = self.challenges.remove(&private_identity, call_id) else { return };
-        self.stats.registration("challenge_lapsed", AWAIT_AUTHENTICATION);
+        self.stats.registration("challenge_lapsed", self.reg_await_auth());
         tracing::info!(
             procedure = "registration",
             outcome = "challenge_lapsed",
@@ -364,6 +362,11 @@ impl Scscf {
         self.timers.set(Timer::Lapsed(private_identity), now + REMEMBER_LAPSED);
     }
 
+    /// TS 24.229 §7.8
+    fn reg_await_auth(&self) -> Duration {
+        Duration::from_secs(u64::from(self.config.registration.reg_await_auth_seconds))
+    }
+
     pub(crate) fn has_lapsed(&self, private_identity: &Impi) -> bool {
         self.timers.at(&Timer::Lapsed(private_identity.clone())).is_some()
     }
@@ -375,7 +378,7 @@ impl Scscf {
 
     fn keep_challenge(&mut self, now: Now, private_identity: Impi, challenge: Challenge) {
         let timer = Timer::Challenge(private_identity.clone(), challenge.call_id.clone());
-        self.timers.set(timer, now + AWAIT_AUTHENTICATION);
+        self.timers.set(timer, now + self.reg_await_auth());
         if let Some(oldest) = self.challenges.insert(private_identity.clone(), challenge) {
             self.stats.registration("challenge_crowded_out", Duration::ZERO);
             self.timers.stop(&Timer::Challenge(private_identity, oldest.call_id));

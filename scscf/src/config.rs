@@ -155,6 +155,9 @@ pub struct Registration {
     /// Early IMS security (TS 33.203 Annex T): whoever comes from the address that the packet core told
     /// the HSS is not challenged. Only where nobody can send from another's address.
     pub early_ims: bool,
+    /// reg-await-auth: how long a challenge waits for its answer. TS 24.229 §7.8 has 240; a laboratory may
+    /// want less.
+    pub reg_await_auth_seconds: u32,
     /// Challenges sent in a row, resynchronisation included, before an attempt is refused.
     pub challenges_max: u32,
     /// Wrong responses before an attempt is refused; each earlier one gets a new challenge.
@@ -191,6 +194,7 @@ impl Default for Registration {
             digest_algorithms: vec![DigestAlgorithm::Sha256, DigestAlgorithm::Md5],
             digest_nonce_seconds: 3_600,
             early_ims: false,
+            reg_await_auth_seconds: 240,
             challenges_max: 2,
             wrong_responses_max: 1,
             restoration: true,
@@ -431,6 +435,9 @@ impl Config {
             || policy.digest_algorithms.iter().any(|one| one.is_aka())
         {
             say("registration.digest_algorithms names SHA-256, MD5, or both".to_owned());
+        }
+        if !(1..=3_600).contains(&policy.reg_await_auth_seconds) {
+            say("registration: reg_await_auth_seconds is 1 to 3600".to_owned());
         }
         if policy.challenges_max == 0 || policy.wrong_responses_max == 0 {
             say("registration: challenges_max and wrong_responses_max are at least 1".to_owned());

@@ -194,6 +194,7 @@ pub struct Endpoint<W> {
     /// Makes tags and fingerprints unguessable.
     salt: u64,
     asks_for_port: bool,
+    asks_to_keep_alive: bool,
     next_key: u64,
     clients: HashMap<u64, Client<W>>,
     servers: HashMap<u64, Server>,
@@ -235,6 +236,7 @@ impl<W> Endpoint<W> {
             branch_prefix: format!("{}-{:08x}-", proxy::MAGIC_COOKIE, random.u32()),
             salt: random.u64(),
             asks_for_port: false,
+            asks_to_keep_alive: false,
             next_key: 1,
             clients: HashMap::new(),
             servers: HashMap::new(),
@@ -265,6 +267,11 @@ impl<W> Endpoint<W> {
     /// that the request left from. A UE does so where no security association says otherwise.
     pub fn ask_for_port(&mut self, asks: bool) {
         self.asks_for_port = asks;
+    }
+
+    /// RFC 6223 §4.2: our Vias ask with `keep` from now on how often the next hop wants keep-alives.
+    pub fn ask_to_keep_alive(&mut self, asks: bool) {
+        self.asks_to_keep_alive = asks;
     }
 
     /// One datagram or framed message. Malformed requests are answered 400 with a reason where that

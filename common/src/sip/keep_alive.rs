@@ -2,7 +2,8 @@
 //!
 //! STUN Binding requests are answered with the address that they came from (RFC 5389 §7.3.1), as the keep-alive
 //! usage wants it and no more: no authentication, no FINGERPRINT. Line ends, which many send over UDP
-//! although they are meant for TCP, want no answer there.
+//! although they are meant for TCP, want no answer there. [`binding_request`] and [`mapped_address`] are the
+//! phone's side.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -80,9 +81,71 @@ fn success(transaction: &[u8], source: SocketAddr) -> Bytes {
     answer.freeze()
 }
 
+/// What a phone sends.
+pub fn binding_request(transaction: [u8; 12]) -> Bytes {
+    let mut request = BytesMut::with_capacity(HEADER);
+    request.put_u16(BINDING_REQUEST);
+    request.put_u16(0);
+    request.put_u32(MAGIC_COOKIE);
+    request.put_slice(&transaction);
+    request.freeze()
+}
+
+/// XOR-MAPPED-ADDRESS of the answer to that request: what the phone looks like from outside (RFC 5389 §15.2).
+pub fn mapped_address(datagram: &[u8], transaction: &[u8; 12]) -> Option<SocketAddr> {
+    let (header, mut attributes) = datagram.split_at_checked(HEADER)?;
+    let number = |octets: &[u8]| Some(u16::from_be_bytes(*octets.first_chunk::<2>()?));
+    if number(header)? != BINDING_SUCCESS
+        || header[4..8] != MAGIC_COOKIE.to_be_bytes()
+        || header[8..] != transaction[..]
+    {
+        return None;
+    }
+    while let Some((head, rest)) = attributes.split_first_chunk::<4>() {
+        let length = usize::from(number(&head[2..])?);
+        let value = rest.get(..length)?;
+        if number(head)? != XOR_MAPPED_ADDRESS {
+            attributes = rest.get(length.next_multiple_of(4)..)?;
+            continue;
+        }
+        let port = number(value.get(2..)?)? ^ (MAGIC_COOKIE >> 16) as u16;
+        let octets: Vec<u8> =
+            value[4..].iter().zip(&header[4..]).map(|(octet, mask)| octet ^ mask).collect();
+        let address = match value[1] {
+            1 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
+            2 => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+            _ => return None,
+        };
+        return Some(SocketAddr::new(address, port));
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// RFC 5389 §15.2: there and back; cut anywhere, or of another transaction, it is no answer.
+    #[test]
+    fn the_phones_side() {
+        let transaction = [7; 12];
+        for source in ["192.0.2.1:32853", "[2001:db8::1]:5060"] {
+            let source = source.parse().unwrap();
+            let answer = KeepAlive::read(&binding_request(transaction), source);
+            let Some(KeepAlive::Answer(answer)) = answer else { panic!("{answer:?}") };
+            assert_eq!(mapped_address(&answer, &transaction), Some(source));
+            assert_eq!(mapped_address(&answer, &[8; 12]), None);
+            for length in 0..answer.len() {
+                assert_eq!(mapped_address(&answer[..length], &transaction), None);
+            }
+            // SOFTWARE in front of it.
+            let mut longer = answer[..HEADER].to_vec();
+            longer.extend([0x80, 0x22, 0, 3, b'a', b'b', b'c', 0]);
+            longer.extend(&answer[HEADER..]);
+            assert_eq!(mapped_address(&longer, &transaction), Some(source));
+        }
+        assert_eq!(mapped_address(&binding_request(transaction), &transaction), None);
+    }
 
     /// RFC 5626 §3.5.2, §4.4; RFC 5769 §2.2, §2.3: the transaction of the sample responses, and their mapped addresses.
     #[test]

@@ -469,6 +469,43 @@ fn too_much_profile_changes_the_server() {
     assert!(!network.is_registered(ALICE));
 }
 
+/// TS 29.228 §6.2.2.1: barring is pushed at once, but a set that is registered keeps its default identity.
+#[test]
+fn bars_identities() {
+    let mut network = Network::new();
+    network.command(&["bar", ALICE_TEL]);
+    assert_eq!(network.replies.pop().unwrap(), format!("{ALICE_TEL}: barred"));
+    network.command(&["unbar", ALICE_TEL]);
+    network.register(0, ALICE);
+    assert!(network.asked.is_empty());
+    network.answers = vec![Some(Outcome::SUCCESS), Some(Outcome::SUCCESS)];
+    for (command, is_barred) in [("bar", true), ("unbar", false)] {
+        network.command(&[command, ALICE_TEL]);
+        let Some((0, Request::Ppr(ppr))) = network.asked.pop() else {
+            panic!("{:?}", network.asked)
+        };
+        let user_data = UserData::parse(ppr.user_data.as_ref().unwrap()).unwrap();
+        let mut identities = user_data.public_identities();
+        let pushed = identities.find(|public| public.identity == ALICE_TEL).unwrap();
+        assert_eq!(pushed.is_barred, is_barred);
+        let reply = network.replies.pop().unwrap();
+        assert!(reply.starts_with(ALICE_TEL) && reply.ends_with(&format!("{ALICE}: done")));
+    }
+    // The default identity, and one in front of it.
+    for (command, identity) in [("bar", ALICE_SIP), ("unbar", TEMPORARY)] {
+        network.command(&[command, identity]);
+        assert!(network.replies.pop().unwrap().contains("refused"), "{command} {identity}");
+    }
+    network.command(&["bar", "sip:nobody@hims.net"]);
+    assert!(network.replies.pop().unwrap().contains("not known"));
+    assert!(network.asked.is_empty());
+    // Without a registration nothing stands against it.
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.command(&["rtr", ALICE]);
+    network.command(&["bar", ALICE_SIP]);
+    assert!(network.replies.pop().unwrap().ends_with(": barred"));
+}
+
 #[test]
 fn tells_what_is_stored_and_what_it_knows() {
     let mut network = Network::new();

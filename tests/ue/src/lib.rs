@@ -13,6 +13,7 @@
 //! | [`request`] | how a REGISTER is written | TS 24.229 §5.1.1.2 |
 //! | [`sets`] | sets of security associations and their lives | TS 33.203 §7.4 |
 //! | [`packets`] | UDP and IP | |
+//! | [`keep_alive`] | it keeps a NAT open that it is behind in clear | RFC 6223, RFC 5626 §4.4.2 |
 //! | [`nat`] | a NAT in front of the phone | RFC 4787 |
 //! | [`tcp`] | TCP, by smoltcp | |
 //!
@@ -22,6 +23,7 @@
 pub mod config;
 pub mod event;
 pub mod isim;
+pub mod keep_alive;
 #[cfg(feature = "program")]
 pub mod load;
 pub mod nat;

@@ -74,6 +74,7 @@ impl Phone {
         if self.config.automatic {
             self.timers.set(Timer::Refresh(identity), now + refresh_after(granted));
         }
+        self.keeps_alive(now, identity, response);
         out.push(Output::Event(Event::Registered {
             identity,
             kind: attempt.kind,
@@ -236,6 +237,9 @@ impl Phone {
 
     pub(crate) fn forget_registration(&mut self, identity: usize) {
         self.registrations.remove(&identity);
+        if self.registrations.is_empty() {
+            self.leave_way();
+        }
         self.unwatch(identity);
         for timer in [Timer::Refresh(identity), Timer::Expiry(identity), Timer::Retry(identity)] {
             self.timers.stop(&timer);

@@ -21,6 +21,7 @@ use common::timers::Timers;
 
 use crate::config::{Config, Faults};
 use crate::event::Event;
+use crate::keep_alive::Way;
 use crate::nat::Nat;
 use crate::packets::{self, Content, Reassembly};
 use crate::register::{Attempt, Registration, Timer, Wait};
@@ -128,6 +129,8 @@ pub struct Phone {
     /// Of what comes out of a tunnel.
     inner_reassembly: Reassembly,
     nat: Option<Nat>,
+    /// Through the NAT, in clear.
+    pub(crate) way: Option<Way>,
     /// Of the last packet, should it have to be cut.
     next_identification: u32,
     waiting: VecDeque<Command>,
@@ -162,6 +165,7 @@ impl Phone {
             reassembly: Reassembly::default(),
             inner_reassembly: Reassembly::default(),
             nat,
+            way: None,
             next_identification: 0,
             waiting: VecDeque::new(),
             config,
@@ -267,6 +271,7 @@ impl Phone {
         self.watches.clear();
         self.attempt = None;
         self.credentials = None;
+        self.way = None;
         self.timers = Timers::new();
         self.failures = 0;
         self.waiting.clear();
@@ -354,8 +359,7 @@ impl Phone {
                     return dropped(Dropped::Clear, out);
                 }
                 let flow = Flow { transport: Transport::Udp, local: destination, remote: source };
-                // A keep-alive is no message.
-                if payload.iter().any(|octet| !matches!(octet, b'\r' | b'\n' | 0)) {
+                if !self.on_keep_alive(now, flow, &payload, out) {
                     self.on_message(now, flow, payload, out);
                 }
             }
@@ -375,7 +379,7 @@ impl Phone {
     /// One SIP message. What came in clear to a protected port never gets here.
     fn on_message(&mut self, now: Now, flow: Flow, bytes: Bytes, out: &mut Vec<Output>) {
         let is_protected = self.sets.is_protected(flow.local.port());
-        if !is_protected && self.config.ipsec && !self.is_awaited_in_clear(flow, &bytes) {
+        if !is_protected && self.is_protecting() && !self.is_awaited_in_clear(flow, &bytes) {
             return dropped(Dropped::Clear, out);
         }
         let received = Trace::Received { flow, is_protected, bytes: bytes.clone() };
@@ -461,6 +465,10 @@ impl Phone {
 
     // ---- Down: to the bearer.
 
+    pub(crate) fn has_nat(&self) -> bool {
+        self.nat.is_some()
+    }
+
     /// It knows how to go through a NAT.
     pub(crate) fn offers_udp_enc_tun(&self) -> bool {
         self.nat.is_some() || self.config.offers_udp_enc_tun
@@ -512,6 +520,8 @@ impl Phone {
             segment: Segment::Gm,
         };
         self.endpoint.ask_for_port(path.is_none());
+        let is_register = request.method() == Method::Register;
+        self.endpoint.ask_to_keep_alive(is_register && self.asks_to_keep_alive());
         let mut sip = Vec::new();
         self.endpoint.send(now, request, target, wait, LIMIT, &mut sip);
         self.release(now, sip, out);
@@ -544,7 +554,7 @@ impl Phone {
 
     /// TS 33.203 §7.1: what an association takes leaves as ESP; from a protected port nothing else
     /// leaves.
-    fn emit(&mut self, packet: Vec<u8>, out: &mut Vec<Output>) {
+    pub(crate) fn emit(&mut self, packet: Vec<u8>, out: &mut Vec<Output>) {
         let packet = match self.sets.seal(&packet) {
             Some(sealed) if sealed.is_empty() => return dropped(Dropped::NoAssociation, out),
             Some(sealed) => sealed,

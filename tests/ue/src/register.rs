@@ -76,6 +76,8 @@ pub enum Timer {
     Emergency(usize),
     /// The REGISTER of that number goes out again, on another connection.
     Reconnect(u64),
+    /// Time for a keep-alive, or its answer has not come (RFC 5626 §4.4.2).
+    KeepAlive,
 }
 
 /// The procedure that is running.
@@ -136,13 +138,11 @@ impl Phone {
 
     pub(crate) fn on_timer(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
         match timer {
-            // One procedure at a time: the one that runs answers the question as well, or fails
-            // and leaves it to the expiry.
-            Timer::Refresh(identity) | Timer::Retry(identity) if self.attempt.is_some() => {
-                self.timers.set(Timer::Retry(identity), now + Duration::from_secs(1));
+            Timer::Refresh(identity) | Timer::Retry(identity) => {
+                self.register_when_free(now, identity, out);
             }
-            Timer::Refresh(identity) | Timer::Retry(identity) => self.register(now, identity, out),
             Timer::Watch(identity) => self.send_subscribe(now, identity, out),
+            Timer::KeepAlive => self.send_keep_alive(now, out),
             Timer::Emergency(identity) => {
                 if self.attempt.as_ref().is_some_and(|attempt| attempt.identity == identity) {
                     self.fail(now, Cause::Timeout, None, out);
@@ -155,14 +155,21 @@ impl Phone {
                 }
             }
             Timer::Expiry(identity) => {
-                self.registrations.remove(&identity);
-                self.unwatch(identity);
-                self.timers.stop(&Timer::Refresh(identity));
+                self.forget_registration(identity);
                 out.push(Output::Event(Event::Lost { identity }));
                 if self.config.automatic {
                     self.timers.set(Timer::Retry(identity), now);
                 }
             }
+        }
+    }
+
+    /// One procedure at a time: the one that runs answers the question as well, or fails and leaves it to the
+    /// expiry.
+    pub(crate) fn register_when_free(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
+        match self.attempt.is_some() {
+            true => self.timers.set(Timer::Retry(identity), now + Duration::from_secs(1)),
+            false => self.register(now, identity, out),
         }
     }
 
@@ -436,6 +443,11 @@ impl Phone {
         self.send_register(now, out);
     }
 
+    /// It wants security associations (TS 33.203 §7.1).
+    pub(crate) fn is_protecting(&self) -> bool {
+        self.config.ipsec && matches!(self.config.authentication, Authentication::Aka(_))
+    }
+
     pub(crate) fn has_password(&self) -> bool {
         matches!(self.config.authentication, Authentication::Password(_))
     }
@@ -528,8 +540,7 @@ impl Phone {
     }
 
     fn new_offer(&mut self) -> Option<Offered> {
-        let is_aka = matches!(self.config.authentication, Authentication::Aka(_));
-        if !is_aka || !self.config.ipsec || self.config.faults.no_security_client {
+        if !self.is_protecting() || self.config.faults.no_security_client {
             return None;
         }
         let in_tunnel_too = self.offers_udp_enc_tun();

@@ -83,8 +83,9 @@ impl<W> Endpoint<W> {
     /// RFC 3261 §18.1.1: pushes our Via, and takes TCP for what is too long for UDP.
     fn address(&mut self, request: &mut Request, target: &Target, branch: &str) -> Outgoing {
         let rport = if self.asks_for_port { ";rport" } else { "" };
+        let keep = if self.asks_to_keep_alive { ";keep" } else { "" };
         let via = |transport: Transport| {
-            format!("SIP/2.0/{} {};branch={branch}{rport}", transport.name(), target.sent_by)
+            format!("SIP/2.0/{} {};branch={branch}{rport}{keep}", transport.name(), target.sent_by)
         };
         let flow = target.flow;
         request.headers_mut().push_front(Name::Via, &via(flow.transport));

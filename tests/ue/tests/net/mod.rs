@@ -19,6 +19,7 @@ use common::random::Random;
 use common::secret::Secret;
 use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
+use common::sip::keep_alive::KeepAlive;
 use common::sip::message::{Message, Request, Response};
 use common::sip::security::mechanisms;
 use ue::packets::{self, Content, Reassembly};
@@ -59,6 +60,9 @@ pub struct Net {
     pub preference: Vec<AlgorithmPair>,
     /// Nothing arrives at the phone, nothing leaves it.
     pub is_cut: bool,
+    /// STUN requests that have come, and whether they are answered.
+    pub keep_alives: usize,
+    pub answers_keep_alives: bool,
     stack: Stack,
     reassembly: Reassembly,
     identification: u32,
@@ -111,6 +115,8 @@ impl Net {
             pcscf,
             preference,
             is_cut: false,
+            keep_alives: 0,
+            answers_keep_alives: true,
             stack,
             reassembly: Reassembly::default(),
             identification: 0,
@@ -195,6 +201,9 @@ impl Net {
         }
         match packets::content(&clear).expect("a packet that can be read") {
             Content::Udp { source, destination, payload } => {
+                if let Some(keep_alive) = KeepAlive::read(&payload, source) {
+                    return self.take_keep_alive(keep_alive, destination, source);
+                }
                 let flow = Flow { transport: Transport::Udp, local: destination, remote: source };
                 self.take(flow, payload, set);
             }
@@ -202,6 +211,13 @@ impl Net {
                 self.stack.receive(self.now, &clear);
                 self.poll_stack();
             }
+        }
+    }
+
+    fn take_keep_alive(&mut self, what: KeepAlive, own: SocketAddr, source: SocketAddr) {
+        self.keep_alives += 1;
+        if let (KeepAlive::Answer(answer), true) = (what, self.answers_keep_alives) {
+            self.deliver(packets::datagram(own, source, &answer).unwrap());
         }
     }
 
