@@ -75,7 +75,8 @@ impl Refusal {
             Refusal::NoAssociation | Refusal::ForeignIdentity | Refusal::ForeignAddress => {
                 (403, "Forbidden")
             }
-            Refusal::ChallengedAgain => (403, "Forbidden"),
+            // With this the UE begins anew: its answer may have come too late only (TS 24.229 §5.1.1.2.1).
+            Refusal::ChallengedAgain => (500, "Challenged Again"),
             // Of a refresh; with this the UE registers anew (TS 24.229 §5.1.1.4.1).
             Refusal::NothingToSecure => (500, "No Security Agreement Offered"),
             Refusal::BadExtension => (420, "Bad Extension"),

@@ -20,6 +20,7 @@ use crate::laboratory::{Ask, Laboratory};
 use crate::load;
 use crate::matrix;
 use crate::mobility;
+use crate::outages;
 use crate::paths;
 use crate::processes;
 use crate::schemes;
@@ -42,6 +43,8 @@ pub enum Part {
     Endurance,
     /// Other ways to authenticate than AKAv1 with a card, and an SLF.
     Schemes,
+    /// What takes the place of a P-CSCF, of an entry point, of a server or of a DNS that is gone.
+    Outages,
     /// The load generator, with --ues phones [default: 200], and what it says of itself.
     Load,
 }
@@ -281,6 +284,9 @@ pub async fn run(laboratory: &mut Laboratory, wanted: Wanted) -> Vec<Outcome> {
             Part::Endurance => endurance::run(&mut world, ues, wanted.count, &mut tell),
             Part::Schemes => {
                 schemes::run(&mut world, &wanted, &mut tell);
+            }
+            Part::Outages => {
+                outages::run(&mut world, &wanted, &mut tell);
             }
             Part::Load => {
                 load::run_checks(&mut world, &wanted, &mut tell);

@@ -27,6 +27,10 @@ const EXPIRES_MIN_SECONDS: u32 = 3;
 const HSS_PORT: u16 = 3868;
 const SLF_PORT: u16 = 3869;
 const SECOND_HSS_PORT: u16 = 3870;
+/// Where there are two of each: reg-await-auth of the S-CSCF and of the P-CSCF, and what an entry point may take.
+pub const SCSCF_AWAITS_SECONDS: u32 = 2;
+pub const PCSCF_AWAITS_SECONDS: u32 = 12;
+const ATTEMPT_SECONDS: u32 = 2;
 /// What an S-CSCF takes only when it is told to.
 const OTHER_SCHEMES: &str = "algorithms = [\"AKAv2-SHA-256\", \"AKAv2-MD5\", \"AKAv1-MD5\"]\n\
                              digest = true\nearly_ims = true\n";
@@ -67,6 +71,8 @@ pub struct Settings<'a> {
     pub is_enduring: bool,
     /// Everything is allowed that is off by default, and an SLF stands in front of two HSSs.
     pub is_open: bool,
+    /// There is another P-CSCF, and another I-CSCF; who waits for somebody waits for a short time.
+    pub is_doubled: bool,
     /// Where each daemon is asked and commanded.
     pub http: &'a BTreeMap<&'static str, SocketAddr>,
     pub topology: &'a Topology,
@@ -77,8 +83,13 @@ impl Settings<'_> {
     /// Writes all of them.
     pub fn write(&self) -> Result<(), String> {
         self.file("lte.toml", &self.lte())?;
-        self.file("pcscf.toml", &self.pcscf())?;
-        self.file("icscf.toml", &self.icscf())?;
+        let all = self.addresses();
+        self.file("pcscf.toml", &self.pcscf("pcscf", all.pcscf_gm()))?;
+        self.file("icscf.toml", &self.icscf("icscf"))?;
+        if self.is_doubled {
+            self.file("pcscf2.toml", &self.pcscf("pcscf2", all.second_pcscf_gm()))?;
+            self.file("icscf2.toml", &self.icscf("icscf2"))?;
+        }
         for name in ["scscf1", "scscf2"] {
             self.file(&format!("{name}.toml"), &self.scscf(name))?;
         }
@@ -156,24 +167,31 @@ impl Settings<'_> {
         text
     }
 
-    fn pcscf(&self) -> String {
+    fn pcscf(&self, name: &str, gm: IpAddr) -> String {
         let t1 = match self.is_enduring {
             true => format!("t1_milliseconds = {}\n", endurance::GM_T1.as_millis()),
             false => String::new(),
         };
+        let keep = if self.is_open { "keep_alive_seconds = 1\n" } else { "" };
+        let (attempt, await_auth) = match self.is_doubled {
+            true => (
+                format!("attempt_seconds = {ATTEMPT_SECONDS}\n"),
+                format!("reg_await_auth_seconds = {PCSCF_AWAITS_SECONDS}\n"),
+            ),
+            false => (String::new(), String::new()),
+        };
         format!(
-            "name = \"pcscf.{HOME_DOMAIN}\"\n\
+            "name = \"{name}.{HOME_DOMAIN}\"\n\
              visited_network = \"{HOME_DOMAIN}\"\n\
              log_identities = true\n\
              store = {}\n\n\
-             [gm]\naddresses = [\"{}\"]\n{t1}protected_server_port = {PROTECTED_SERVER_PORT}\n\
+             [gm]\naddresses = [\"{gm}\"]\n{t1}{keep}protected_server_port = {PROTECTED_SERVER_PORT}\n\
              protected_client_ports = {PROTECTED_CLIENT_PORTS:?}\n\n\
-             [mw]\nlisten = [\"{}\"]\n\n\
-             [ipsec]\nplane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\nnat = {}\n\n\
+             [mw]\nlisten = [\"{}\"]\n{attempt}\n\
+             [ipsec]\n{await_auth}plane = \"{}\"\npolicy = \"{}\"\nanswer = \"{}\"\nnat = {}\n\n\
              {}{}{}",
-            quoted_path(&self.directory.join("pcscf.db")),
-            self.addresses().pcscf_gm(),
-            self.core("pcscf", 5060),
+            quoted_path(&self.directory.join(format!("{name}.db"))),
+            self.core(name, 5060),
             self.plane.name(),
             match self.plane {
                 Plane::Off => "off",
@@ -181,20 +199,20 @@ impl Settings<'_> {
                 _ => "required",
             },
             if self.is_choice_announced { "chosen" } else { "list" },
-            self.addresses().pcscf_gm().is_ipv4(),
+            gm.is_ipv4(),
             self.log("info,pcscf::security=debug"),
-            self.http("pcscf"),
+            self.http(name),
             self.dns(),
         )
     }
 
-    fn icscf(&self) -> String {
+    fn icscf(&self, own: &str) -> String {
         let mut text = format!(
             "home_domain = \"{HOME_DOMAIN}\"\nlog_identities = true\n\n{}{}{}{}{}",
             self.log("info"),
-            self.http("icscf"),
-            self.sip("icscf"),
-            self.diameter_client("icscf"),
+            self.http(own),
+            self.sip(own),
+            self.diameter_client(own),
             self.dns(),
         );
         for (priority, name) in ["scscf1", "scscf2"].iter().enumerate() {
@@ -220,7 +238,11 @@ impl Settings<'_> {
             self.diameter_client(name),
             if self.plane == Plane::Off { "optional" } else { "required" },
             if self.is_enduring { "every 1" } else { "never" },
-            if self.is_open { OTHER_SCHEMES } else { "" },
+            match (self.is_open, self.is_doubled) {
+                (true, _) => OTHER_SCHEMES.to_owned(),
+                (_, true) => format!("reg_await_auth_seconds = {SCSCF_AWAITS_SECONDS}\n"),
+                _ => String::new(),
+            },
             self.dns(),
             criteria(&format!("as.{HOME_DOMAIN}")),
         )

@@ -24,6 +24,8 @@ pub struct Zone {
     pub transports: Vec<&'static str>,
     /// Host names (below the domain) of the entry points, the I-CSCFs, by SRV priority.
     pub entry_points: Vec<&'static str>,
+    /// Other services below the domain: name, and its hosts by SRV priority.
+    pub services: Vec<(&'static str, Vec<&'static str>)>,
     /// Host names below the domain with their addresses.
     pub hosts: Vec<(&'static str, IpAddr)>,
 }
@@ -65,6 +67,13 @@ impl Zone {
             for (priority, host) in self.entry_points.iter().enumerate() {
                 let srv = SRV::new(priority as u16, 1, 5060, self.name(host)?);
                 records.push(self.record(&service_name, RData::SRV(srv))?);
+            }
+            for (service, hosts) in &self.services {
+                for (priority, host) in hosts.iter().enumerate() {
+                    let srv = SRV::new(priority as u16, 1, 5060, self.name(host)?);
+                    let name = format!("{service_name}.{service}");
+                    records.push(self.record(&name, RData::SRV(srv))?);
+                }
             }
         }
         for (host, address) in &self.hosts {

@@ -66,6 +66,12 @@ pub struct Model {
     /// It registers for emergency calls.
     pub is_emergency: bool,
     pub authentication: Option<ue::Authentication>,
+    /// As [`Habits::automatic`], this one.
+    pub is_automatic: bool,
+    /// Another P-CSCF that it knows.
+    pub other_pcscf: Option<SocketAddr>,
+    /// Another T1 than 2 s.
+    pub gm_t1: Option<Duration>,
     /// Octets of the longest packet that it sends, below those of the bearer.
     pub mtu: Option<usize>,
     /// Another one that its TCP goes by.
@@ -374,8 +380,9 @@ impl Handsets {
         config.transport = model.transport.unwrap_or(self.habits.transport);
         config.algorithms = model.algorithms.unwrap_or(config.algorithms);
         config.ipsec = self.habits.ipsec;
-        config.automatic = self.habits.automatic;
-        config.gm_t1 = self.habits.gm_t1.unwrap_or(config.gm_t1);
+        config.automatic = self.habits.automatic || model.is_automatic;
+        config.gm_t1 = model.gm_t1.or(self.habits.gm_t1).unwrap_or(config.gm_t1);
+        config.pcscfs.extend(model.other_pcscf);
         config.authentication = model.authentication.unwrap_or(config.authentication);
         config.mtu = model.mtu.unwrap_or(usize::from(attached.mtu));
         config.tcp_mtu = model.tcp_mtu;

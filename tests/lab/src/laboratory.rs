@@ -64,15 +64,21 @@ pub struct Options {
     pub is_enduring: bool,
     /// Everything is allowed that is off by default, and an SLF stands in front of the HSS.
     pub is_open: bool,
+    /// There is another P-CSCF, and another I-CSCF.
+    pub is_doubled: bool,
     /// Subscribers of the load generator are in the HSS, so many, instead of the lab's own.
     pub load: Option<usize>,
     /// What passes on the links is captured and read, and the daemons tell of what they do.
     pub is_watched: bool,
 }
 
-/// What runs beside the HSS, in its namespace, where everything is allowed: the name, and the port of
-/// its HTTP on the host.
-const BESIDE_THE_HSS: [(&str, u16); 2] = [("hss2", 9309), ("slf", 9308)];
+/// What runs beside the HSS where everything is allowed: name of the node, of the program, of the namespace, and
+/// the port of its HTTP on the host.
+const BESIDE_THE_HSS: [Further; 2] = [("hss2", "hss", "hss", 9309), ("slf", "hss", "hss", 9308)];
+/// And where there are two of each.
+const DOUBLES: [Further; 2] =
+    [("icscf2", "icscf", "icscf2", 9310), ("pcscf2", "pcscf", "pcscf2", 9311)];
+type Further = (&'static str, &'static str, &'static str, u16);
 /// Port of the HTTP of the LTE transport on the host.
 pub const LTE_PORT: u16 = 9307;
 
@@ -89,7 +95,8 @@ pub struct Laboratory {
     _monitor: Option<Monitor>,
     /// Absent where nothing is watched.
     capture: Option<Capture>,
-    _dns: Dns,
+    /// Absent while it is dead.
+    dns: Option<Dns>,
     pub topology: Topology,
     pub subscribers: Subscribers,
     pub ladder: Ladder,
@@ -168,13 +175,13 @@ impl Laboratory {
             .map_err(|error| format!("{}: {error}", captures.display()))?;
         let mut subscribers = Subscribers::new(options.ues + SPARE_SUBSCRIBERS, &mut random);
         let mut addresses = addresses_of(&http);
-        let mut beside = Vec::new();
+        let mut further = Vec::new();
+        for (name, role, namespace, port) in further_of(&options) {
+            let listener = processes::open_http(port)?;
+            addresses.extend(listener.local_addr().map(|address| (name, address)));
+            further.push((name, role, namespace, listener));
+        }
         if options.is_open {
-            for (name, port) in BESIDE_THE_HSS {
-                let listener = processes::open_http(port)?;
-                addresses.extend(listener.local_addr().map(|address| (name, address)));
-                beside.push((name, listener));
-            }
             subscribers.begin_at(FIRST_ORDINARY);
         }
         Settings {
@@ -186,14 +193,14 @@ impl Laboratory {
             is_choice_announced: options.is_choice_announced,
             is_enduring: options.is_enduring,
             is_open: options.is_open,
+            is_doubled: options.is_doubled,
             http: &addresses,
             topology: &topology,
             subscribers: &subscribers,
         }
         .write()?;
         let addresses = Addresses(options.version);
-        let zone = zone(addresses);
-        let dns = Dns::start(topology.namespace("dns"), addresses.core("dns"), &[zone])?;
+        let dns = Some(start_dns(&topology, addresses, options.is_doubled)?);
         let is_watched = options.is_watched;
         let mut capture = match is_watched {
             true => Some(Capture::start(&topology, options.capture.as_deref())?),
@@ -215,9 +222,9 @@ impl Laboratory {
         let mut http = http;
         let mut lte = Process::new("lte", "lte", &directory.path, http.pop());
         lte.start(&topology, None)?;
-        for (name, listener) in beside {
-            let mut process = Process::new(name, "hss", &directory.path, Some(listener));
-            process.start(&topology, Some("hss"))?;
+        for (name, role, namespace, listener) in further {
+            let mut process = Process::new(name, role, &directory.path, Some(listener));
+            process.start(&topology, Some(namespace))?;
             processes.insert(name, process);
         }
         for ((name, role, _), listener) in DAEMONS.into_iter().zip(http) {
@@ -259,7 +266,7 @@ impl Laboratory {
             processes,
             _monitor: monitor,
             capture,
-            _dns: dns,
+            dns,
             topology,
             subscribers,
             ladder: named_ladder(addresses, options.json.is_some()),
@@ -307,11 +314,22 @@ impl Laboratory {
     /// Starts a daemon again that was killed.
     pub fn start_again(&mut self, name: &str) -> Result<(), String> {
         let process = self.processes.get_mut(name).ok_or_else(|| format!("no process {name}"))?;
-        let namespace = match BESIDE_THE_HSS.iter().any(|(beside, _)| *beside == name) {
-            true => "hss",
-            false => process.name,
-        };
+        let further = further_of(&self.options).into_iter().find(|(further, ..)| *further == name);
+        let namespace = further.map_or(process.name, |(_, _, namespace, _)| namespace);
         process.start(&self.topology, Some(namespace))
+    }
+
+    /// Nobody answers questions about names any more.
+    pub fn kill_dns(&mut self) {
+        self.dns = None;
+    }
+
+    pub fn start_dns(&mut self) -> Result<(), String> {
+        // The old one's sockets go first.
+        self.dns = None;
+        let addresses = Addresses(self.options.version);
+        self.dns = Some(start_dns(&self.topology, addresses, self.options.is_doubled)?);
+        Ok(())
     }
 
     /// Waits for one thing to happen, and does what it needs.
@@ -395,7 +413,10 @@ impl Laboratory {
     pub async fn stop(mut self) -> Vec<String> {
         self.settle_for(SETTLING * 2).await;
         let mut complaints = std::mem::take(&mut self.casualties);
-        for name in ["pcscf", "icscf", "scscf1", "scscf2", "as", "slf", "hss2", "hss", "lte"] {
+        for name in [
+            "pcscf", "pcscf2", "icscf", "icscf2", "scscf1", "scscf2", "as", "slf", "hss2", "hss",
+            "lte",
+        ] {
             if let Some(process) = self.processes.get_mut(name)
                 && let Err(complaint) = process.stop().await
             {
@@ -434,15 +455,36 @@ async fn seen(capture: &mut Option<Capture>) -> Option<Seen> {
     }
 }
 
-/// The zone of the home domain (RFC 3263 §4): S-05.
-fn zone(addresses: Addresses) -> Zone {
+/// What runs beside [`DAEMONS`].
+fn further_of(options: &Options) -> Vec<Further> {
+    match (options.is_open, options.is_doubled) {
+        (true, _) => BESIDE_THE_HSS.to_vec(),
+        (_, true) => DOUBLES.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+fn start_dns(topology: &Topology, addresses: Addresses, is_doubled: bool) -> Result<Dns, String> {
+    let zone = zone(addresses, is_doubled);
+    Dns::start(topology.namespace("dns"), addresses.core("dns"), &[zone])
+}
+
+/// The zone of the home domain (RFC 3263 §4): S-05. Where there are two of each, the application server has two
+/// addresses as well, at the first of which there is nobody.
+fn zone(addresses: Addresses, is_doubled: bool) -> Zone {
     let hosts = CORE_NODES.into_iter().filter(|node| *node != "dns");
     let mut hosts: Vec<_> = hosts.map(|node| (node, addresses.core(node))).collect();
     hosts.push(("ns", addresses.core("dns")));
+    hosts.push(("nobody", addresses.nobody_beside("as")));
+    let (entry_points, services) = match is_doubled {
+        true => (vec!["icscf", "icscf2"], vec![("as", vec!["nobody", "as"])]),
+        false => (vec!["icscf"], Vec::new()),
+    };
     Zone {
         domain: HOME_DOMAIN.into(),
         transports: vec!["udp", "tcp"],
-        entry_points: vec!["icscf"],
+        entry_points,
+        services,
         hosts,
     }
 }
@@ -458,6 +500,8 @@ fn named_ladder(addresses: Addresses, is_kept: bool) -> Ladder {
     ladder.name(addresses.pgw_s5u(), "pgw");
     ladder.name(addresses.pgw_sgi(), "pgw");
     ladder.name(addresses.pcscf_gm(), "pcscf");
+    ladder.name(addresses.second_pgw_sgi(), "pgw");
+    ladder.name(addresses.second_pcscf_gm(), "pcscf2");
     for node in CORE_NODES {
         ladder.name(addresses.core(node), node);
     }

@@ -20,6 +20,7 @@ mod ladder;
 mod load;
 mod matrix;
 mod mobility;
+mod outages;
 mod paths;
 mod processes;
 mod protected;
@@ -209,6 +210,7 @@ fn run(line: CommonOptions, verb: Option<Verb>) -> Result<ExitCode, String> {
         is_choice_announced: part == Some(Part::Matrix) || is_enduring,
         is_enduring,
         is_open: part == Some(Part::Schemes),
+        is_doubled: part == Some(Part::Outages),
         load,
         is_watched,
     };

@@ -189,7 +189,7 @@ impl Known {
 
 impl LabWorld {
     /// A command of the LTE transport.
-    fn lte(&self, words: &[&str]) -> Result<String, String> {
+    pub fn lte(&self, words: &[&str]) -> Result<String, String> {
         let at = self.lte_address().ok_or("the LTE transport does not run")?;
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         lte::admin::ask(at, words)
@@ -223,7 +223,7 @@ impl LabWorld {
     }
 
     /// As [`World::until`], with what is known of this world alone.
-    fn until_here(
+    pub fn until_here(
         &mut self,
         what: &str,
         mut holds: impl FnMut(&mut LabWorld) -> bool,

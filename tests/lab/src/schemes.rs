@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use common::aka::digest::DigestAlgorithm;
+use common::node::Transport;
 use common::secret::Secret;
 use scenarios::{Function, Standing, World, ensure};
 use ue::{AKA_ALGORITHMS, Authentication};
@@ -17,7 +18,7 @@ use crate::subscribers::{BY_ADDRESS, PASSWORD, WITH_CAPABILITY, WITH_PASSWORD, W
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const CHECKS: [Check; 10] = [
+const CHECKS: [Check; 11] = [
     ("akav2_sha_256", "the first line of the challenge is answered, inside IPsec", |world| {
         registers_by_card(world, &[DigestAlgorithm::AkaV2Sha256])
     }),
@@ -33,6 +34,11 @@ const CHECKS: [Check; 10] = [
         sip_digest,
     ),
     ("sip_digest_wrong_password", "403, and nobody is registered", sip_digest_wrong_password),
+    (
+        "keep_alives",
+        "a phone in clear behind a NAT keeps it open, registers again by another port, and is told there",
+        keep_alives,
+    ),
     (
         "early_ims",
         "the address that the packet core has told the HSS is enough, and any other is 403",
@@ -104,6 +110,40 @@ fn sip_digest_wrong_password(world: &mut LabWorld) -> Result<(), String> {
     let known = registrations(world);
     is_refused(world, ue, 403)?;
     ensure(registrations(world) == known, || "somebody is registered".to_owned())
+}
+
+/// RFC 6223, RFC 5626 §4.4.2. On an IPv6 bearer there is no NAT, and nobody asks.
+fn keep_alives(world: &mut LabWorld) -> Result<(), String> {
+    let asked =
+        |world: &mut dyn World| world.metric(Function::Pcscf, "tessera_sip_keep_alives_total", &[]);
+    let model = Model {
+        authentication: Some(Authentication::Password(Secret::new(PASSWORD.to_owned()))),
+        is_behind_nat: true,
+        // Keep-alives of TCP are others.
+        transport: Some(Transport::Udp),
+        is_brief: true,
+        ..Model::default()
+    };
+    let ue = world.ask(move |laboratory| Some(laboratory.add_phone_of(WITH_PASSWORD, model)));
+    let ue = ue.ok_or("no laboratory")?;
+    let before = asked(world);
+    register(world, ue)?;
+    world.until("it watches", PATIENCE, &mut |world| world.notified(ue) > 0)?;
+    let line = world.line(ue).ok_or("no bearer")?;
+    if line.address.is_ipv4() {
+        world.until("some keep-alives", PATIENCE, &mut |world| asked(world) >= before + 3.0)?;
+        ensure(world.completed(ue) == 1, || "it registers without a reason".to_owned())?;
+        world.rebind(ue);
+        world.until("it registers by its new port", PATIENCE, &mut |world| {
+            world.completed(ue) == 2 && world.standing(ue) == Standing::Registered
+        })?;
+    } else {
+        ensure(asked(world) == before, || "keep-alives without a NAT".to_owned())?;
+    }
+    world.command(Function::Hss, &["rtr", &line.impi]);
+    world.until("the phone knows that it is deregistered", PATIENCE, &mut |world| {
+        world.standing(ue) != Standing::Registered
+    })
 }
 
 fn early_ims(world: &mut LabWorld) -> Result<(), String> {

@@ -2,13 +2,15 @@
 //! by veth pairs.
 //!
 //! ```text
-//!  enb --s1u-- sgw --s5u-- pgw --sgi-- pcscf  --.
-//!                                      icscf  --+
-//!                                      scscf1 --+
-//!                                      scscf2 --+-- core (router)
-//!                                      hss    --+
-//!                                      dns    --+
-//!                                      as     --'
+//!  enb --s1u-- sgw --s5u-- pgw --sgi--- pcscf   --.
+//!                             `--sgi2-- pcscf2  --+
+//!                                       icscf   --+
+//!                                       icscf2  --+
+//!                                       scscf1  --+-- core (router)
+//!                                       scscf2  --+
+//!                                       hss     --+
+//!                                       dns     --+
+//!                                       as      --'
 //! ```
 //!
 //! Namespaces are kept by descriptors of this process and reached as `/proc/PID/fd/N`: nothing is
@@ -27,7 +29,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::{getgid, getuid};
 
 /// Nodes of the core network, each behind a link of its own to the router.
-pub const CORE_NODES: [&str; 7] = ["pcscf", "icscf", "scscf1", "scscf2", "hss", "dns", "as"];
+pub const CORE_NODES: [&str; 9] =
+    ["pcscf", "icscf", "scscf1", "scscf2", "hss", "dns", "as", "pcscf2", "icscf2"];
 
 /// Links on which packets are captured, and where: interfaces as (namespace, interface).
 pub const CAPTURED_LINKS: [(&str, &str, &str); 3] =
@@ -109,6 +112,20 @@ impl Addresses {
     /// The P-CSCF as phones know it.
     pub fn pcscf_gm(self) -> IpAddr {
         address(self.0, 20, 0, 10)
+    }
+
+    pub fn second_pgw_sgi(self) -> IpAddr {
+        address(self.0, 21, 0, 1)
+    }
+
+    /// The second P-CSCF as phones know it.
+    pub fn second_pcscf_gm(self) -> IpAddr {
+        address(self.0, 21, 0, 10)
+    }
+
+    /// An address on the link of a node that nobody has.
+    pub fn nobody_beside(self, node: &str) -> IpAddr {
+        address(self.0, 30, subnet_of(node), 9)
     }
 
     /// A node of [`CORE_NODES`] on its link to the router.
@@ -322,7 +339,13 @@ impl Topology {
             let pool = if version == IpVersion::V4 { POOL_V4 } else { POOL_V6 };
             self.link(plan, [("enb", "s1u", all.enb_s1u()), ("sgw", "s1u", all.sgw_s1u())]);
             self.link(plan, [("sgw", "s5u", all.sgw_s5u()), ("pgw", "s5u", all.pgw_s5u())]);
-            self.link(plan, [("pgw", "sgi", all.pgw_sgi()), ("pcscf", "sgi", all.pcscf_gm())]);
+            let gms = [
+                ("pcscf", "sgi", all.pgw_sgi(), all.pcscf_gm()),
+                ("pcscf2", "sgi2", all.second_pgw_sgi(), all.second_pcscf_gm()),
+            ];
+            for (pcscf, interface, via, gm) in gms {
+                self.link(plan, [("pgw", interface, via), (pcscf, "sgi", gm)]);
+            }
             self.address(plan, ("enb", "s1u", all.second_enb_s1u()));
             self.address(plan, ("sgw", "s1u", all.second_sgw_s1u()));
             self.address(plan, ("sgw", "s5u", all.second_sgw_s5u()));
@@ -334,9 +357,10 @@ impl Topology {
                 commands.addresses += &format!("route add default via {via} dev core\n");
             }
             // An operator knows the MTU of its access, and need not lose packets to find it out.
-            let commands = plan.entry("pcscf").or_default();
-            let via = all.pgw_sgi();
-            commands.addresses += &format!("route add {pool} via {via} dev sgi mtu {UE_MTU}\n");
+            for (pcscf, _, via, _) in gms {
+                let commands = plan.entry(pcscf).or_default();
+                commands.addresses += &format!("route add {pool} via {via} dev sgi mtu {UE_MTU}\n");
+            }
         }
         for commands in plan.values_mut() {
             commands.addresses.insert_str(0, "link set lo up\n");

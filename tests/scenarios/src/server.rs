@@ -135,7 +135,7 @@ impl ApplicationServer {
         headers.append(Name::To, &format!("<{whom}>"));
         headers.append(Name::CallId, &format!("{}@{}", self.random.token(), self.name));
         headers.append(Name::CSeq, "1 SUBSCRIBE");
-        headers.append(Name::Contact, &format!("<sip:{}>", self.address));
+        headers.append(Name::Contact, &format!("<{own}>"));
         headers.append(Name::Event, reginfo::PACKAGE);
         headers.append(Name::Accept, reginfo::CONTENT_TYPE);
         headers.append(Name::Expires, "600000");

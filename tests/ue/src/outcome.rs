@@ -171,8 +171,11 @@ impl Phone {
             // TS 24.229 §5.1.1.4.1: what comes next is an initial registration, whenever that may be.
             self.forget_registration(identity);
         }
-        let is_next =
-            (kind == Kind::Initial && is_lost) || (kind != Kind::Deregistration && is_elsewhere);
+        let is_next = match kind {
+            Kind::Initial => is_lost || is_elsewhere,
+            Kind::Refresh => is_silent || is_elsewhere,
+            Kind::Deregistration => false,
+        };
         if is_next {
             self.pcscf = (self.pcscf + 1) % self.config.pcscfs.len().max(1);
         }
@@ -207,7 +210,9 @@ impl Phone {
         if kind == Kind::Refresh && is_dead {
             return Some(now);
         }
-        if cause == Cause::Refused(305) && self.failures == 0 && self.config.pcscfs.len() > 1 {
+        // What another P-CSCF may do it is asked at once, as long as there is one that has not been.
+        let is_for_another = is_dead || cause == Cause::Refused(305);
+        if is_for_another && (self.failures as usize) + 1 < self.config.pcscfs.len() {
             self.failures += 1;
             return Some(now);
         }
