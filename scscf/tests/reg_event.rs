@@ -435,12 +435,7 @@ fn two_devices() {
     dialogue.replies_with(200);
     dialogue.notifies();
     dialogue.watched();
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&profile(SECOND), &[]);
     for _ in 0..2 {
         let notified = dialogue.notifies();
         assert_eq!(notified.events(IMPU), [Event::Registered, Event::Registered]);

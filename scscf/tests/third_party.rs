@@ -357,19 +357,9 @@ fn the_longest_of_several_devices() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered_with(&with(criterion(&[])));
     dialogue.tells();
-    let changes = [
-        (IMPI, "second@hims.net"),
-        ("46:5064", "47:5064"),
-        ("ababab", "second"),
-        ("=600000", "=700"),
-    ];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    let mut data = profile("second@hims.net");
+    let mut data = profile(SECOND);
     data.service_profiles[0].initial_filter_criteria.push(criterion(&[]));
-    dialogue.asks_sar(Registration, saa(&data));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&data, &[("=600000", "=700")]);
     assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("600000"));
     dialogue.rests();
 }
@@ -420,12 +410,7 @@ fn a_server_hears_of_the_end() {
 fn a_shared_identity_ends_with_its_last_device() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered_with(&with(criterion(&[2])));
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&profile(SECOND), &[]);
     dialogue.deregisters();
     dialogue.requests_nothing();
 }
