@@ -94,7 +94,7 @@ impl Scscf {
                 }
             }
             let _ = writeln!(text, "{} is challenged next time", registration.set());
-            self.store(registration, Cause::Expired, out);
+            self.store(now, registration, Cause::Expired, out);
         }
         if text.is_empty() {
             text = "not registered\n".to_owned();

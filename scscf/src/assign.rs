@@ -83,16 +83,16 @@ impl Scscf {
                 saa
             }
             Ok(_) => {
-                self.forget_restored(&job, out);
+                self.forget_restored(now, &job, out);
                 return self.refuse(now, job, Refusal::HssSilent(NoAnswer::Malformed), out);
             }
             Err(no_answer) => {
-                self.forget_restored(&job, out);
+                self.forget_restored(now, &job, out);
                 return self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
             }
         };
         if let Some(refusal) = outcome_refusal(saa.outcome) {
-            self.forget_restored(&job, out);
+            self.forget_restored(now, &job, out);
             return self.refuse(now, job, refusal, out);
         }
         match self.profile_of(&job, &saa) {
@@ -177,8 +177,8 @@ impl Scscf {
             is_reauthentication_due,
             ..self.registration(&job, service_profiles, charging)
         };
-        self.let_go(&job, &registration, out);
-        self.replace(registration, out);
+        self.let_go(now, &job, &registration, out);
+        self.replace(now, registration, out);
         let response = self.success(now, &job);
         job.notices = self.notices_of_registration(now, &job, &response, is_news);
         let outcome = if is_first { "registered" } else { "refreshed" };
@@ -218,7 +218,13 @@ impl Scscf {
 
     /// RFC 3680 §5.3: contacts that the same REGISTER gives up are told as given up by the UE, and not as having
     /// had to make room.
-    fn let_go(&mut self, job: &Registering, registration: &Registration, out: &mut Vec<Output>) {
+    fn let_go(
+        &mut self,
+        now: Now,
+        job: &Registering,
+        registration: &Registration,
+        out: &mut Vec<Output>,
+    ) {
         let Some(held) = self.registrations.of_set(&job.private_identity, &registration.set())
         else {
             return;
@@ -235,12 +241,12 @@ impl Scscf {
         let stays = held.bindings.iter().filter(|binding| !ends(binding));
         let bindings = stays.chain(registration.bindings.iter().filter(is_new)).cloned().collect();
         let between = Registration { bindings, ..registration.clone() };
-        self.store(between, Cause::Unregistered, out);
+        self.store(now, between, Cause::Unregistered, out);
     }
 
     /// Stores a registration in the place of those of the same private identity that it overlaps:
     /// the HSS may have cut the implicit sets anew.
-    fn replace(&mut self, registration: Registration, out: &mut Vec<Output>) {
+    fn replace(&mut self, now: Now, registration: Registration, out: &mut Vec<Output>) {
         let set = registration.set();
         let private_identity = registration.private_identity.clone();
         let overlaps = |other: &&Registration| {
@@ -253,9 +259,9 @@ impl Scscf {
         let replaced: Vec<_> = others.filter(overlaps).map(Registration::set).collect();
         // TS 24.229 §5.4.1.2.2F: a contact that another takes the place of is gone, and whoever is
         // there shall register again.
-        self.store(registration, Cause::Deactivated, out);
+        self.store(now, registration, Cause::Deactivated, out);
         for set in replaced {
-            self.remove(&private_identity, &set, Cause::Deactivated, out);
+            self.remove(now, &private_identity, &set, Cause::Deactivated, out);
         }
     }
 
@@ -269,7 +275,7 @@ impl Scscf {
         self.tell_hss(now, &job, assignment_type, out);
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         if let Some(set) = held.map(Registration::set) {
-            self.remove(&job.private_identity, &set, Cause::Rejected, out);
+            self.remove(now, &job.private_identity, &set, Cause::Rejected, out);
         }
         self.refuse(now, job, refusal, out);
     }

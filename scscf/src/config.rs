@@ -173,8 +173,7 @@ pub struct Registration {
     /// Flows (RFC 5626) of one private identity in one implicit set.
     pub flows_max: usize,
     /// What phones hear when an application server fails whose criterion says SESSION_TERMINATED: not to
-    /// come again (`"rejected"`), to come at once (`"deactivated"`), or after N seconds (`"probation N"`). A
-    /// registration lasts 5 s at least, so that there is somebody to hear it.
+    /// come again (`"rejected"`), to come at once (`"deactivated"`), or after N seconds (`"probation N"`).
     pub server_failure: ServerFailure,
 }
 

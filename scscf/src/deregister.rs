@@ -90,7 +90,7 @@ impl Scscf {
         }
         let before = held.clone();
         let registration = Registration { bindings: remaining, ..before.clone() };
-        self.store(registration, watch::Cause::Unregistered, out);
+        self.store(now, registration, watch::Cause::Unregistered, out);
         self.end_authentication(now, &job, out);
         let response = self.success(now, &job);
         let mut job = job;
@@ -145,7 +145,7 @@ impl Scscf {
         }
         let before = held.clone();
         let registration = Registration { bindings, ..before.clone() };
-        self.store(registration, watch::Cause::Expired, out);
+        self.store(now, registration, watch::Cause::Expired, out);
         self.say_goodbye(now, Some(&before), out);
         self.finish(now, private_identity, out);
     }
@@ -167,7 +167,7 @@ impl Scscf {
             return false;
         }
         let before = held.clone();
-        self.store(Registration { bindings, ..before.clone() }, told, out);
+        self.store(now, Registration { bindings, ..before.clone() }, told, out);
         self.say_goodbye(now, Some(&before), out);
         true
     }
@@ -292,7 +292,7 @@ impl Scscf {
         }
         let ended = self.registrations.of_set(&private_identity, &set).cloned();
         if is_final {
-            self.remove(&private_identity, &set, cause.for_watchers(), out);
+            self.remove(now, &private_identity, &set, cause.for_watchers(), out);
         } else {
             self.keep_empty(now, &private_identity, &set, cause.for_watchers(), out);
         }
@@ -360,7 +360,7 @@ impl Scscf {
             public_identity = %self.logged(set.as_str()),
             "another S-CSCF serves the user"
         );
-        self.remove(private_identity, set, watch::Cause::Silently, out);
+        self.remove(now, private_identity, set, watch::Cause::Silently, out);
         self.finish(now, private_identity, out);
     }
 
@@ -391,7 +391,7 @@ impl Scscf {
         let Some(held) = self.registrations.of_set(private_identity, set) else { return };
         if !held.bindings.is_empty() {
             let registration = Registration { bindings: Vec::new(), ..held.clone() };
-            self.store(registration, cause, out);
+            self.store(now, registration, cause, out);
         }
         let later = now + self.config.timeouts.retry();
         self.registrations.look_again(private_identity.clone(), set.clone(), later);

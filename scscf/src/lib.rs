@@ -17,6 +17,7 @@
 //! | RTR | TS 24.229 §5.4.1.5, TS 29.228 §6.1.3 | `Scscf::terminate` |
 //! | PPR | TS 29.228 §6.2.2 | `Scscf::push_profile` |
 //! | SUBSCRIBE | TS 24.229 §5.4.2.1.1 | `Scscf::subscribe` |
+//! |   whose registration has just ended | TS 24.229 §5.4.1.5, §5.4.2.1.2 | `Scscf::ends_of` |
 //! | a registration has changed | TS 24.229 §5.4.2.1.2 | `Scscf::store`, `Scscf::remove`, then `notify_due` |
 //! |   place of a watcher, its answer | TS 24.229 §5.4.2.1.2 | `Scscf::notify_located`, `Scscf::notified` |
 //! | registered, or no more | TS 24.229 §5.4.1.7 | `Scscf::notices_of`, then `tell_server` |
@@ -40,6 +41,7 @@ mod assign;
 mod authenticate;
 mod contacts;
 mod deregister;
+mod ends;
 mod filter_criteria;
 mod gruu;
 mod notify;
@@ -96,6 +98,8 @@ pub struct Scscf {
     telling: Turns<(Impu, String), third_party::Notice>,
     registrations: Registrations,
     subscriptions: Subscriptions,
+    /// What watchers that come too late are told. Not durable.
+    ends: ends::Ends,
     gruu_keys: gruu::Keys,
     random: Random,
     /// Running challenges. Not durable.
@@ -194,8 +198,8 @@ enum Timer {
     Lapsed(Impi),
     /// When this fires, watchers of a set are left with the HSS.
     BackUp(Impi, Impu),
-    /// When this fires, a registration ends for a server that has failed.
-    ServerGivenUp(Impi, Impu, third_party::Occurrence),
+    /// Until this fires, it is remembered that the network has ended a registration.
+    End(u64),
 }
 
 impl Scscf {
@@ -218,6 +222,7 @@ impl Scscf {
             telling: Turns::new(config.limits.waiting_per_identity),
             registrations: Registrations::default(),
             subscriptions: Subscriptions::default(),
+            ends: ends::Ends::default(),
             gruu_keys: gruu::Keys::draw(
                 &mut random.fork(),
                 config.registration.gruu_namespace.as_deref(),
@@ -375,9 +380,7 @@ impl Scscf {
                     self.nonces.remove(&private_identity);
                 }
                 Timer::Lapsed(_) => {}
-                Timer::ServerGivenUp(private_identity, set, made_by) => {
-                    self.server_given_up(now, &private_identity, set, made_by, out);
-                }
+                Timer::End(number) => self.ends.forget(number),
                 Timer::BackUp(private_identity, set) => {
                     // When the line is full, the next REGISTER leaves them.
                     self.begin(now, &private_identity, Job::BackUp { set }, out);

@@ -14,14 +14,14 @@ impl Scscf {
     /// that shares it. What must not change is refused, and nothing is changed then.
     pub(crate) fn push_profile(&mut self, now: Now, received: Received, out: &mut Vec<Output>) {
         let cx::Request::Ppr(ppr) = &received.request else { return };
-        let outcome = self.pushed(ppr, out);
+        let outcome = self.pushed(now, ppr, out);
         let private_identity = self.logged(&ppr.user_name).into_owned();
         self.stats.pushed(outcome.is_success());
         tracing::info!(procedure = "profile push", private_identity, ?outcome, "answered");
         self.cx.answer(now, received, cx::Answer::Ppa(Ppa { outcome }), out);
     }
 
-    fn pushed(&mut self, ppr: &Ppr, out: &mut Vec<Output>) -> Outcome {
+    fn pushed(&mut self, now: Now, ppr: &Ppr, out: &mut Vec<Output>) -> Outcome {
         let private_identity = Impi::new(ppr.user_name.as_str());
         let held = self.registrations.of(&private_identity);
         if held.is_empty() {
@@ -52,7 +52,7 @@ impl Scscf {
             if let Some(charging) = &charging {
                 registration.charging = charging.clone();
             }
-            self.store_as(&set, registration, Cause::ProfileChanged, out);
+            self.store_as(now, &set, registration, Cause::ProfileChanged, out);
         }
         Outcome::SUCCESS
     }

@@ -86,7 +86,7 @@ impl Scscf {
             return self.refuse(now, job, refusal, out);
         }
         if job.is_reselected() {
-            self.forget_older(&job, out);
+            self.forget_older(now, &job, out);
         }
         job.is_restored = self.restore(now, &job, saa, out);
         self.stats.restoration(if job.is_restored { "restored" } else { "nothing_left" });
@@ -170,24 +170,30 @@ impl Scscf {
 
     /// A registration that was restored for this REGISTER goes again when the REGISTER fails: the
     /// HSS has not assigned it to this S-CSCF.
-    pub(crate) fn forget_restored(&mut self, job: &Registering, out: &mut Vec<Output>) {
+    pub(crate) fn forget_restored(&mut self, now: Now, job: &Registering, out: &mut Vec<Output>) {
         if job.is_restored {
-            self.forget(&job.private_identity, &job.public_identity, out);
+            self.forget(now, &job.private_identity, &job.public_identity, out);
         }
     }
 
     /// What was stored here before another S-CSCF had the user, which this one was not told.
-    fn forget_older(&mut self, job: &Registering, out: &mut Vec<Output>) {
+    fn forget_older(&mut self, now: Now, job: &Registering, out: &mut Vec<Output>) {
         for sharer in self.registrations.sharers(&job.public_identity).to_vec() {
-            self.forget(&sharer, &job.public_identity, out);
+            self.forget(now, &sharer, &job.public_identity, out);
         }
     }
 
     /// Nobody is told: the watchers are another S-CSCF's.
-    fn forget(&mut self, private_identity: &Impi, public_identity: &Impu, out: &mut Vec<Output>) {
+    fn forget(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        public_identity: &Impu,
+        out: &mut Vec<Output>,
+    ) {
         let held = self.registrations.find(private_identity, public_identity);
         if let Some(set) = held.map(Registration::set) {
-            self.remove(private_identity, &set, crate::watch::Cause::Silently, out);
+            self.remove(now, private_identity, &set, crate::watch::Cause::Silently, out);
         }
     }
 

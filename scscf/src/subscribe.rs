@@ -17,8 +17,8 @@ use common::sip::p_headers::ChargingVector;
 use common::sip::parameter;
 use common::sip::uri::{Host, Uri};
 
-use crate::state::end_of;
-use crate::subscriptions::{End, Subscription, Watcher};
+use crate::state::{Registration, canonical, end_of};
+use crate::subscriptions::{End, News, Subscription, Watcher};
 use crate::{RETRY_AFTER_SECONDS, Scscf};
 
 /// Why a SUBSCRIBE is refused.
@@ -117,7 +117,8 @@ impl Scscf {
         response
     }
 
-    /// A new subscription, or with an interval of 0 one look (RFC 6665 §4.4.3).
+    /// A new subscription, or with an interval of 0 one look (RFC 6665 §4.4.3). Of a registration that has just
+    /// ended one NOTIFY tells, as it would have told a watcher that was there (TS 24.229 §5.4.1.5).
     fn subscribe_anew(
         &mut self,
         now: Now,
@@ -130,10 +131,7 @@ impl Scscf {
         let remote_target = read_contact(request)?;
         let uri = Uri::parse(request.uri()).map_err(|_| Refusal::Malformed("Request-URI"))?;
         let public_identity = uri.public_identity();
-        if !self.is_registered(&public_identity) {
-            return Err(Refusal::NotRegistered);
-        }
-        let watcher = self.watcher(request, &public_identity).ok_or(Refusal::NotAuthorised)?;
+        let (watcher, end) = self.watcher(request, &public_identity)?;
         let policy = &self.config.reg_event;
         let is_full = self.subscriptions.len() >= policy.subscriptions_max
             || self.subscriptions.of(&public_identity).len() >= policy.per_identity_max;
@@ -148,6 +146,7 @@ impl Scscf {
             address.remove_parameter("tag");
             Ok(address.to_string())
         };
+        let gone = self.ends_of(&public_identity).iter().flat_map(|one| one.gone.clone()).collect();
         let subscription = Subscription {
             call_id: request.call_id().to_owned(),
             local_tag: self.random.token(),
@@ -164,16 +163,22 @@ impl Scscf {
             expires_at_seconds: end_of(seconds, now),
             version: 0,
             is_owed: true,
-            ends: (seconds == 0).then_some(End::Timeout),
+            ends: end.or((seconds == 0).then_some(End::Timeout)),
         };
         let tag = subscription.local_tag.clone();
         let response = self.accepted(request, &tag, seconds);
-        if seconds > 0 {
+        if subscription.ends.is_none() {
             self.back_up_later(now, &subscription);
         }
         self.subscriptions.store(subscription, out);
+        self.subscriptions.tell(&tag, &News { gone, ..News::default() });
         self.subscriptions.tell_all(&tag);
-        Ok((response, if seconds == 0 { "fetched" } else { "subscribed" }))
+        let outcome = match (end, seconds) {
+            (Some(_), _) => "told_of_the_end",
+            (None, 0) => "fetched",
+            (None, _) => "subscribed",
+        };
+        Ok((response, outcome))
     }
 
     /// RFC 6665 §4.4.1: in a dialog that a SUBSCRIBE made.
@@ -228,19 +233,44 @@ impl Scscf {
     /// TS 24.229 §5.4.2.1.1: the user itself, the P-CSCF that is in its Path, and the application
     /// servers of its filter criteria. P-Asserted-Identity says who it is: what comes from the
     /// trust domain has one.
-    fn watcher(&self, request: &Request, public_identity: &Impu) -> Option<Watcher> {
+    ///
+    /// Whoever might watch only what has just ended is told of that end, and no more.
+    fn watcher(
+        &self,
+        request: &Request,
+        public_identity: &Impu,
+    ) -> Result<(Watcher, Option<End>), Refusal> {
+        let is_registered = self.is_registered(public_identity);
+        if is_registered {
+            let sharers = self.registrations.sharers(public_identity).iter();
+            let held: Vec<_> = sharers.flat_map(|sharer| self.registrations.of(sharer)).collect();
+            if let Some(watcher) = self.watcher_of(request, &held) {
+                return Ok((watcher, None));
+            }
+        }
+        let Some(latest) = self.ends.latest(public_identity) else {
+            return Err(match is_registered {
+                true => Refusal::NotAuthorised,
+                false => Refusal::NotRegistered,
+            });
+        };
+        let ends = self.ends_of(public_identity);
+        let ended: Vec<_> = ends.iter().map(|ended| &ended.registration).collect();
+        let watcher = self.watcher_of(request, &ended).ok_or(Refusal::NotAuthorised)?;
+        Ok((watcher, Some(latest.cause.end())))
+    }
+
+    fn watcher_of(&self, request: &Request, held: &[&Registration]) -> Option<Watcher> {
         let asserted: Vec<Uri> = request
             .headers()
             .values(Name::PAssertedIdentity)
             .filter_map(|text| Address::parse(text).ok())
             .map(|address| address.uri)
             .collect();
-        let sharers = self.registrations.sharers(public_identity).iter();
-        let held: Vec<_> = sharers.flat_map(|sharer| self.registrations.of(sharer)).collect();
         let is_barred = |identity: &Impu| {
             held.iter().all(|held| {
                 let mut identities = held.identities();
-                !identities.any(|one| !one.is_barred && crate::state::canonical(one) == *identity)
+                !identities.any(|one| !one.is_barred && canonical(one) == *identity)
             })
         };
         if asserted.iter().any(|uri| !is_barred(&uri.public_identity())) {

@@ -164,14 +164,14 @@ impl Scscf {
             ReasonCode::NewServerAssigned | ReasonCode::RemoveScscf => Cause::Silently,
         };
         if bindings.is_empty() {
-            self.remove(&registration.private_identity, &registration.set(), cause, out);
+            self.remove(now, &registration.private_identity, &registration.set(), cause, out);
             if cause != Cause::Silently {
                 self.say_goodbye(now, Some(&registration), out);
             }
             return false;
         }
         let left = Registration { bindings, ..registration.clone() };
-        self.store(left, cause, out);
+        self.store(now, left, cause, out);
         if cause != Cause::Silently {
             self.say_goodbye(now, Some(&registration), out);
         }

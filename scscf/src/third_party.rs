@@ -4,12 +4,10 @@
 //! 2. `tell_server`          behind what it is being told of the same identity: look for the server
 //! 3. `server_located`       send the REGISTER
 //! 4. `server_answered`      a server that fails may end the registration (default handling)
-//! 5. `server_given_up`      once whoever watches can hear of it
 //!
 //! One REGISTER at a time tells a server of an identity, so that the end does not come before the beginning.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use bytes::Bytes;
 use common::cx::user_data::{InitialFilterCriterion, PublicIdentity, ServiceProfile};
@@ -25,11 +23,7 @@ use common::turns::Turn;
 
 use crate::filter_criteria::{RegistrationType, SessionCase, Subject};
 use crate::state::{Registration, canonical};
-use crate::{Job, OnPlace, OnReply, Scscf, Timer};
-
-/// UE and P-CSCF watch by SUBSCRIBEs behind the 200, and only then can hear that a registration is over that has
-/// just begun: it lasts so long at least.
-const WATCHERS_COME: Duration = Duration::from_secs(5);
+use crate::{Job, OnPlace, OnReply, Scscf};
 
 /// Content of the service information (TS 24.229 §7.6).
 const SERVICE_INFO_TYPE: &str = "application/3gpp-ims+xml";
@@ -51,7 +45,7 @@ pub struct Notice {
 }
 
 /// Call-ID and CSeq of a REGISTER that was accepted.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Occurrence {
     pub call_id: String,
     pub cseq: u32,
@@ -279,7 +273,8 @@ impl Scscf {
     }
 
     /// TS 29.228 §B.2.2: SESSION_CONTINUED leaves the registration alone; with SESSION_TERMINATED
-    /// the network deregisters the user (TS 24.229 §5.4.1.5).
+    /// the network deregisters the user at once (TS 24.229 §5.4.1.5): whoever is about to watch hears of it
+    /// from what is remembered of the end.
     fn server_failed(
         &mut self,
         now: Now,
@@ -295,24 +290,9 @@ impl Scscf {
             private_identity = %self.logged(notice.private_identity.as_str()),
             "without this server there is no registration"
         );
-        let due = notice.began + WATCHERS_COME;
         let Notice { private_identity, set, .. } = notice;
-        match now < due {
-            true => self.timers.set(Timer::ServerGivenUp(private_identity, set, made_by), due),
-            false => self.server_given_up(now, &private_identity, set, made_by, out),
-        }
-    }
-
-    pub(crate) fn server_given_up(
-        &mut self,
-        now: Now,
-        private_identity: &Impi,
-        set: Impu,
-        made_by: Occurrence,
-        out: &mut Vec<Output>,
-    ) {
         let job = Job::ServerFailed { set, made_by };
-        if self.begin(now, private_identity, job, out).is_some() {
+        if self.begin(now, &private_identity, job, out).is_some() {
             // Its line is full: the user is at it, and every REGISTER tells the server again.
             self.stats.third_party("deregistration_dropped");
         }

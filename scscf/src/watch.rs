@@ -10,6 +10,7 @@ use common::sip::address::Address;
 use common::sip::uri::Uri;
 
 use crate::Scscf;
+use crate::ends::Ended;
 use crate::state::{Binding, Change, Latest, Registration, canonical};
 use crate::subscriptions::{End, Gone, News, Subscription, Watcher};
 
@@ -57,8 +58,13 @@ impl Cause {
         }
     }
 
+    /// UE and P-CSCF know of it by nothing but a NOTIFY; an expiry they see by the clock.
+    fn is_of_the_network(self) -> bool {
+        matches!(self, Cause::Deactivated | Cause::Rejected | Cause::Probation { .. })
+    }
+
     /// Of subscriptions that have nothing left to watch.
-    fn end(self) -> End {
+    pub fn end(self) -> End {
         match self {
             Cause::Unregistered | Cause::Expired | Cause::ProfileChanged | Cause::Silently => {
                 End::NoResource
@@ -74,16 +80,18 @@ impl Scscf {
     /// Makes or changes a registration. `cause`: why bindings that it had are gone.
     pub(crate) fn store(
         &mut self,
+        now: Now,
         registration: Registration,
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
-        self.store_as(&registration.set(), registration, cause, out);
+        self.store_as(now, &registration.set(), registration, cause, out);
     }
 
     /// Changes a registration whose set was called `before`.
     pub(crate) fn store_as(
         &mut self,
+        now: Now,
         before: &Impu,
         registration: Registration,
         cause: Cause,
@@ -96,12 +104,13 @@ impl Scscf {
             self.registrations.commit(change, out);
         }
         self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
-        self.note(held.as_ref(), Some(&registration), cause, out);
+        self.note(now, (held.as_ref(), Some(&registration)), cause, out);
     }
 
     /// Ends a registration.
     pub(crate) fn remove(
         &mut self,
+        now: Now,
         private_identity: &Impi,
         set: &Impu,
         cause: Cause,
@@ -111,14 +120,14 @@ impl Scscf {
         let change =
             Change::Removed { private_identity: private_identity.clone(), set: set.clone() };
         self.registrations.commit(change, out);
-        self.note(before.as_ref(), None, cause, out);
+        self.note(now, (before.as_ref(), None), cause, out);
     }
 
-    /// Keeps for every watcher what it is to be told.
+    /// Keeps for every watcher what it is to be told, for those that are yet to come as well.
     fn note(
         &mut self,
-        before: Option<&Registration>,
-        after: Option<&Registration>,
+        now: Now,
+        (before, after): (Option<&Registration>, Option<&Registration>),
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
@@ -130,6 +139,15 @@ impl Scscf {
         let news = self.difference(before, after, cause);
         if news.identities.is_empty() {
             return;
+        }
+        let is_bound = |one: &&Registration| one.has_binding();
+        match (before.filter(is_bound), after.filter(is_bound)) {
+            (None, Some(after)) => self.forget_ends(after),
+            (Some(before), None) if cause.is_of_the_network() => {
+                let (registration, gone) = (before.clone(), news.gone.clone());
+                self.remember_end(now, Ended { registration, cause, gone });
+            }
+            _ => {}
         }
         let others = self.registrations.of(&private_identity).iter();
         let mut identities: Vec<Impu> = before

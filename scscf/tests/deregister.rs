@@ -119,12 +119,7 @@ fn one_of_several_contacts() {
 fn a_shared_identity() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&profile(SECOND), &[]);
     dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
     let sar = dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
     assert_eq!(sar.user_name.as_deref(), Some(IMPI));
@@ -296,20 +291,15 @@ fn the_hss_terminates_some() {
     assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
     assert_eq!(dialogue.registrations(), 1);
 
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&profile(SECOND), &[]);
     let cx::Request::Rtr(mut both) = rtr(ReasonCode::PermanentTermination, &[]) else {
         unreachable!()
     };
-    both.associated_identities = vec!["second@hims.net".to_owned(), "gone@hims.net".to_owned()];
+    both.associated_identities = vec![SECOND.to_owned(), "gone@hims.net".to_owned()];
     dialogue.hss_asks(cx::Request::Rtr(both));
     let rta = told(&mut dialogue);
     assert_eq!(rta.outcome, Outcome::SUCCESS);
-    assert_eq!(rta.associated_identities, [IMPI, "second@hims.net"]);
+    assert_eq!(rta.associated_identities, [IMPI, SECOND]);
     assert_eq!(dialogue.registrations(), 0);
 }
 
@@ -472,12 +462,7 @@ fn star_spares_an_emergency_registration() {
 fn a_pushed_profile_is_for_all_sharers() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&profile(IMPI), &[]);
     let temporary = format!("sip:temporary.{IMPI}");
     let data = set(IMPI, &[(&temporary, true), (IMPU, false), ("tel:+19998887777", false)]);
     assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);

@@ -72,6 +72,25 @@ impl Dialogue {
         self.replies_with(200);
     }
 
+    /// A SUBSCRIBE for what is over, which is told so and no more; its first document.
+    fn told_of_the_end(&mut self, subscribe: &str, event: Event, reason: &str) -> Notified {
+        let before = self.watchers();
+        self.receives(subscribe);
+        self.replies_with(200);
+        let notified = self.notifies();
+        assert_eq!(notified.state, format!("terminated;reason={reason}"));
+        assert!((notified.info.version, notified.info.is_full) == (0, true));
+        for aor in [IMPU, NUMBER] {
+            assert_eq!(notified.events(aor), [event], "{aor} {reason}");
+            let contact = &notified.contacts(aor)[0];
+            assert!(!contact.is_active && contact.uri == "sip:10.133.202.46:5064");
+        }
+        assert!(notified.info.registrations.iter().all(|one| one.state == State::Terminated));
+        assert_eq!(self.watchers(), before);
+        self.requests_nothing();
+        notified
+    }
+
     fn watchers(&self) -> u64 {
         self.counter("tessera_scscf_subscriptions", "")
     }
@@ -435,12 +454,7 @@ fn two_devices() {
     dialogue.replies_with(200);
     dialogue.notifies();
     dialogue.watched();
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    dialogue.receives(&with_credentials(&credentials, 26, &changes[1..]));
-    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
-    dialogue.replies_with(200);
+    dialogue.registered_second(&profile(SECOND), &[]);
     for _ in 0..2 {
         let notified = dialogue.notifies();
         assert_eq!(notified.events(IMPU), [Event::Registered, Event::Registered]);
@@ -484,13 +498,16 @@ fn the_profile_loses_what_is_watched() {
 }
 
 /// TS 24.229 §5.4.1.7, §5.4.1.5: what phones hear when a server fails that must be there is the operator's
-/// choice.
+/// choice; the registration ends at once, and whoever subscribes behind the end hears the same.
 #[test]
 fn a_server_fails() {
-    for (choice, event, reason) in [
-        ("rejected", Event::Rejected, "rejected"),
-        ("deactivated", Event::Deactivated, "deactivated"),
-        ("probation 60", Event::Probation, "probation;retry-after=60"),
+    for (choice, event, reason, comes_before) in [
+        ("rejected", Event::Rejected, "rejected", true),
+        ("deactivated", Event::Deactivated, "deactivated", true),
+        ("probation 60", Event::Probation, "probation;retry-after=60", true),
+        ("rejected", Event::Rejected, "rejected", false),
+        ("deactivated", Event::Deactivated, "deactivated", false),
+        ("probation 60", Event::Probation, "probation;retry-after=60", false),
     ] {
         let mut config = config();
         config.registration.server_failure = choice.to_owned().try_into().unwrap();
@@ -506,13 +523,17 @@ fn a_server_fails() {
         dialogue.asks_sar(Registration, saa(&data));
         dialogue.replies_with(200);
         let told = dialogue.requests("REGISTER", AS);
+        if comes_before {
+            dialogue.watched();
+        }
         dialogue.answers_request(&told, 500);
-        dialogue.watched();
-        dialogue.wait(Duration::from_secs(5));
         dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
         let place = dialogue.requests.iter().position(|(_, one)| one.method_text() == "REGISTER");
         dialogue.requests.remove(place.expect("the server hears of the end"));
-        let notified = dialogue.notifies();
+        let notified = match comes_before {
+            true => dialogue.notifies(),
+            false => dialogue.watched().1,
+        };
         assert_eq!(notified.events(IMPU), [event], "{choice}");
         assert_eq!(notified.state, format!("terminated;reason={reason}"), "{choice}");
     }
@@ -724,4 +745,278 @@ fn a_contact_takes_anothers_place() {
     let notified = dialogue.notifies();
     assert_eq!(notified.events(IMPU), [Event::Registered, Event::Deactivated]);
     assert_eq!(notified.contacts(IMPU)[1].uri, "sip:10.133.202.46:5064");
+}
+
+/// TS 24.229 §5.4.1.5, §5.4.2.1.1, §5.4.2.1.2; RFC 3680 §5.3: UE and P-CSCF subscribe behind the 200 to the
+/// REGISTER, and the network has ended the registration already: both hear what they would have heard had they been
+/// there.
+#[test]
+fn an_end_right_behind_the_200() {
+    type Begin = fn(&mut Dialogue);
+    let cases: [(&str, Begin, Event, &str); 5] = [
+        (
+            "permanent termination",
+            |dialogue| dialogue.hss_asks(rtr(ReasonCode::PermanentTermination)),
+            Event::Rejected,
+            "rejected",
+        ),
+        (
+            "server change",
+            |dialogue| dialogue.hss_asks(rtr(ReasonCode::ServerChange)),
+            Event::Deactivated,
+            "deactivated",
+        ),
+        (
+            "operator",
+            |dialogue| {
+                dialogue.command(&["deregister", IMPI]);
+                dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            Event::Rejected,
+            "rejected",
+        ),
+        (
+            "operator, to come again later",
+            |dialogue| {
+                dialogue.command(&["deregister", IMPI, "probation", "30"]);
+                dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            Event::Probation,
+            "probation;retry-after=30",
+        ),
+        (
+            "operator, and a silent HSS",
+            |dialogue| {
+                dialogue.is_hss_deaf = true;
+                dialogue.command(&["deregister", IMPI]);
+                dialogue.wait(Duration::from_secs(5));
+            },
+            Event::Rejected,
+            "rejected",
+        ),
+    ];
+    for (name, begin, event, reason) in cases {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        begin(&mut dialogue);
+        // Each as often as it asks; one look is told no less.
+        let look = [("Expires: 600000", "Expires: 0"), ("watch1", "look")];
+        for text in [subscribe(&[]), subscribe(&OF_PCSCF), subscribe(&[]), subscribe(&look)] {
+            let notified = dialogue.told_of_the_end(&text, event, reason);
+            let later = (event == Event::Probation).then_some(30);
+            assert_eq!(notified.contacts(IMPU)[0].retry_after_seconds, later, "{name}");
+        }
+        let counter = "tessera_scscf_subscription_events_total";
+        assert_eq!(dialogue.counter(counter, "told_of_the_end"), 4, "{name}");
+        assert!(dialogue.store.keys().all(|(kind, _)| kind != "subscription"), "{name}");
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.2.1.1: of an end nobody hears who could not have watched what has ended.
+#[test]
+fn an_end_is_not_for_strangers() {
+    let mut dialogue = Dialogue::new(config());
+    let mut data = profile(IMPI);
+    data.service_profiles[0].initial_filter_criteria.push(InitialFilterCriterion {
+        server_name: "sip:as.hims.net".into(),
+        registered_part: Some(false),
+        ..Default::default()
+    });
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.asks_sar(Registration, saa(&data));
+    dialogue.replies_with(200);
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+    const BY: &str = "Identity: <sip:name@hims.net>";
+    for (change, status) in [
+        ((BY, "Identity: <sip:other@hims.net>"), 403),
+        ((BY, "Identity: <sip:pcscf2.vims.net>"), 403),
+        ((BY, "Identity: <sip:temporary.name.private@hims.net>"), 403),
+        (("P-Asserted-Identity: <sip:name@hims.net>\r\n", ""), 403),
+        (("SUBSCRIBE sip:name@hims.net", "SUBSCRIBE sip:other@hims.net"), 404),
+    ] {
+        dialogue.receives(&subscribe(&[change]));
+        dialogue.replies_with(status);
+        dialogue.requests_nothing();
+    }
+    let by_server = [(BY, "Identity: <sip:as.hims.net>")];
+    dialogue.told_of_the_end(&subscribe(&by_server), Event::Rejected, "rejected");
+    // By another identity of the user, and about another one.
+    let of_number = [
+        ("SUBSCRIBE sip:name@hims.net", "SUBSCRIBE tel:+1-123-456-7890"),
+        (BY, "Identity: <tel:+11234567890>"),
+    ];
+    dialogue.told_of_the_end(&subscribe(&of_number), Event::Rejected, "rejected");
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.4, §5.4.1.5: what the UE has ended itself, what has run out, and what another S-CSCF serves,
+/// is just not registered.
+#[test]
+fn ends_that_are_not_told() {
+    type Begin = fn(&mut Dialogue);
+    let cases: [(&str, Begin); 3] = [
+        ("the user", |dialogue| {
+            let zero = [("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+            dialogue.receives(&register(&zero));
+            dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(200);
+        }),
+        ("expiry", |dialogue| {
+            dialogue.wait(Duration::from_secs(600_001));
+            dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+        }),
+        ("new server", |dialogue| dialogue.hss_asks(rtr(ReasonCode::NewServerAssigned))),
+    ];
+    for (name, begin) in cases {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        begin(&mut dialogue);
+        dialogue.receives(&subscribe(&[]));
+        assert_eq!(dialogue.replies().status(), 404, "{name}");
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.2.1.1, RFC 3261 §17.1.2.2: an end is remembered for the life of a SUBSCRIBE, and not across a
+/// restart.
+#[test]
+fn an_end_is_forgotten() {
+    for restarts in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+        dialogue.wait(Duration::from_millis(31_999));
+        dialogue.told_of_the_end(&subscribe(&[]), Event::Rejected, "rejected");
+        match restarts {
+            true => dialogue.restart(),
+            false => dialogue.wait(Duration::from_millis(1)),
+        }
+        dialogue.receives(&subscribe(&[]));
+        dialogue.replies_with(404);
+        dialogue.rests();
+    }
+}
+
+/// TS 24.229 §5.4.2.1.2: whoever registers anew is registered: nothing is told of the time before, and nothing is
+/// left of it when the UE goes by itself.
+#[test]
+fn a_new_registration_forgets_an_end() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.hss_asks(rtr(ReasonCode::ServerChange));
+    dialogue.told_of_the_end(&subscribe(&[]), Event::Deactivated, "deactivated");
+    let moved = [("46:5064", "46:6064")];
+    let (challenge, vector) = dialogue.challenged(&register(&moved));
+    dialogue.receives(&answered(&challenge, &vector, 26, &moved));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    let (_, notified) = dialogue.watched();
+    assert_eq!(notified.state, "active;expires=600000");
+    assert_eq!(notified.events(IMPU), [Event::Registered]);
+    assert_eq!(dialogue.watchers(), 1);
+    let zero = [
+        ("CSeq: 25", "CSeq: 27"),
+        ("\"no\"", "\"yes\""),
+        ("=600000", "=0"),
+        ("46:5064", "46:6064"),
+    ];
+    dialogue.receives(&register(&zero));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    dialogue.requests.clear();
+    dialogue.receives(&subscribe(&[("watch1", "watch4")]));
+    dialogue.replies_with(404);
+}
+
+/// TS 24.229 §5.4.2.1.1, §5.4.2.1.2: of two devices the network ends one. Its SUBSCRIBE is as good as the other's,
+/// and the document shows its contact as gone; a P-CSCF that serves this one alone hears so, and no more.
+#[test]
+fn the_end_of_one_of_two_devices() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_second(&profile(SECOND), &[("term@pcscf1", "term@pcscf2")]);
+    dialogue.registered();
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+    let (_, notified) = dialogue.watched();
+    assert_eq!(notified.state, "active;expires=600000");
+    assert_eq!(notified.events(IMPU), [Event::Registered, Event::Rejected]);
+    assert_eq!(notified.contacts(IMPU)[1].uri, "sip:10.133.202.46:5064");
+    assert!(notified.info.registrations.iter().all(|one| one.state == State::Active));
+    assert_eq!(dialogue.watchers(), 1);
+    dialogue.receives(&subscribe(&OF_PCSCF));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert_eq!(notified.state, "terminated;reason=rejected");
+    assert_eq!(notified.events(IMPU), [Event::Registered, Event::Rejected]);
+    assert_eq!(dialogue.watchers(), 1);
+    // The other one ends as well: its end is told, with what is known of the first.
+    let cx::Request::Rtr(rtr) = rtr(ReasonCode::ServerChange) else { unreachable!() };
+    dialogue.hss_asks(cx::Request::Rtr(Rtr { user_name: SECOND.to_owned(), ..rtr }));
+    assert_eq!(dialogue.notifies().state, "terminated;reason=deactivated");
+    dialogue.receives(&subscribe(&OF_PCSCF));
+    dialogue.replies_with(200);
+    let notified = dialogue.notifies();
+    assert_eq!(notified.state, "terminated;reason=deactivated");
+    let mut events = notified.events(IMPU);
+    events.sort_by_key(|event| event.name());
+    assert_eq!(events, [Event::Deactivated, Event::Rejected]);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.5, TS 29.228 §6.1.3: an RTR ends both sets of a user: the end of the one tells of the other as
+/// well.
+#[test]
+fn the_end_of_two_sets() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let work = [("To: <sip:name@", "To: <sip:work@"), ("ababab", "work")];
+    let (challenge, vector) = dialogue.challenged(&register(&work));
+    dialogue.receives(&answered(&challenge, &vector, 26, &work));
+    dialogue.asks_sar(Registration, saa(&set(IMPI, &[("sip:work@hims.net", false)])));
+    dialogue.replies_with(200);
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+    let notified = dialogue.told_of_the_end(&subscribe(&[]), Event::Rejected, "rejected");
+    assert_eq!(notified.events("sip:work@hims.net"), [Event::Rejected]);
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.8.4, §5.4.2.1.1: an emergency registration stays, which nobody may watch; of the normal one
+/// beside it, which is over, everybody hears.
+#[test]
+fn an_end_beside_an_emergency_registration() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let sos = [("46:5064>", "46:5064;sos>"), ("ababab", "sos")];
+    let (challenge, vector) = dialogue.challenged(&register(&sos));
+    dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination));
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.told_of_the_end(&subscribe(&[]), Event::Rejected, "rejected");
+    dialogue.wait(Duration::from_secs(32));
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(404);
+    dialogue.rests();
+}
+
+/// TS 29.228 §6.1.2.1, TS 24.229 §5.4.2.1.2: the HSS has cut the sets anew, and the new one has taken the place of
+/// the old: nothing has ended that whoever watches from now on should hear of.
+#[test]
+fn a_set_in_the_place_of_another_is_no_end() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    let again = [("ababab", "again")];
+    let (challenge, vector) = dialogue.challenged(&register(&again));
+    dialogue.receives(&answered(&challenge, &vector, 26, &again));
+    dialogue.asks_sar(ReRegistration, saa(&set(IMPI, &[(IMPU, false)])));
+    dialogue.replies_with(200);
+    let (_, notified) = dialogue.watched();
+    assert_eq!(notified.info.registrations.len(), 1);
+    assert!(notified.contacts(IMPU).iter().all(|contact| contact.is_active));
+    dialogue.receives(&subscribe(&[("SUBSCRIBE sip:name@hims.net", "SUBSCRIBE tel:+11234567890")]));
+    dialogue.replies_with(404);
 }

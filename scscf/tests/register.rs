@@ -404,8 +404,7 @@ fn too_many_challenges() {
     config.limits.registrations = 1;
     let mut dialogue = Dialogue::new(config);
     dialogue.challenged(&register(&[]));
-    let other = [(IMPI, "second@hims.net"), ("ababab", "second")];
-    dialogue.receives(&register(&other));
+    dialogue.receives(&register(&OF_SECOND));
     assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
     dialogue.asks_nothing();
     dialogue.challenged(&register(&[("ababab", "again")]));
@@ -601,13 +600,7 @@ fn survives_a_restart() {
 fn a_shared_identity() {
     let mut dialogue = Dialogue::new(config());
     dialogue.registered();
-    let changes = [(IMPI, "second@hims.net"), ("46:5064", "47:5064"), ("ababab", "second")];
-    let (challenge, vector) = dialogue.challenged(&register(&changes));
-    let credentials = credentials("second@hims.net", &challenge, &vector);
-    let text = with_credentials(&credentials, 26, &changes[1..]);
-    dialogue.receives(&text);
-    dialogue.asks_sar(Registration, saa(&profile("second@hims.net")));
-    assert_eq!(contacts(&dialogue.replies_with(200)).len(), 2);
+    assert_eq!(contacts(&dialogue.registered_second(&profile(SECOND), &[])).len(), 2);
     assert_eq!(dialogue.registrations(), 2);
 }
 

@@ -31,6 +31,8 @@ pub const PCSCF: &str = "192.0.2.10";
 pub const AS: &str = "192.0.2.50";
 pub const IMPI: &str = "name.private@hims.net";
 pub const IMPU: &str = "sip:name@hims.net";
+/// The private identity of a second device of the user.
+pub const SECOND: &str = "second@hims.net";
 
 const CONNECTION: ConnectionId = ConnectionId(7);
 
@@ -345,6 +347,18 @@ impl Dialogue {
         self.replies_with(200)
     }
 
+    /// The whole of a first registration of the second device, with that profile; the REGISTERs with more
+    /// changes than [`OF_SECOND`].
+    pub fn registered_second(&mut self, data: &UserData, more: &[(&str, &str)]) -> Response {
+        let changes = [&OF_SECOND, more].concat();
+        let (challenge, vector) = self.challenged(&register(&changes));
+        let credentials = credentials(SECOND, &challenge, &vector);
+        // The private identity is in the credentials alone.
+        self.receives(&with_credentials(&credentials, 26, &changes[1..]));
+        self.asks_sar(ServerAssignmentType::Registration, saa(data));
+        self.replies_with(200)
+    }
+
     pub fn counter(&self, name: &str, label: &str) -> u64 {
         let mut samples = Samples::default();
         self.core.samples(&mut samples);
@@ -406,6 +420,10 @@ pub fn register(changes: &[(&str, &str)]) -> String {
         Content-Length: 0\r\n\r\n";
     changed(text, changes)
 }
+
+/// Makes of [`register`] that of the second device, at an address of its own.
+pub const OF_SECOND: [(&str, &str); 3] =
+    [(IMPI, SECOND), ("46:5064", "47:5064"), ("ababab", "second")];
 
 /// The SUBSCRIBE of a UE as its P-CSCF forwards it; that of a P-CSCF and others by changes.
 pub fn subscribe(changes: &[(&str, &str)]) -> String {
