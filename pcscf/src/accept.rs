@@ -101,6 +101,7 @@ impl Pcscf {
         });
         let registration = Registration {
             contact_uri,
+            place: Some(attempt.place),
             service_route: values(Name::ServiceRoute),
             identities,
             term_ioi,

@@ -224,6 +224,7 @@ impl Pcscf {
             Timer::OldSetRunsOut(new) => self.old_set_runs_out(now, new),
             Timer::RegistrationEnds(impi, ue) => {
                 self.registrations.remove(&impi, ue);
+                self.registrations.has_left(&impi, ue);
                 self.forget_followers(&(impi, ue));
             }
             Timer::AuditDue => self.audit_is_due(now, out),

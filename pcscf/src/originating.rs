@@ -72,7 +72,7 @@ impl Pcscf {
         if !headers.values(Name::ProxyRequire).all(|tag| tag.eq_ignore_ascii_case("sec-agree")) {
             return Err((420, "Bad Extension", "bad_extension"));
         }
-        let Some(registration) = self.registrations.get(&owner.0, owner.1) else {
+        let Some(registration) = self.registrations.get_or_leaving(&owner.0, owner.1) else {
             return Err((403, "Not Registered", "not_registered"));
         };
         let asked = self.routes_behind_us(headers)?;

@@ -354,8 +354,20 @@ impl Pcscf {
         }
     }
 
+    /// The end of a UE's own subscription tells the P-CSCF as well what has become of the registration. The home
+    /// network may have ended it before our own SUBSCRIBE came, which then finds nobody registered.
+    pub(crate) fn overheard(&self, request: &Request) -> Option<(Owner, RegInfo)> {
+        let headers = request.headers();
+        let event = headers.get(Name::Event)?.split(';').next()?.trim();
+        let state = headers.get(Name::SubscriptionState)?.trim_start();
+        let is_end =
+            event.eq_ignore_ascii_case(reginfo::PACKAGE) && state.starts_with("terminated");
+        let owner = self.dialogs.owner(request.call_id()).filter(|_| is_end)?;
+        Some((owner.clone(), RegInfo::parse(request.body()).ok()?))
+    }
+
     /// TS 24.229 §5.2.3, §5.2.5.2: identities that are registered, no more, or for a shorter time.
-    fn apply(&mut self, now: Now, owner: &Owner, info: &RegInfo) {
+    pub(crate) fn apply(&mut self, now: Now, owner: &Owner, info: &RegInfo) {
         let Some(known) = self.registrations.get(&owner.0, owner.1) else { return };
         let Ok(own) = Uri::parse(&known.contact_uri) else { return };
         let mut registration = known.clone();
@@ -406,7 +418,7 @@ impl Pcscf {
     }
 
     /// TS 24.229 §5.2.5.2: the registration goes at once; the associations stay until the NOTIFY to
-    /// the UE, and its answer, have passed (registration.md D-14).
+    /// the UE, and its answer, have passed (registration.md D-14), and so may the SUBSCRIBE to which it belongs.
     fn ended_by_home(&mut self, now: Now, owner: &Owner, event: Event) {
         self.watches.count("deregistered");
         tracing::info!(
@@ -415,7 +427,7 @@ impl Pcscf {
             ue = %owner.1,
             event = event.name(),
         );
-        self.registrations.remove(&owner.0, owner.1);
+        self.registrations.leave(&owner.0, owner.1);
         self.watches.forget(owner);
         let until = now + self.config.gm.old_set_life();
         // Dialogs, too: by them the NOTIFY finds the UE.

@@ -47,6 +47,8 @@ pub struct Attempt {
     pub(crate) nat: Option<IpAddr>,
     pub(crate) ue: IpAddr,
     pub(crate) pcscf: IpAddr,
+    /// What Path names.
+    pub(crate) place: SocketAddr,
     /// The set it came in on; `None`: in clear.
     pub(crate) set: Option<SetId>,
     /// What to build associations from, should the home network challenge.
@@ -184,6 +186,7 @@ impl Pcscf {
             nat,
             ue,
             pcscf: flow.local.ip(),
+            place,
             set: set.map(|set| set.id),
             offer: agreed.offer,
             security_client: agreed.security_client,

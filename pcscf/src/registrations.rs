@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use common::identity::{Impi, Impu};
 use common::ipsec::sa::SetId;
@@ -56,6 +56,9 @@ impl IdentitySet {
 pub struct Registration {
     /// The Contact URI that was registered.
     pub contact_uri: String,
+    /// Where the UE is asked: what Path names (see [`crate::path`]).
+    #[serde(default)]
+    pub place: Option<SocketAddr>,
     /// Service-Route of the latest 200, in order, as written.
     pub service_route: Vec<String>,
     /// In the order of registration.
@@ -95,12 +98,15 @@ impl Registration {
 pub struct Registrations {
     by_contact: Touched<(Impi, IpAddr), Registration>,
     by_address: BTreeMap<IpAddr, BTreeSet<Impi>>,
+    /// Ended by the home network, by address: until their UEs have been told. Not durable.
+    leaving: BTreeMap<(IpAddr, Impi), Registration>,
     limit: usize,
 }
 
 impl Registrations {
     pub fn new(limit: usize) -> Self {
-        Registrations { by_contact: Touched::default(), by_address: BTreeMap::new(), limit }
+        let (by_contact, by_address) = (Touched::default(), BTreeMap::new());
+        Registrations { by_contact, by_address, leaving: BTreeMap::new(), limit }
     }
 
     /// There is room for this UE: it is known already, or the limit is not reached.
@@ -117,7 +123,32 @@ impl Registrations {
         self.by_address.get(&ue).into_iter().flatten()
     }
 
+    /// As [`Registrations::get`], or while it is leaving.
+    pub fn get_or_leaving(&self, impi: &Impi, ue: IpAddr) -> Option<&Registration> {
+        self.get(impi, ue).or_else(|| self.leaving.get(&(ue, impi.clone())))
+    }
+
+    /// Private identities that are leaving from an address.
+    pub fn leaving_at(&self, ue: IpAddr) -> impl Iterator<Item = &Impi> {
+        let first = (ue, Impi::new(""));
+        let at = self.leaving.range(first..).take_while(move |((of, _), _)| *of == ue);
+        at.map(|((_, impi), _)| impi)
+    }
+
+    /// The home network has ended it, and tells the UE of it.
+    pub fn leave(&mut self, impi: &Impi, ue: IpAddr) {
+        let Some(registration) = self.remove(impi, ue) else { return };
+        if self.leaving.len() < self.limit {
+            self.leaving.insert((ue, impi.clone()), registration);
+        }
+    }
+
+    pub fn has_left(&mut self, impi: &Impi, ue: IpAddr) {
+        self.leaving.remove(&(ue, impi.clone()));
+    }
+
     pub fn insert(&mut self, impi: Impi, ue: IpAddr, registration: Registration) {
+        self.has_left(&impi, ue);
         self.by_address.entry(ue).or_default().insert(impi.clone());
         self.by_contact.insert((impi, ue), registration);
     }

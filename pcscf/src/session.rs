@@ -11,6 +11,7 @@
 
 use std::net::IpAddr;
 
+use common::identity::Impi;
 use common::node::{Now, Output};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
@@ -116,7 +117,8 @@ impl Pcscf {
     }
 
     /// Whose request it is: of the subscriber of an established set, who is registered. In clear,
-    /// where the policy allows phones without associations, of the only one registered from there.
+    /// where the policy allows phones without associations, of the only one registered from there. One whose
+    /// registration the home network has just ended is let through to be told so.
     fn speaker(&self, incoming: &Incoming, side: Side) -> Option<Owner> {
         let flow = incoming.flow();
         let ue = flow.remote.ip();
@@ -125,15 +127,29 @@ impl Pcscf {
                 let set = self.security.set_of(&flow)?;
                 set.is_established().then(|| set.impi.clone())?
             }
-            Side::Gm if self.config.ipsec.policy != Policy::Required => self.in_clear(ue)?,
+            Side::Gm if self.config.ipsec.policy != Policy::Required => {
+                self.in_clear(ue).or_else(|| self.leaving_in_clear(ue))?
+            }
             _ => return None,
         };
-        self.registrations.get(&impi, ue).is_some().then_some((impi, ue))
+        self.registrations.get_or_leaving(&impi, ue).is_some().then_some((impi, ue))
     }
 
     /// The one subscriber that is registered from an address without associations.
-    pub(crate) fn in_clear(&self, ue: IpAddr) -> Option<common::identity::Impi> {
-        let mut found = self.registrations.at(ue);
+    pub(crate) fn in_clear(&self, ue: IpAddr) -> Option<Impi> {
+        self.alone_in_clear(self.registrations.at(ue), ue)
+    }
+
+    fn leaving_in_clear(&self, ue: IpAddr) -> Option<Impi> {
+        let is_nobody_else_there = self.registrations.at(ue).next().is_none();
+        is_nobody_else_there.then(|| self.alone_in_clear(self.registrations.leaving_at(ue), ue))?
+    }
+
+    fn alone_in_clear<'a>(
+        &self,
+        mut found: impl Iterator<Item = &'a Impi>,
+        ue: IpAddr,
+    ) -> Option<Impi> {
         let impi = found.next()?;
         let is_alone = found.next().is_none() && self.security.sets_of(impi, ue).is_empty();
         is_alone.then(|| impi.clone())

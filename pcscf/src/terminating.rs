@@ -45,17 +45,25 @@ impl Pcscf {
         let headers = request.headers_mut();
         headers.remove(Name::Route);
         strip_towards_ue(headers);
+        let overheard = self.overheard(&request);
         // 64 × T1 on Gm.
         let patience = self.config.gm.old_set_life();
         let wait = OnReply::TerminateAnswered;
         self.sip.forward(now, incoming, request, target, wait, patience, out);
+        if let Some((owner, info)) = overheard {
+            self.apply(now, &owner, &info);
+        }
     }
 
-    /// The UE of the dialog, whatever its Contact says; or else the registered contact that a Request-URI
-    /// names.
+    /// The UE of the dialog, whatever its Contact says: on its associations, or where it registered in clear,
+    /// which behind a NAT is the place that it spoke from. Or else the registered contact that a Request-URI names.
     fn target_of_ue(&self, uri: &str, call_id: &str, transport: Transport) -> Option<Target> {
         let of_dialog = self.dialogs.owner(call_id).and_then(|(impi, ue)| {
-            self.security.set_to_use(impi, *ue).map(|set| target_on(set, transport))
+            if let Some(set) = self.security.set_to_use(impi, *ue) {
+                return Some(target_on(set, transport));
+            }
+            let place = self.registrations.get_or_leaving(impi, *ue)?.place?;
+            self.target_in_clear(place, call_id, transport)
         });
         of_dialog
             .or_else(|| self.target_at(path::place_of(&Uri::parse(uri).ok()?)?, call_id, transport))

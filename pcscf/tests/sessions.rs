@@ -663,6 +663,108 @@ fn the_home_network_deregisters() {
     assert_eq!(flow.remote.port(), 31_001);
 }
 
+/// TS 24.229 §5.2.5.2, §5.4.2.1.2: the P-CSCF hears of the end before the phone has subscribed: its SUBSCRIBE passes, and so does
+/// the NOTIFY in that dialog; until nobody can be under way any more.
+#[test]
+fn the_end_is_told_to_a_phone_that_subscribes_behind_it() {
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+    lone.from_core(document(&watch, 1, "terminated;reason=rejected", &ended));
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    lone.protected(&subscribe(&[]));
+    let (_, request) = lone.request();
+    assert_eq!(request.headers().get(Name::PAssertedIdentity), Some("<sip:alice@home.example>"));
+    lone.from_core(taken(&request).to_bytes());
+    lone.response(200);
+    lone.from_core(notify("sip:phone.invalid"));
+    let (flow, _) = lone.request();
+    assert_eq!(flow.remote.port(), 31_001);
+    lone.pass(Duration::from_secs(100));
+    assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 1);
+    lone.pass(Duration::from_secs(29));
+    assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+    assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
+}
+
+/// TS 24.229 §5.2.3, §5.2.5.2: the P-CSCF's own SUBSCRIBE finds nobody registered any more; what the phone is told in the end
+/// of its subscription ends the registration here, too.
+#[test]
+fn the_end_that_only_the_phone_is_told() {
+    for (state, left) in [("terminated;reason=rejected", 0), ("active;expires=60", 1)] {
+        let mut lone = Lone::registered(config(true));
+        let (_, watch) = lone.request();
+        lone.from_core(watch.response(480, "Temporarily Unavailable").to_bytes());
+        lone.protected(&subscribe(&[]));
+        let (_, request) = lone.request();
+        lone.from_core(taken(&request).to_bytes());
+        lone.response(200);
+        let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+        let text = String::from_utf8(document(&watch, 1, state, &ended).to_vec()).unwrap();
+        let text = text
+            .replace("NOTIFY sip:pcscf1.visited.example ", &format!("NOTIFY sip:{UE}:31001 "))
+            .replace("Max-Forwards", "Route: <sip:mo@pcscf1.visited.example;lr>\r\nMax-Forwards")
+            .replace(watch.call_id(), "watch1");
+        lone.from_core(text.into());
+        let (flow, notify) = lone.request();
+        assert_eq!(flow.remote.port(), 31_001);
+        assert!(notify.body().starts_with(b"<?xml"));
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{state}");
+    }
+}
+
+/// RFC 3261 §18.2.2, RFC 3581 §4: a phone in clear behind a NAT is asked in its dialogs where it registered from, whatever
+/// private address its Contact has; by its new port, once it has registered from there; also of its end.
+#[test]
+fn a_dialog_of_a_phone_behind_a_nat() {
+    let mut open = config(true);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    let private = |text: String| {
+        [31_001, 5060]
+            .iter()
+            .fold(text, |text, port| text.replace(&format!("{UE}:{port}"), "192.168.1.2:5060"))
+            .replace(":5064;lr", ":5060;lr")
+    };
+    let registers = |lone: &mut Lone, port: u16, cseq: u32| {
+        lone.from_ue(port, 5060, &private(register(5060, cseq, "")));
+        let (_, request) = lone.request();
+        let response = String::from_utf8(accepted(&request).to_bytes().to_vec()).unwrap();
+        lone.from_core(private(response).into());
+        let (flow, _) = lone.response(200);
+        assert_eq!(flow.remote.port(), port);
+    };
+    registers(&mut lone, 20_001, 1);
+    let watch = lone.watched();
+    lone.from_ue(20_001, 5060, &private(subscribe(&[])));
+    let (_, request) = lone.request();
+    lone.from_core(taken(&request).to_bytes());
+    lone.response(200);
+    let told_at = |lone: &mut Lone, number: u32| {
+        let text = String::from_utf8(notify("sip:192.168.1.2:5060").to_vec()).unwrap();
+        lone.from_core(text.replace("z9hG4bKn1", &format!("z9hG4bKn{number}")).into());
+        lone.request().0.remote
+    };
+    let outside = |port: u16| SocketAddr::new(UE.parse().unwrap(), port);
+    assert_eq!(told_at(&mut lone, 1), outside(20_001));
+    registers(&mut lone, 20_008, 2);
+    assert_eq!(told_at(&mut lone, 2), outside(20_008));
+    let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+    let text = document(&watch, 1, "terminated;reason=rejected", &ended).to_vec();
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let body = body.replace(&format!("{UE}:31001"), "192.168.1.2:5060");
+    let head: Vec<&str> = head.lines().filter(|line| !line.starts_with("Content-Le")).collect();
+    let length = body.len();
+    lone.from_core(
+        format!("{}\r\nContent-Length: {length}\r\n\r\n{body}", head.join("\r\n")).into(),
+    );
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    assert_eq!(told_at(&mut lone, 3), outside(20_008));
+}
+
 /// TS 24.229 §5.2.3: one identity of several goes, or comes; a shorter time; a subscription that ends
 /// while the registration stays is made anew.
 #[test]

@@ -24,6 +24,7 @@ use crate::outages;
 use crate::paths;
 use crate::processes;
 use crate::schemes;
+use crate::subscribers::Subscribers;
 use crate::wire;
 
 /// Between two looks at a condition.
@@ -208,6 +209,10 @@ impl World for LabWorld {
 
     fn private_identity(&mut self, ue: usize) -> String {
         self.ask(move |laboratory| laboratory.handsets.private_identity(ue))
+    }
+
+    fn telephone(&mut self, ue: usize) -> String {
+        self.ask(move |laboratory| Subscribers::telephone(laboratory.handsets.subscriber(ue)))
     }
 
     fn command(&mut self, of: Function, words: &[&str]) {

@@ -133,9 +133,12 @@ fn keep_alives(world: &mut LabWorld) -> Result<(), String> {
     if line.address.is_ipv4() {
         world.until("some keep-alives", PATIENCE, &mut |world| asked(world) >= before + 3.0)?;
         ensure(world.completed(ue) == 1, || "it registers without a reason".to_owned())?;
+        let told = world.notified(ue);
         world.rebind(ue);
-        world.until("it registers by its new port", PATIENCE, &mut |world| {
-            world.completed(ue) == 2 && world.standing(ue) == Standing::Registered
+        world.until("it registers by its new port, and is told", PATIENCE, &mut |world| {
+            world.completed(ue) == 2
+                && world.standing(ue) == Standing::Registered
+                && world.notified(ue) > told
         })?;
     } else {
         ensure(asked(world) == before, || "keep-alives without a NAT".to_owned())?;

@@ -65,6 +65,11 @@ impl Subscribers {
         format!("{MCC}{MNC}{:010}", number + 1)
     }
 
+    /// As a public identity.
+    pub fn telephone(number: usize) -> String {
+        format!("tel:+{}", Self::msisdn(number))
+    }
+
     fn msisdn(number: usize) -> String {
         format!("{MSISDN}{:04}", number + 1)
     }

@@ -125,6 +125,8 @@ pub trait World {
     fn gruus(&mut self, ue: usize) -> Option<(String, String)>;
     /// Whose card is in it.
     fn private_identity(&mut self, ue: usize) -> String;
+    /// The telephone number in its implicit set, which is not the default identity; as tel URI.
+    fn telephone(&mut self, ue: usize) -> String;
     /// An operator's command; what it answers is of no interest here.
     fn command(&mut self, of: Function, words: &[&str]);
     /// Sum over all samples of a metric whose labels include `labels`; 0 when there is none.

@@ -18,6 +18,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "an_identity_is_barred",
+        shows: "bar and unbar at the HSS, PPR, and the phone is told what it may use",
+        run: an_identity_is_barred,
+        is_fault: false,
+    },
+    Scenario {
         name: "operator_asks_for_authentication",
         shows: "a command at the S-CSCF, and the next refresh alone is challenged",
         run: operator_asks_for_authentication,
@@ -51,7 +57,7 @@ pub const ALL: &[Scenario] = &[
         name: "two_attempts_at_once",
         shows: "one user registers on two bearers at the same time; neither attempt ends the other",
         run: two_attempts_at_once,
-        is_fault: false,
+        is_fault: true,
     },
     Scenario {
         name: "contact_elsewhere",
@@ -112,6 +118,23 @@ fn profile_is_pushed(world: &mut dyn World) -> Result<(), String> {
     world.until("the profile is taken", PATIENCE, &mut |world| {
         at_scscfs(world, name, &taken) == before + 1.0
     })?;
+    let took = refreshes(world, ue)?;
+    ensure(took == 0.0, || "the refresh was challenged".to_owned())
+}
+
+/// TS 29.228 §6.2.2, TS 24.229 §5.4.2.1.2: an implicit set that changes.
+fn an_identity_is_barred(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched_phone(world, Phone::Good)?;
+    let telephone = world.telephone(ue);
+    let taken = [("outcome", "taken")];
+    let name = "tessera_scscf_profile_pushes_total";
+    for command in ["bar", "unbar"] {
+        let (before, told) = (at_scscfs(world, name, &taken), world.notified(ue));
+        world.command(Function::Hss, &[command, &telephone]);
+        world.until("the profile is taken, and told", PATIENCE, &mut |world| {
+            at_scscfs(world, name, &taken) > before && world.notified(ue) > told
+        })?;
+    }
     let took = refreshes(world, ue)?;
     ensure(took == 0.0, || "the refresh was challenged".to_owned())
 }
@@ -252,10 +275,21 @@ fn only_the_emergency_one_is_left(
 
 /// S-12, S-87: TS 24.229 §5.4.1.2.1: each attempt is answered for itself.
 fn two_attempts_at_once(world: &mut dyn World) -> Result<(), String> {
+    let received = |world: &mut dyn World| {
+        let registers = [("method", "REGISTER")];
+        world.metric(Function::Icscf, "tessera_sip_requests_received_total", &registers)
+    };
     let first = world.add_phone(Phone::Good);
     let second = world.add_emergency_phone(first);
+    let before = received(world);
+    // Neither is answered before both are under way.
+    world.hang(Function::Hss, true);
     world.register(first);
     world.register(second);
+    let both =
+        world.until("both are under way", PATIENCE, &mut |world| received(world) >= before + 2.0);
+    world.hang(Function::Hss, false);
+    both?;
     for ue in [first, second] {
         world.until("an attempt has ended", PATIENCE, &mut |world| ended(world, ue))?;
         let standing = world.standing(ue);

@@ -38,6 +38,12 @@ pub const ALL: &[Scenario] = &[
         is_fault: false,
     },
     Scenario {
+        name: "an_end_behind_the_200",
+        shows: "operator or HSS end what has just begun: phone and P-CSCF hear of it, whenever they subscribe",
+        run: an_end_behind_the_200,
+        is_fault: false,
+    },
+    Scenario {
         name: "application_server_hears",
         shows: "third-party REGISTER by shared filter criteria, and the server watches",
         run: application_server_hears,
@@ -167,6 +173,25 @@ fn operator_ends_a_registration(world: &mut dyn World) -> Result<(), String> {
     ends(world, ue, at)
 }
 
+/// S-101, S-123: TS 24.229 §5.4.1.5: the command comes before, between, or behind their SUBSCRIBEs.
+fn an_end_behind_the_200(world: &mut dyn World) -> Result<(), String> {
+    let (at_pcscf, at_scscfs) = held(world);
+    let ue = world.add_phone(Phone::Good);
+    for by_operator in [true, false] {
+        registers(world, ue)?;
+        let impi = world.private_identity(ue);
+        if by_operator {
+            for scscf in SCSCFS {
+                world.command(scscf, &["deregister", &impi]);
+            }
+        } else {
+            world.command(Function::Hss, &["rtr", &impi, "permanent"]);
+        }
+        ends(world, ue, (at_pcscf + 1.0, at_scscfs + 1.0))?;
+    }
+    Ok(())
+}
+
 /// S-102: behind the registration, a refresh, and the end; what the server watches it is told.
 fn application_server_hears(world: &mut dyn World) -> Result<(), String> {
     let at = |world: &mut dyn World, what: &str| {
@@ -197,10 +222,9 @@ fn a_required_server_fails(world: &mut dyn World) -> Result<(), String> {
     };
     let before = failures(world);
     let (at_pcscf, at_scscfs) = held(world);
-    let ue = watched_phone(world, Phone::NeedsServer)?;
-    world.until("the phone hears of the end", PATIENCE, &mut |world| {
-        world.standing(ue) == Standing::Idle
-    })?;
+    let ue = world.add_phone(Phone::NeedsServer);
+    world.register(ue);
+    world.until("it is registered", PATIENCE, &mut |world| world.completed(ue) == 1)?;
     ends(world, ue, (at_pcscf + 1.0, at_scscfs + 1.0))?;
     let now = failures(world) - before;
     ensure(now >= 1.0, || "no server was looked for".to_owned())

@@ -130,7 +130,9 @@ impl Ims {
     pub fn add(&mut self, kind: scenarios::Phone) -> usize {
         let (isim, algorithm) = self.card();
         if kind != scenarios::Phone::Unknown {
-            let identities: Vec<&str> = isim.impus.iter().map(String::as_str).collect();
+            let telephone = telephone_of(&isim.impi);
+            let identities = isim.impus.iter().map(String::as_str);
+            let identities: Vec<&str> = identities.chain([telephone.as_str()]).collect();
             self.provision(&Subscriber::new(&isim.impi, algorithm, &identities));
         }
         self.add_with(isim, kind)
@@ -352,6 +354,10 @@ impl scenarios::World for Ims {
 
     fn private_identity(&mut self, ue: usize) -> String {
         self.world.phones[ue].private_identity()
+    }
+
+    fn telephone(&mut self, ue: usize) -> String {
+        telephone_of(&self.world.phones[ue].private_identity())
     }
 
     fn command(&mut self, of: Function, words: &[&str]) {
@@ -633,6 +639,13 @@ fn card_of(number: u64) -> (ue::Isim, Algorithm) {
     let algorithm = Algorithm::Milenage { k: Secret::new(k), opc: Secret::new([0x0C; 16]) };
     let isim = ue::Isim::of_imsi(&format!("00101{number:010}"), "001", "01", algorithm.clone());
     (isim, algorithm)
+}
+
+/// Beside what the card says, in the HSS alone.
+fn telephone_of(private_identity: &str) -> String {
+    let imsi = private_identity.split('@').next().unwrap_or_default();
+    let subscriber = imsi.get(imsi.len().saturating_sub(4)..).unwrap_or_default();
+    format!("tel:+1555010{subscriber}")
 }
 
 /// The address that a phone gets when it moves for the nth time.

@@ -6,7 +6,8 @@
 //! 3. `on_keep_alive`      its answer, which tells what the phone looks like from outside
 //!
 //! One that is not answered, or is answered with another address, means that the way which was registered is gone: the
-//! phone registers again, by the new one.
+//! phone registers again, by the new one, and subscribes anew, for what was on its way to the old one is lost
+//! (RFC 5626 §4.4).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -80,9 +81,7 @@ impl Phone {
         let Some(way) = &mut self.way else { return };
         let (transaction, tries) = match way.waiting {
             Some((_, tries)) if tries >= TRIES => {
-                let identity = way.identity;
-                self.leave_way();
-                return self.register_when_free(now, identity, out);
+                return self.take_another_way(now, out);
             }
             Some((transaction, tries)) => (transaction, tries),
             None => (self.random.bytes(), 0),
@@ -110,15 +109,17 @@ impl Phone {
             return KeepAlive::read(datagram, flow.remote) == Some(KeepAlive::Silent);
         };
         way.waiting = None;
-        let is_moved = way.mapped.replace(mapped).is_some_and(|before| before != mapped);
-        let identity = way.identity;
-        match is_moved {
-            true => {
-                self.leave_way();
-                self.register_when_free(now, identity, out);
-            }
+        match way.mapped.replace(mapped).is_some_and(|before| before != mapped) {
+            true => self.take_another_way(now, out),
             false => self.next_keep_alive(now),
         }
         true
+    }
+
+    fn take_another_way(&mut self, now: Now, out: &mut Vec<Output>) {
+        let Some(way) = self.way.take() else { return };
+        self.timers.stop(&Timer::KeepAlive);
+        self.unwatch(way.identity);
+        self.register_when_free(now, way.identity, out);
     }
 }

@@ -105,6 +105,29 @@ fn a_way_that_is_gone_is_registered_anew() {
     assert_eq!(net.keep_alives, answered + 4);
 }
 
+/// RFC 5626 §4.4: what was on its way to the old port is lost: the phone subscribes anew by the new one.
+#[test]
+fn it_watches_by_the_new_way() {
+    let mut net = Net::new(Config { subscribes: true, ..in_clear() });
+    let mut call_ids = Vec::new();
+    for _ in 0..2 {
+        if call_ids.is_empty() {
+            net.command(REGISTER);
+        } else {
+            net.advance(Duration::from_secs(11));
+            net.command(Command::Rebind);
+        }
+        let register = net.message_within(10);
+        net.accepts(&register, ";keep=10");
+        let subscribe = net.request();
+        assert!(subscribe.text.starts_with("SUBSCRIBE "));
+        call_ids.push(subscribe.header(Name::CallId).to_owned());
+        let accepted = [(Name::Contact, "<sip:scscf1.hims.net>"), (Name::Expires, "600000")];
+        net.answer(&subscribe, 200, "OK", &accepted);
+    }
+    assert_ne!(call_ids[0], call_ids[1]);
+}
+
 /// TS 24.229 §5.1.1.3: a phone without associations watches its registration in clear.
 #[test]
 fn it_watches_in_clear() {
