@@ -64,7 +64,6 @@ pub struct Hss {
     cx: cx::Endpoint<Wait>,
     random: Random,
     stats: Stats,
-    undelivered: undelivered::Undelivered,
     /// Why the database could not be used last time.
     fault: Option<String>,
 }
@@ -100,16 +99,7 @@ impl Hss {
             .map_err(|refusal| refusal.to_string())?;
         database.commit().map_err(|refusal| refusal.to_string())?;
         let cx = cx::Endpoint::new(config.diameter.clone(), random.fork(), &config.limits);
-        Ok(Hss {
-            config,
-            database,
-            vault,
-            cx,
-            random,
-            stats: Stats::default(),
-            undelivered: undelivered::Undelivered::default(),
-            fault: None,
-        })
+        Ok(Hss { config, database, vault, cx, random, stats: Stats::default(), fault: None })
     }
 
     /// Brings a subscriber in at once.
@@ -305,7 +295,7 @@ impl Node for Hss {
             "tessera_hss_undelivered_terminations",
             "RTRs whose S-CSCF was not there; told when it shows itself.",
             &[],
-            self.undelivered.len() as f64,
+            self.database.undelivered_count().unwrap_or(0) as f64,
         );
     }
 

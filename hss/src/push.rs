@@ -32,7 +32,7 @@ pub struct Termination {
     pub reason: ReasonCode,
     /// The operator's command that waits.
     pub reply: Option<u64>,
-    /// The S-CSCF was not there the first time.
+    /// The S-CSCF was not there the first time: it is told once more, and no oftener.
     pub is_repeated: bool,
 }
 
@@ -113,18 +113,20 @@ impl Hss {
     ) {
         let outcome = outcome_of(&result);
         let is_undelivered = matches!(outcome, Err(NoAnswer::NoPeer | NoAnswer::Timeout));
-        if is_undelivered {
-            self.undelivered.keep(&wait);
-        }
         let emergency = match &result {
             Ok(Answered { answer: Answer::Rta(rta), .. }) => rta.emergency_registrations.as_slice(),
             _ => &[],
         };
         let ends = outcome != Ok(Outcome::UNABLE_TO_COMPLY)
             && wait.reason != ReasonCode::NewServerAssigned;
-        let applied = self.database.procedure(|| match ends {
-            true => end_registrations(&self.database, &self.without(&wait, emergency)?),
-            false => Ok(()),
+        let applied = self.database.procedure(|| {
+            if is_undelivered && !wait.is_repeated {
+                self.database.keep_undelivered(&wait)?;
+            }
+            match ends {
+                true => end_registrations(&self.database, &self.without(&wait, emergency)?),
+                false => Ok(()),
+            }
         });
         let text = match (&applied, outcome) {
             (Err(refusal), _) => format!("{}: {refusal}", wait.user_name),

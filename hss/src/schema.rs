@@ -11,7 +11,7 @@ use rusqlite::Connection;
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The step at place n makes version n + 1 out of version n.
-const MIGRATIONS: [&str; 2] = [VERSION_1, VERSION_2];
+const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
 
 const VERSION_1: &str = "
 -- Facts about the file itself: key_check is a sealed constant that tells whether a key file fits.
@@ -132,6 +132,22 @@ ALTER TABLE private_identity ADD COLUMN scheme TEXT NOT NULL DEFAULT 'aka'
     CHECK (scheme IN ('aka', 'digest', 'early-ims'));
 ALTER TABLE private_identity ADD COLUMN digest BLOB;
 ALTER TABLE private_identity ADD COLUMN framed_address TEXT;
+";
+
+const VERSION_3: &str = "
+-- RTRs that an S-CSCF was not there to hear of, which is told when it shows itself: also of users who are
+-- removed by then, so nothing is referred to. The lists are JSON text, reason is Reason-Code.
+CREATE TABLE undelivered_termination (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    user_name TEXT NOT NULL,
+    private_identity INTEGER NOT NULL,
+    subscription INTEGER NOT NULL,
+    implicit_sets TEXT NOT NULL,
+    public_identities TEXT NOT NULL,
+    reason INTEGER NOT NULL
+) STRICT;
+CREATE INDEX undelivered_termination_host ON undelivered_termination (host);
 ";
 
 /// Brings the tables up to [`VERSION`]. Refuses a file that a newer program wrote.

@@ -4,55 +4,110 @@
 //! stored, would go on serving, and its next RE_REGISTRATION would have the user registered again that the
 //! operator has ended.
 //!
-//! They are kept in memory, and forgotten with the process.
-
-use std::collections::VecDeque;
+//! They are kept in the database, so that a restart of the HSS forgets none, and whichever HSS of several on
+//! one database is asked tells.
 
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType;
 use common::cx::{Received, Request};
 use common::node::{Now, Output};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::database::Database;
 use crate::push::Termination;
+use crate::refusal::Refusal;
 use crate::{Hss, subject_of};
 
 /// So many; the oldest makes room.
-const LIMIT: usize = 10_000;
+const LIMIT: i64 = 10_000;
 
-#[derive(Debug, Default)]
-pub struct Undelivered(VecDeque<Termination>);
-
-impl Undelivered {
-    /// Once more, and no oftener.
-    pub fn keep(&mut self, termination: &Termination) {
-        if termination.is_repeated {
-            return;
-        }
-        if self.0.len() >= LIMIT {
-            self.0.pop_front();
-        }
-        self.0.push_back(Termination { is_repeated: true, reply: None, ..termination.clone() });
+impl Database {
+    pub fn keep_undelivered(&self, termination: &Termination) -> Result<(), Refusal> {
+        self.insert(
+            "INSERT INTO undelivered_termination (host, user_name, private_identity, subscription,
+                implicit_sets, public_identities, reason) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            (
+                &termination.host,
+                &termination.user_name,
+                termination.private_identity,
+                termination.subscription,
+                to_json(&termination.sets),
+                to_json(&termination.public_identities),
+                termination.reason as u8,
+            ),
+        )?;
+        self.write(
+            "DELETE FROM undelivered_termination WHERE id <=
+                (SELECT max(id) FROM undelivered_termination) - ?1",
+            [LIMIT],
+        )
     }
 
-    fn take(&mut self, host: &str) -> VecDeque<Termination> {
-        let all = std::mem::take(&mut self.0).into_iter();
-        let (due, rest) = all.partition(|one| one.host == host);
-        self.0 = rest;
-        due
+    pub fn undelivered_count(&self) -> Result<i64, Refusal> {
+        let sql = "SELECT count(*) FROM undelivered_termination";
+        Ok(self.row(sql, [], |row| row.get(0))?.unwrap_or(0))
     }
 
-    pub fn len(&self) -> usize {
-        self.0.len()
+    /// What that S-CSCF is to be told, oldest first; it is not kept any more.
+    fn take_undelivered(&self, host: &str) -> Result<Vec<Termination>, Refusal> {
+        const DUE: &str = "SELECT host, user_name, private_identity, subscription, implicit_sets,
+                public_identities, reason
+             FROM undelivered_termination WHERE host = ?1 ORDER BY id";
+        if self.row(DUE, [host], |_| Ok(()))?.is_none() {
+            return Ok(Vec::new());
+        }
+        // Another HSS on this database may be at it: what is read from here on is ours.
+        self.begin()?;
+        let due = self.rows(DUE, [host], |row| {
+            Ok(Termination {
+                host: row.get(0)?,
+                user_name: row.get(1)?,
+                private_identity: row.get(2)?,
+                subscription: row.get(3)?,
+                sets: from_json(&row.get::<_, String>(4)?),
+                public_identities: from_json(&row.get::<_, String>(5)?),
+                reason: reason_of(row.get(6)?),
+                reply: None,
+                is_repeated: true,
+            })
+        })?;
+        self.write("DELETE FROM undelivered_termination WHERE host = ?1", [host])?;
+        Ok(due)
+    }
+}
+
+fn to_json(list: &impl Serialize) -> String {
+    serde_json::to_string(list).expect("lists of numbers and texts are JSON")
+}
+
+/// Nothing, where somebody has written something else.
+fn from_json<T: DeserializeOwned + Default>(text: &str) -> T {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// TS 29.229 §6.3.17
+fn reason_of(code: u8) -> ReasonCode {
+    match code {
+        1 => ReasonCode::NewServerAssigned,
+        2 => ReasonCode::ServerChange,
+        3 => ReasonCode::RemoveScscf,
+        _ => ReasonCode::PermanentTermination,
     }
 }
 
 impl Hss {
     /// The S-CSCF asks something, so it is there. In front of the answer: what it asks may be for the very user.
     pub(crate) fn tell_again(&mut self, now: Now, received: &Received, out: &mut Vec<Output>) {
-        if self.undelivered.len() == 0 {
-            return;
-        }
-        for termination in self.undelivered.take(&received.origin_host) {
+        let host = &received.origin_host;
+        let due = match self.database.procedure(|| self.database.take_undelivered(host)) {
+            Ok(due) => due,
+            Err(refusal) => {
+                tracing::warn!(host, %refusal, "terminations that it missed cannot be read");
+                return;
+            }
+        };
+        for termination in due {
             if self.is_still_meant(&termination, &received.request) {
                 self.terminate(now, termination, out);
             }

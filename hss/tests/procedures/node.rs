@@ -48,6 +48,16 @@ impl Network {
         for subscriber in subscribers() {
             hss.provision(&subscriber).unwrap();
         }
+        Network::with(hss)
+    }
+
+    /// The HSS starts anew, on the same database.
+    fn restarted(self) -> Network {
+        let connection = self.hss.into_connection();
+        Network::with(Hss::new(config(), connection, Random::from_seed([10; 32])).unwrap())
+    }
+
+    fn with(hss: Hss) -> Network {
         let mut network = Network {
             now: Now::from_millis(1_000_000),
             hss,
@@ -165,6 +175,17 @@ impl Network {
         // The watchdog's questions are not what these tests are about.
         out.retain(|output| !matches!(output, Output::Diameter { .. }));
         self.release(out);
+    }
+
+    fn undelivered(&self) -> f64 {
+        let mut samples = Samples::default();
+        self.hss.samples(&mut samples);
+        let name = "tessera_hss_undelivered_terminations";
+        let sample = samples.0.iter().find(|sample| sample.name == name);
+        match sample.map(|sample| &sample.value) {
+            Some(Value::Gauge(value)) => *value,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn is_registered(&self, user_name: &str) -> bool {
@@ -357,6 +378,27 @@ fn an_absent_server_is_told_later() {
     network.ask(0, lir());
     network.ask(0, lir());
     assert_eq!(told(&network), [ReasonCode::PermanentTermination]);
+
+    // As many as there may be, and over a restart of the HSS.
+    let mut network = absent();
+    let database = network.hss.database();
+    for number in 0..10_000 {
+        let sql = "INSERT INTO undelivered_termination (host, user_name, private_identity,
+            subscription, implicit_sets, public_identities, reason)
+            VALUES ('elsewhere', ?1, 1000, 1000, '[]', '[', 9)";
+        database.write(sql, [number]).unwrap();
+    }
+    database.commit().unwrap();
+    network.register(0, TABLET);
+    network.command(&["rtr", TABLET]);
+    network.wait(Duration::from_secs(6));
+    assert_eq!(network.undelivered(), 10_000.0);
+    let mut network = absent().restarted();
+    assert_eq!(network.undelivered(), 1.0);
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.ask(0, lir());
+    assert_eq!(told(&network), [ReasonCode::PermanentTermination]);
+    assert_eq!(network.undelivered(), 0.0);
 
     let mut network = absent();
     network.answers = vec![Some(Outcome::SUCCESS)];
