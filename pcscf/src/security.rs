@@ -3,7 +3,7 @@
 //!
 //! A set is keyed by what identifies its packets: UE address, UE port and own port. Ports and SPIs
 //! of a set never serve two sets at a time. Keys are not kept here: they go to the kernel with the
-//! set and nowhere else.
+//! set and nowhere else. What a new one takes is in [`allot`], how long it lives in [`life`].
 //!
 //! Behind a NAT (TS 33.203 Annex M) the UE address is the private one, which is what the sockets see.
 //! Two UEs behind different NATs may have the same; whoever comes second with the same ports is asked to
@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::identity::Impi;
 use common::ipsec::agree::{AlgorithmPair, Offer};
 use common::ipsec::sa::{Keys, Mode, Ports, SaSet, SetId, Side, Spis, UDP_ENCAPSULATION_PORT};
-use common::node::{Flow, Now, Output, Transport};
+use common::node::{Flow, Now, Transport};
 use common::random::Random;
 use common::sip::security::Mechanism;
 use common::stats::Samples;
@@ -24,7 +24,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, SpiRange};
 use crate::durable::Touched;
-use crate::{Pcscf, Timer};
+
+mod allot;
+mod life;
+
+pub use allot::Wanted;
 
 /// How much longer a set lives than the registration it carries (TS 24.229 §5.2.2.3).
 pub const BEYOND_REGISTRATION: Duration = Duration::from_secs(30);
@@ -124,30 +128,6 @@ impl Set {
             remote: SocketAddr::new(self.ue, self.ports.us),
         }
     }
-}
-
-/// No port or SPI is left, or too many sets exist.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Exhausted;
-
-/// For whom a temporary set is to be made, and from what.
-pub struct Wanted<'a> {
-    pub impi: &'a Impi,
-    /// As in [`Set`].
-    pub nat: Option<IpAddr>,
-    pub ue: IpAddr,
-    pub pcscf: IpAddr,
-    pub offer: &'a Offer,
-    /// As in [`Agreed`].
-    pub challenged_over: Option<SetId>,
-}
-
-/// What a new set gets of ours, and which sets have to go first.
-pub struct Allotted {
-    port_pc: u16,
-    spi_pc: u32,
-    spi_ps: u32,
-    pub displaced: Vec<SetId>,
 }
 
 #[derive(Debug)]
@@ -315,139 +295,6 @@ impl Security {
         offer.port_s == set.ports.us && self.clashing(&wanted).all(gives_way)
     }
 
-    /// A REGISTER in clear is on its way to be challenged; false: too many are at the address that it
-    /// came from, or in all. The identity's own temporary set does not count: a new one replaces it.
-    pub fn await_challenge(&mut self, impi: &Impi, source: IpAddr) -> bool {
-        let counts = |set: &&Set| set.is_from_clear() && set.impi != *impi;
-        let temporary = self.from(source).filter(counts).count();
-        let awaiting = self.awaiting.get(&source).copied().unwrap_or_default();
-        if temporary + awaiting >= self.challenges_per_address {
-            return false;
-        }
-        *self.awaiting.entry(source).or_default() += 1;
-        true
-    }
-
-    /// That REGISTER has its answer.
-    pub fn awaits_no_more(&mut self, source: IpAddr) {
-        let Some(count) = self.awaiting.get_mut(&source) else { return };
-        *count -= 1;
-        if *count == 0 {
-            self.awaiting.remove(&source);
-        }
-    }
-
-    /// TS 33.203 §7.1: ports and SPIs of our own that nobody else uses, and the sets that the new one
-    /// displaces. Nothing changes yet: where something is lacking, nothing is lost.
-    pub fn allot(&mut self, wanted: &Wanted<'_>) -> Result<Allotted, Exhausted> {
-        // Whoever is somewhere else has nothing to do with this UE, and loses nothing to it.
-        let source = wanted.nat.unwrap_or(wanted.ue);
-        let is_elsewhere = |set: &Set| (set.source(), set.ue) != (source, wanted.ue);
-        let other = self.clashing(wanted).find(|set| is_elsewhere(set)).map(|set| set.id.0);
-        if let Some(set) = other {
-            let ue = wanted.ue;
-            tracing::warn!(%ue, %source, set, "another UE behind a NAT has these ports or SPIs");
-            self.clashed += 1;
-            return Err(Exhausted);
-        }
-        let allotted = self.try_allot(wanted);
-        if allotted.is_none() {
-            self.exhausted += 1;
-        }
-        allotted.ok_or(Exhausted)
-    }
-
-    fn try_allot(&mut self, wanted: &Wanted<'_>) -> Option<Allotted> {
-        let displaced = self.displaced_by(wanted);
-        let gone = |id: &SetId| displaced.contains(id);
-        let gone_from_clear = displaced.iter().filter(|id| self.sets[id].is_from_clear()).count();
-        let is_full = match wanted.challenged_over {
-            None => self.from_clear_count - gone_from_clear >= self.limit,
-            Some(_) => {
-                let others = self.sets.len() - self.from_clear_count;
-                others >= self.limit.saturating_mul(3)
-            }
-        };
-        if is_full {
-            return None;
-        }
-        let (ue, us) = (wanted.ue, wanted.offer.port_s);
-        let count = self.protected_client_ports.len();
-        let start = self.random.below(count as u64) as usize;
-        let port_pc = (0..count)
-            .map(|step| self.protected_client_ports[(start + step) % count])
-            .find(|port| self.by_server_port.get(&(ue, us, *port)).is_none_or(gone))?;
-        let theirs = [wanted.offer.spi_c, wanted.offer.spi_s];
-        let spi_pc = self.free_spi(&theirs)?;
-        let spi_ps = self.free_spi(&[theirs[0], theirs[1], spi_pc])?;
-        Some(Allotted { port_pc, spi_pc, spi_ps, displaced })
-    }
-
-    /// Sets that cannot live beside the new one: the earlier temporary one of this UE (ipsec.md L-01);
-    /// whatever at this address has the same client port or SPIs, since a phone that offers them again
-    /// has restarted; and of too many challenges for one identity the oldest.
-    fn displaced_by(&self, wanted: &Wanted<'_>) -> Vec<SetId> {
-        let is_earlier = |set: &&Set| {
-            set.impi == *wanted.impi && set.nat == wanted.nat && set.state == State::Temporary
-        };
-        let earlier = self.at(wanted.ue).filter(is_earlier);
-        let displaced: BTreeSet<SetId> =
-            earlier.chain(self.clashing(wanted)).map(|set| set.id).collect();
-        let mut displaced: Vec<SetId> = displaced.into_iter().collect();
-        if wanted.challenged_over.is_none()
-            && let Some(others) = self.from_clear.get(wanted.impi)
-        {
-            let others: Vec<SetId> =
-                others.iter().copied().filter(|id| !displaced.contains(id)).collect();
-            let too_many = (others.len() + 1).saturating_sub(self.challenges_per_identity);
-            displaced.extend(others.into_iter().take(too_many));
-        }
-        displaced
-    }
-
-    /// TS 33.203 §7.1: the temporary set. What it displaces has gone before.
-    pub fn create(&mut self, now: Now, wanted: Wanted<'_>, allotted: &Allotted) -> &mut Set {
-        let Wanted { impi, nat, ue, pcscf, offer, challenged_over } = wanted;
-        let Allotted { port_pc, spi_pc, spi_ps, displaced: _ } = *allotted;
-        let ports = Ports {
-            uc: offer.port_c,
-            us: offer.port_s,
-            pc: port_pc,
-            ps: self.protected_server_port,
-        };
-        let spis = Spis { uc: offer.spi_c, us: offer.spi_s, pc: spi_pc, ps: spi_ps };
-        let id = SetId(self.next_id);
-        self.next_id += 1;
-        self.spis.extend([spi_pc, spi_ps]);
-        self.by_client_port.insert((ue, ports.uc), id);
-        self.by_server_port.insert((ue, ports.us, ports.pc), id);
-        self.by_ue.entry(ue).or_default().insert(id);
-        if let Some(nat) = nat {
-            self.by_nat.entry(nat).or_default().insert(id);
-        }
-        if challenged_over.is_none() {
-            self.from_clear.entry(impi.clone()).or_default().insert(id);
-            self.from_clear_count += 1;
-        }
-        let agreed =
-            Agreed { security_client: Vec::new(), security_server: Vec::new(), challenged_over };
-        let set = Set {
-            id,
-            impi: impi.clone(),
-            nat,
-            ue,
-            pcscf,
-            ports,
-            spis,
-            pair: offer.pair,
-            state: State::Temporary,
-            created_at: now,
-            expires_at: now + self.reg_await_auth,
-            agreed: Some(Box::new(agreed)),
-        };
-        self.sets.insert(id, set)
-    }
-
     /// The challenge is over, one way or the other: what was agreed for it.
     fn take_agreed(&mut self, id: SetId) -> Option<Box<Agreed>> {
         let set = self.sets.get_mut(&id)?;
@@ -576,20 +423,6 @@ impl Security {
         }
     }
 
-    /// Drawn by chance: a wrapping counter would reuse living ones, and a guessable one helps
-    /// whoever wants to disturb. From there the next that no living set has, in the order of numbers;
-    /// `None` when there is none.
-    fn free_spi(&mut self, others: &[u32]) -> Option<u32> {
-        let SpiRange { first, last } = self.spi_range;
-        let span = u64::from(last - first) + 1;
-        if self.spis.len() as u64 >= span {
-            return None;
-        }
-        let start = first + self.random.below(span) as u32;
-        let is_free = |spi: &u32| !self.spis.contains(spi) && !others.contains(spi);
-        (start..=last).chain(first..start).find(is_free)
-    }
-
     pub fn samples(&self, samples: &mut Samples) {
         for (state, name) in State::ALL {
             let count = self.sets.values().filter(|set| set.state == state).count();
@@ -629,134 +462,6 @@ fn forget(index: &mut HashMap<IpAddr, BTreeSet<SetId>>, address: IpAddr, id: Set
         ids.remove(&id);
         if ids.is_empty() {
             index.remove(&address);
-        }
-    }
-}
-
-impl Pcscf {
-    /// TS 33.203 §7.1: responses to what came by UDP inside IPsec go from port_pc to port_us, whatever
-    /// port the request came from. What came on an old set is answered on the one in use (ipsec.md
-    /// F-09). Over TCP that is where they go when the connection of the request is gone, never in clear.
-    /// `None`: as RFC 3261 says.
-    pub(crate) fn reply_flow(&self, flow: &Flow) -> Option<Flow> {
-        let set = self.security.set_of(flow)?;
-        let answer_on = match set.state {
-            State::Old => self.security.set_to_use(&set.impi, set.ue).unwrap_or(set),
-            _ => set,
-        };
-        Some(Flow { transport: flow.transport, ..answer_on.flow_to_ue() })
-    }
-
-    /// The UE speaks on this set, which ends the old ones (ipsec.md L-06).
-    ///
-    /// TS 24.229 §5.2.2.1: the first protected message on the new set puts it into use and leaves
-    /// the old ones 64 × T1 at most. A repetition says nothing: the UE may still wait for its 200.
-    pub(crate) fn heard(&mut self, now: Now, flow: &Flow) {
-        let Some(set) = self.security.set_of(flow).filter(|set| set.state == State::New) else {
-            return;
-        };
-        let id = set.id;
-        self.put_into_use(now, id);
-    }
-
-    /// TS 24.229 §5.2.2.3, ipsec.md L-07: once the set in use has 64 × T1 left, the new one is used,
-    /// though the UE has not used it yet.
-    pub(crate) fn old_set_runs_out(&mut self, now: Now, id: SetId) {
-        let Some(new) = self.security.get(id).filter(|set| set.state == State::New) else { return };
-        let in_use = self.security.set_to_use(&new.impi, new.ue).filter(|set| set.id != id);
-        match in_use.map(|set| set.expires_at) {
-            // A refresh over it has prolonged its life meanwhile (L-08).
-            Some(ends) if ends > now + self.config.gm.old_set_life() => {
-                let spare = ends.since(now + self.config.gm.old_set_life());
-                self.timers.set(Timer::OldSetRunsOut(id), now + spare);
-            }
-            _ => self.put_into_use(now, id),
-        }
-    }
-
-    /// Makes a set the one in use; the other established ones of its UE become old.
-    pub(crate) fn put_into_use(&mut self, now: Now, id: SetId) {
-        self.timers.stop(&Timer::OldSetRunsOut(id));
-        let Some(set) = self.security.sets.get_mut(&id) else { return };
-        set.state = State::InUse;
-        let (impi, ue) = (set.impi.clone(), set.ue);
-        for other in self.security.sets_of(&impi, ue) {
-            let Some(set) = self.security.sets.get_mut(&other) else { continue };
-            if other != id && set.is_established() {
-                set.state = State::Old;
-                let ends = set.expires_at.min(now + self.config.gm.old_set_life());
-                self.set_life(other, ends);
-            }
-        }
-    }
-
-    /// Sets when a set ends.
-    pub(crate) fn set_life(&mut self, id: SetId, ends: Now) {
-        if let Some(set) = self.security.sets.get_mut(&id) {
-            set.expires_at = ends;
-            self.timers.set(Timer::SetEnds(id), ends);
-        }
-    }
-
-    /// TS 33.203 §7.4: a set whose life is over leaves the kernel at once.
-    pub(crate) fn set_ended(&mut self, now: Now, id: SetId, out: &mut Vec<Output>) {
-        let Some(set) = self.security.get(id) else { return };
-        let (impi, ue, was) = (set.impi.clone(), set.ue, set.state);
-        self.drop_set(id, out);
-        // Old about to end and new still unused: the new one is the one to use (ipsec.md L-07).
-        if was == State::InUse
-            && let Some(next) = self.security.set_to_use(&impi, ue).map(|set| set.id)
-        {
-            self.put_into_use(now, next);
-        }
-        let is_left = self
-            .security
-            .sets_of(&impi, ue)
-            .iter()
-            .any(|id| self.security.get(*id).is_some_and(Set::is_established));
-        if was != State::Temporary && !is_left {
-            // The S-CSCF ended the registration 30 s ago (registration.md D-09).
-            self.registrations.remove(&impi, ue);
-            self.forget_followers(&(impi, ue));
-        }
-    }
-
-    pub(crate) fn drop_set(&mut self, id: SetId, out: &mut Vec<Output>) {
-        if self.security.remove(id).is_some() {
-            self.timers.stop(&Timer::SetEnds(id));
-            self.timers.stop(&Timer::OldSetRunsOut(id));
-            tracing::debug!(set = id.0, "security associations removed");
-            out.push(Output::RemoveSas { set: id });
-        }
-    }
-
-    /// Promotes the temporary set of a successful challenge.
-    pub(crate) fn establish(&mut self, now: Now, id: SetId, ends: Now, out: &mut Vec<Output>) {
-        let challenged_over =
-            self.security.take_agreed(id).and_then(|agreed| agreed.challenged_over);
-        let Some(set) = self.security.sets.get_mut(&id) else { return };
-        let (impi, ue) = (set.impi.clone(), set.ue);
-        set.state = State::New;
-        let others = self.security.sets_of(&impi, ue).into_iter().filter(|other| *other != id);
-        match challenged_over.filter(|old| self.security.get(*old).is_some()) {
-            // Re-authentication: the set that protected the challenged REGISTER stays in use until
-            // the UE speaks on the new one (TS 24.229 §5.2.2.3; ipsec.md L-05).
-            Some(old) => {
-                let old_ends = self.security.get(old).map_or(ends, |set| set.expires_at);
-                self.set_life(id, old_ends.max(ends));
-                for other in others.filter(|other| *other != old).collect::<Vec<_>>() {
-                    self.drop_set(other, out);
-                }
-                self.old_set_runs_out(now, id);
-            }
-            // Initial authentication: all others go now (ipsec.md L-04).
-            None => {
-                for other in others.collect::<Vec<_>>() {
-                    self.drop_set(other, out);
-                }
-                self.set_life(id, ends);
-                self.put_into_use(now, id);
-            }
         }
     }
 }

@@ -455,15 +455,24 @@ impl Associations {
     /// TS 24.229 §5.2.5.2, D-14: what the P-CSCF itself watches is over; the associations stay for as long
     /// as the UE may still be told.
     fn told(&mut self, now: Now, notify: &Request, out: &[Output]) {
-        let is_own = out.iter().any(|output| match output {
+        let state = notify.headers().get(Name::SubscriptionState).unwrap_or("");
+        let is_last = state.starts_with("terminated");
+        let is_heard = out.iter().any(|output| match output {
             Output::Sip { bytes, .. } => {
-                let read = Message::parse(bytes.clone(), &Limits::default());
-                matches!(read, Ok(Message::Response(response))
-                    if response.call_id() == notify.call_id() && response.status() == 200)
+                match Message::parse(bytes.clone(), &Limits::default()) {
+                    Ok(Message::Response(response)) => {
+                        response.call_id() == notify.call_id() && response.status() == 200
+                    }
+                    // It is the UE's, and passed on: of the last one the P-CSCF takes note.
+                    Ok(Message::Request(request)) => {
+                        is_last && request.call_id() == notify.call_id()
+                    }
+                    Err(_) => false,
+                }
             }
             _ => false,
         });
-        let Some(info) = RegInfo::parse(notify.body()).ok().filter(|_| is_own) else { return };
+        let Some(info) = RegInfo::parse(notify.body()).ok().filter(|_| is_heard) else { return };
         let about = |uri: &str| {
             let uri = Uri::parse(uri).ok()?;
             let all = info.registrations.iter().flat_map(|one| &one.contacts);

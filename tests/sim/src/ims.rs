@@ -1,6 +1,6 @@
 //! A whole IMS in the simulated world: HSS, I-CSCF, two S-CSCFs, P-CSCF, and phones on demand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -257,14 +257,15 @@ impl Ims {
         self.subscribers += 1;
     }
 
-    /// Pairs that the HSS counts as registered.
+    /// Private identities that the HSS counts as registered, with any set.
     pub fn registered_at_hss(&mut self) -> usize {
         let diameter = from_toml(&hss_toml());
         let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
         let random = Random::from_seed([0; 32]);
         let hss = Hss::new(config, open(&self.database), random).expect("the database");
         let assignments = hss.assignments().expect("assignments");
-        assignments.iter().filter(|assignment| assignment.is_registered).count()
+        let registered = assignments.iter().filter(|assignment| assignment.is_registered);
+        registered.map(|one| &one.private_identity).collect::<BTreeSet<_>>().len()
     }
 
     /// Sequence number of each subscriber as the HSS has stored it, by private identity.
