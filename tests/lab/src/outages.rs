@@ -119,7 +119,7 @@ fn entry_point_hangs(world: &mut LabWorld) -> Result<(), String> {
     Ok(())
 }
 
-/// TS 24.229 §5.1.1.4.1, §5.4.1.2.2: the S-CSCF has one contact of it, as before.
+/// TS 24.229 §5.1.1.4.1, §5.4.1.2.2
 fn pcscf_is_killed(world: &mut LabWorld) -> Result<(), String> {
     let held = at_scscfs(world, "tessera_scscf_registrations");
     let at_second = held_by_second_pcscf(world);
@@ -146,8 +146,10 @@ fn pcscf_is_killed(world: &mut LabWorld) -> Result<(), String> {
     ensure(!is_counted || now > packets, || "no ESP at the other P-CSCF".into())?;
     let impi = world.private_identity(ue);
     world.command(Function::Hss, &["rtr", &impi, "permanent"]);
-    world
-        .until("it is told of its end", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)
+    world.until("it is told of its end", PATIENCE, &mut |world| {
+        world.standing(ue) == Standing::Idle
+    })?;
+    world.until_here("its P-CSCF, too", |world| held_by_second_pcscf(world) == at_second)
 }
 
 /// TS 24.229 §5.1.1.2.1
@@ -156,7 +158,9 @@ fn first_pcscf_is_dead(world: &mut LabWorld) -> Result<(), String> {
     world.kill(Function::Pcscf);
     let result = add_with_two_pcscfs(world).and_then(|ue| {
         world.register(ue);
-        world.until("registered by the other one", PATIENCE, &mut |world| {
+        // Less than any back-off behind the first one's silence.
+        let limit = 64 * BRIEF_T1 + Duration::from_secs(8);
+        world.until("registered by the other one", limit, &mut |world| {
             world.standing(ue) == Standing::Registered
         })
     });
@@ -249,6 +253,11 @@ fn server_with_two_addresses(world: &mut LabWorld) -> Result<(), String> {
             world.metric(Function::ApplicationServer, "tessera_as_events_total", &labels)
         })
     };
+    // They would know by now at which address nobody is.
+    for scscf in SCSCFS {
+        world.kill(scscf);
+        world.start(scscf);
+    }
     let before = heard(world);
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;
@@ -277,15 +286,23 @@ fn an_end_is_told_after_a_crash(world: &mut LabWorld) -> Result<(), String> {
     let now = held(world);
     let serving = usize::from(now[1] > before[1]);
     let impi = world.private_identity(ue);
+    let node = SCSCFS[serving].name();
     world.cut_off("pcscf", true)?;
     world.command(Function::Hss, &["rtr", &impi, "permanent"]);
     let ended = world
         .until("the S-CSCF ends it", PATIENCE, &mut |world| held(world)[serving] < now[serving]);
     world.kill(SCSCFS[serving]);
+    // The kernel would go on sending for it: half a minute, as daemons have it told.
+    let begin = Instant::now();
+    while !world.sends_nothing_more(node) && begin.elapsed() < PATIENCE {
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    let is_silent = world.sends_nothing_more(node);
     let whole = world.cut_off("pcscf", false);
     let standing = world.standing(ue);
     world.start(SCSCFS[serving]);
     ended?;
+    ensure(is_silent, || "what it had sent is still under way".into())?;
     whole?;
     ensure(standing == Standing::Registered, || format!("it cannot know, and is {standing:?}"))?;
     world
@@ -376,11 +393,29 @@ fn lapsed(world: &mut LabWorld) -> f64 {
     SCSCFS.iter().map(|of| world.metric(*of, "tessera_scscf_registers_total", &labels)).sum()
 }
 
+/// But for those that leave watchers with the HSS, a second after they came.
 fn sars(world: &mut LabWorld) -> f64 {
-    world.metric(Function::Hss, "tessera_hss_requests_total", &[("command", "SAR")])
+    let left = [("outcome", "watchers_left")];
+    let of_watchers: f64 =
+        SCSCFS.iter().map(|of| world.metric(*of, "tessera_scscf_restorations_total", &left)).sum();
+    world.metric(Function::Hss, "tessera_hss_requests_total", &[("command", "SAR")]) - of_watchers
 }
 
 impl LabWorld {
+    /// No connection of a dead process waits for an acknowledgement there.
+    fn sends_nothing_more(&self, node: &'static str) -> bool {
+        let states = self.ask(move |laboratory| {
+            let words = ["sh", "-c", "cat /proc/net/tcp /proc/net/tcp6"];
+            laboratory.topology.namespace(node).output_of(&words).unwrap_or_default()
+        });
+        // proc_pid_net(5): FIN_WAIT1 is 4, LAST_ACK 9, CLOSING 11.
+        let is_sending = |line: &str| {
+            let state = line.split_whitespace().nth(3);
+            matches!(state, Some("04" | "09" | "0B"))
+        };
+        !states.lines().any(is_sending)
+    }
+
     /// The router of the core drops what is for that node, without a word.
     fn cut_off(&self, node: &'static str, is_cut: bool) -> Result<(), String> {
         let verb = if is_cut { "add" } else { "delete" };

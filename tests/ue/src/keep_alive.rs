@@ -31,7 +31,6 @@ const TRIES: u32 = 4;
 /// The way that is kept open.
 #[derive(Debug)]
 pub struct Way {
-    identity: usize,
     /// Longest time between two of them.
     interval: Duration,
     /// What the phone looks like from outside, once it has been told.
@@ -47,15 +46,14 @@ impl Phone {
     }
 
     /// RFC 6223 §4.4: `keep` in the phone's own Via has a number.
-    pub(crate) fn keeps_alive(&mut self, now: Now, identity: usize, response: &Response) {
+    pub(crate) fn keeps_alive(&mut self, now: Now, response: &Response) {
         let via = response.headers().values(Name::Via).next().and_then(|via| Via::parse(via).ok());
         let via = via.filter(|via| via.transport.eq_ignore_ascii_case("UDP"));
         let seconds = via.and_then(|via| via.parameter("keep")?.parse::<u32>().ok());
         match seconds.filter(|seconds| *seconds > 0 && self.asks_to_keep_alive()) {
             Some(seconds) => {
                 let interval = Duration::from_secs(u64::from(seconds));
-                let way = Way { identity, interval, mapped: None, waiting: None };
-                self.way = Some(way);
+                self.way = Some(Way { interval, mapped: None, waiting: None });
                 self.next_keep_alive(now);
             }
             None => self.leave_way(),
@@ -116,10 +114,12 @@ impl Phone {
         true
     }
 
+    /// Each identity, for each has a Path of its own.
     fn take_another_way(&mut self, now: Now, out: &mut Vec<Output>) {
-        let Some(way) = self.way.take() else { return };
-        self.timers.stop(&Timer::KeepAlive);
-        self.unwatch(way.identity);
-        self.register_when_free(now, way.identity, out);
+        self.leave_way();
+        for identity in self.registrations.keys().copied().collect::<Vec<_>>() {
+            self.unwatch(identity);
+            self.register_when_free(now, identity, out);
+        }
     }
 }

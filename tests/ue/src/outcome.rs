@@ -74,7 +74,7 @@ impl Phone {
         if self.config.automatic {
             self.timers.set(Timer::Refresh(identity), now + refresh_after(granted));
         }
-        self.keeps_alive(now, identity, response);
+        self.keeps_alive(now, response);
         out.push(Output::Event(Event::Registered {
             identity,
             kind: attempt.kind,
@@ -82,7 +82,9 @@ impl Phone {
             is_authenticated: attempt.password.is_some(),
             is_protected: path.is_some(),
         }));
-        if attempt.kind == Kind::Initial || !self.watches.contains_key(&identity) {
+        let is_to_wait = self.timers.at(&Timer::Watch(identity)).is_some();
+        let is_watched = self.watches.contains_key(&identity) || is_to_wait;
+        if attempt.kind == Kind::Initial || !is_watched {
             self.watch(now, identity, out);
         }
         self.next_command(now, out);
@@ -210,15 +212,15 @@ impl Phone {
         if kind == Kind::Refresh && is_dead {
             return Some(now);
         }
-        // What another P-CSCF may do it is asked at once, as long as there is one that has not been.
+        self.failures += 1;
+        // What another P-CSCF may do it is asked at once, until all have been asked.
+        let pcscfs = self.config.pcscfs.len().max(1) as u32;
         let is_for_another = is_dead || cause == Cause::Refused(305);
-        if is_for_another && (self.failures as usize) + 1 < self.config.pcscfs.len() {
-            self.failures += 1;
+        if is_for_another && !self.failures.is_multiple_of(pcscfs) {
             return Some(now);
         }
-        let factor = 1 << self.failures.min(6);
+        let factor = 1 << self.failures.div_ceil(pcscfs).min(6);
         let upper = (BACK_OFF_BASE_SECONDS * factor).min(BACK_OFF_MAX_SECONDS) * 1000;
-        self.failures += 1;
         Some(now + Duration::from_millis(upper / 2 + self.random.below(upper / 2 + 1)))
     }
 

@@ -141,7 +141,10 @@ impl Phone {
             Timer::Refresh(identity) | Timer::Retry(identity) => {
                 self.register_when_free(now, identity, out);
             }
-            Timer::Watch(identity) => self.send_subscribe(now, identity, out),
+            Timer::Watch(identity) if self.watches.contains_key(&identity) => {
+                self.send_subscribe(now, identity, out);
+            }
+            Timer::Watch(identity) => self.watch(now, identity, out),
             Timer::KeepAlive => self.send_keep_alive(now, out),
             Timer::Emergency(identity) => {
                 if self.attempt.as_ref().is_some_and(|attempt| attempt.identity == identity) {

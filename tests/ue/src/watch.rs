@@ -180,6 +180,11 @@ impl Phone {
             Some(response) => {
                 let is_restoration = self.wants_restoration(identity, &response);
                 self.not_subscribed(identity, status, out);
+                // TS 24.229 §5.1.2A.1.6, registration.md U-24: not before that.
+                if let Some(after) = seconds(&response, Name::RetryAfter) {
+                    let after = Duration::from_secs(u64::from(after.max(1)));
+                    self.timers.set(Timer::Watch(identity), now + after);
+                }
                 if is_restoration {
                     self.register_anew(now, identity, out);
                 }
@@ -284,11 +289,38 @@ impl Phone {
         match own {
             Some(contact) if contact.is_active => self.on_active(now, identity, &contact),
             Some(contact) => return self.on_terminated(now, identity, &contact, out),
+            // RFC 3680 §5.2: nobody has it any more, and nobody says why.
+            None if info.is_full && self.is_gone(identity, info) => {
+                return self.on_gone(now, identity, out);
+            }
             None => {}
         }
         if is_over && self.registrations.contains_key(&identity) {
             // The subscription has ended, the registration has not (RFC 6665 §4.1.3).
             self.watch(now, identity, out);
+        }
+    }
+
+    /// The watched identity is there, and has no contacts.
+    fn is_gone(&self, identity: usize, info: &RegInfo) -> bool {
+        let Some(registration) = self.registrations.get(&identity) else { return false };
+        let own = &self.config.isim.impus[identity];
+        let is_own = |aor: &str| {
+            let mut associated = registration.associated.iter();
+            is_same(aor, own)
+                || associated.any(|text| {
+                    Address::parse(text).is_ok_and(|address| is_same(aor, &address.uri_text))
+                })
+        };
+        let mut own = info.registrations.iter().filter(|one| is_own(&one.aor)).peekable();
+        own.peek().is_some()
+            && own.all(|one| one.state != reginfo::State::Active && one.contacts.is_empty())
+    }
+
+    fn on_gone(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
+        self.is_registered_no_more(now, identity, out);
+        if self.config.automatic {
+            self.timers.set(Timer::Retry(identity), now);
         }
     }
 
@@ -326,12 +358,7 @@ impl Phone {
         contact: &Contact,
         out: &mut Vec<Output>,
     ) {
-        self.forget_registration(identity);
-        out.push(Output::Event(Event::Lost { identity }));
-        if self.registrations.is_empty() {
-            self.sets.retire_all(now);
-            self.credentials = None;
-        }
+        self.is_registered_no_more(now, identity, out);
         match contact.event {
             reginfo::Event::Deactivated if self.config.automatic => {
                 self.timers.set(Timer::Retry(identity), now);
@@ -350,7 +377,7 @@ impl Phone {
         self.timers.stop(&Timer::Watch(identity));
     }
 
-    fn register_anew(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
+    fn is_registered_no_more(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
         self.forget_registration(identity);
         out.push(Output::Event(Event::Lost { identity }));
         if self.registrations.is_empty() {
@@ -358,6 +385,10 @@ impl Phone {
             self.sets.retire_all(now);
             self.credentials = None;
         }
+    }
+
+    fn register_anew(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
+        self.is_registered_no_more(now, identity, out);
         self.timers.set(Timer::Retry(identity), now);
     }
 }

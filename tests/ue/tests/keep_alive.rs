@@ -105,6 +105,27 @@ fn a_way_that_is_gone_is_registered_anew() {
     assert_eq!(net.keep_alives, answered + 4);
 }
 
+/// RFC 5626 §4.4.2: each identity has a Path of its own: all of them register by the new way.
+#[test]
+fn all_identities_take_the_new_way() {
+    let mut net = Net::registered(";keep=10");
+    net.command(Command::Register { identity: 1 });
+    let register = net.request();
+    net.accepts(&register, ";keep=10");
+    assert!(matches!(net.event(), Event::Registered { identity: 1, .. }));
+    net.advance(Duration::from_secs(21));
+    net.command(Command::Rebind);
+    for identity in 0..2 {
+        let register = net.message_within(10);
+        assert!(register.text.starts_with("REGISTER "));
+        net.accepts(&register, ";keep=10");
+        let Event::Registered { identity: registered, .. } = net.event() else { panic!() };
+        assert_eq!(registered, identity);
+    }
+    net.advance(Duration::from_secs(21));
+    assert!(net.got.is_empty());
+}
+
 /// RFC 5626 §4.4: what was on its way to the old port is lost: the phone subscribes anew by the new one.
 #[test]
 fn it_watches_by_the_new_way() {

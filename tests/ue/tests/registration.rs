@@ -422,7 +422,7 @@ fn timer_f() {
         panic!()
     };
     let wait = at.since(begin + seconds(128));
-    assert!((seconds(15)..=seconds(30)).contains(&wait), "{wait:?}");
+    assert!((seconds(30)..=seconds(60)).contains(&wait), "{wait:?}");
     net.advance(wait);
     assert!(!net.got.is_empty(), "tries again by itself");
 }
@@ -484,7 +484,7 @@ fn retry_after() {
 fn failed_registrations_back_off() {
     let mut net = Net::new(config());
     net.command(REGISTER);
-    for upper in [30, 60, 120, 240, 480, 960, 1_800, 1_800, 1_800] {
+    for upper in [60, 120, 240, 480, 960, 1_800, 1_800, 1_800] {
         let request = net.request();
         net.answer(&request, 500, "Server Internal Error", &[]);
         let Event::Failed { retry_at: Some(retry_at), .. } = net.event() else { panic!() };

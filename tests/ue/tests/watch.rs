@@ -289,3 +289,51 @@ fn restoration_leads_to_a_new_registration() {
         assert_eq!(net.phone.registration(0).is_none(), is_heard);
     }
 }
+
+/// RFC 3680 §5.2: a full document in which nobody has the identity any more: it is lost, and registered anew. One about
+/// others alone says nothing.
+#[test]
+fn a_document_without_contacts() {
+    for (aor, state, is_full, is_lost) in [
+        (AOR, State::Terminated, true, true),
+        (AOR, State::Init, true, true),
+        (AOR, State::Terminated, false, false),
+        ("sip:nobody@hims.net", State::Terminated, true, false),
+    ] {
+        let mut net = watching();
+        let (subscribe, _) = subscribed(&mut net, 600_000);
+        let registration = Registration {
+            aor: aor.to_owned(),
+            id: "a".to_owned(),
+            state,
+            wildcarded_identity: None,
+            contacts: Vec::new(),
+        };
+        let info = RegInfo { version: 1, is_full, registrations: vec![registration] };
+        let request = notify(&subscribe, 1, "active;expires=600000", &info);
+        net.ask_with(&request, 0);
+        let is_gone = net.events.iter().any(|event| matches!(event, Event::Lost { .. }));
+        assert_eq!(is_gone, is_lost, "{aor} {state:?} {is_full}");
+        net.got.retain(|got| got.text.starts_with("REGISTER "));
+        assert_eq!(net.got.len(), usize::from(is_lost));
+    }
+}
+
+/// TS 24.229 §5.1.2A.1.6, registration.md U-24: a SUBSCRIBE that is refused for a while is not sent before that is over, whatever
+/// registers meanwhile; and then by itself.
+#[test]
+fn a_refusal_for_a_while() {
+    let mut net = watching();
+    let subscribe = registered(&mut net, 600_000);
+    net.answer(&subscribe, 503, "Service Unavailable", &[(Name::RetryAfter, "90")]);
+    let what = Watched::NotSubscribed { status: 503 };
+    assert_eq!(net.event(), Event::Watch { identity: 0, what });
+    net.command(Command::Register { identity: 0 });
+    let refresh = net.request();
+    net.accept(&refresh, 600_000);
+    assert!(matches!(net.event(), Event::Registered { .. }));
+    net.advance(Duration::from_secs(89));
+    assert!(net.got.is_empty(), "{:?}", net.got);
+    net.advance(Duration::from_secs(2));
+    assert!(net.request().text.starts_with("SUBSCRIBE "));
+}
