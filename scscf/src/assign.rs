@@ -41,11 +41,7 @@ impl Scscf {
                 false => ServerAssignmentType::Registration,
             },
             user_data_already_available: is_registered,
-            restoration: self.restoration_info(
-                &job.private_identity,
-                &job.public_identity,
-                &bindings,
-            ),
+            restoration: self.restoration_of(&job, &bindings),
             is_multiple_registration: job.contacts.has_flows(),
             ..Sar::default()
         };
@@ -83,16 +79,13 @@ impl Scscf {
                 saa
             }
             Ok(_) => {
-                self.forget_restored(now, &job, out);
                 return self.refuse(now, job, Refusal::HssSilent(NoAnswer::Malformed), out);
             }
             Err(no_answer) => {
-                self.forget_restored(now, &job, out);
                 return self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
             }
         };
         if let Some(refusal) = outcome_refusal(saa.outcome) {
-            self.forget_restored(now, &job, out);
             return self.refuse(now, job, refusal, out);
         }
         match self.profile_of(&job, &saa) {
@@ -177,6 +170,7 @@ impl Scscf {
             is_reauthentication_due,
             ..self.registration(&job, service_profiles, charging)
         };
+        self.take_over(now, &mut job, out);
         self.let_go(now, &job, &registration, out);
         self.replace(now, registration, out);
         let response = self.success(now, &job);
@@ -273,6 +267,7 @@ impl Scscf {
             _ => ServerAssignmentType::AdministrativeDeregistration,
         };
         self.tell_hss(now, &job, assignment_type, out);
+        self.forget_restored(now, &job, out);
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         if let Some(set) = held.map(Registration::set) {
             self.remove(now, &job.private_identity, &set, Cause::Rejected, out);

@@ -26,6 +26,7 @@ use common::sip::header::Name;
 use common::sip::uri::Uri;
 
 use crate::register::{Refusal, Registering};
+use crate::restore::Restored;
 use crate::{OnAnswer, Scscf, Timer};
 
 /// For how long a lapsed challenge is remembered: its answer may still come.
@@ -44,6 +45,8 @@ pub struct Challenge {
     /// Wrong responses before this challenge was sent.
     wrong_responses: u32,
     hss_host: String,
+    /// What another S-CSCF left of the user, for when the answer is right (TS 23.380 §4.2).
+    pub(crate) restored: Vec<Restored>,
 }
 
 /// What the answer to a challenge is compared with.
@@ -204,6 +207,10 @@ impl Scscf {
             response.headers_mut().append(Name::WwwAuthenticate, &line.to_challenge());
         }
         self.add_charging_vector(&job, &mut response);
+        let restored = match self.challenge_of(&job) {
+            Some(challenge) if job.restored.is_empty() => challenge.restored.clone(),
+            _ => job.restored.clone(),
+        };
         let challenge = Challenge {
             public_identity: job.public_identity.clone(),
             call_id: job.incoming.request().call_id().to_owned(),
@@ -212,6 +219,7 @@ impl Scscf {
             proof,
             wrong_responses,
             hss_host,
+            restored,
         };
         self.timers.stop(&Timer::Lapsed(job.private_identity.clone()));
         self.keep_challenge(now, job.private_identity.clone(), challenge);
@@ -253,6 +261,7 @@ impl Scscf {
                 self.keep_nonce(now, &mut job, challenge.nonce, offered, &challenge.hss_host);
             }
             job.hss_host = Some(challenge.hss_host);
+            job.restored = self.restore_again(now, &job.public_identity, challenge.restored);
             return self.accept(now, job, out);
         }
         challenge.wrong_responses += 1;

@@ -298,6 +298,8 @@ impl Scscf {
         }
         match cause {
             Cause::User(mut job) => {
+                // Its own registration has gone its way above.
+                job.restored.retain(|one| !one.is_of(&private_identity));
                 let response = self.success(now, &job);
                 if let Some(ended) = &ended {
                     let exchange = Some((job.incoming.request(), &response));

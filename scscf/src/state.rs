@@ -267,6 +267,11 @@ impl Registrations {
         self.apply(change);
     }
 
+    /// Makes one that is not to outlive a restart: it is not this S-CSCF's yet (TS 23.380 §4.2).
+    pub fn hold(&mut self, registration: Registration) {
+        self.apply(Change::Stored(Box::new(registration)));
+    }
+
     /// Takes back what [`Registrations::commit`] stored before a restart. `Err` says why a record
     /// cannot be read; records of other kinds are passed over.
     pub fn restore(&mut self, record: &StoredRecord) -> Result<(), String> {
