@@ -205,7 +205,7 @@ impl Refusal {
 /// Protected, and each contact that it asks for is bound by a REGISTER of its very number, for the same
 /// interval, not longer ago than a UE repeats it. Nothing of it is looked at again: who can send inside the
 /// associations has proved who it is.
-fn is_repeated(job: &Registering, registration: &Registration) -> bool {
+pub(crate) fn is_repeated(job: &Registering, registration: &Registration) -> bool {
     let request = job.incoming.request();
     let is_bound_by_it = |wanted: &crate::contacts::Wanted| {
         registration.bindings.iter().any(|binding| {

@@ -28,7 +28,7 @@ use common::sip::address::Address;
 use common::sip::parameter;
 use common::sip::uri::{Host, Uri};
 
-use crate::register::{Decision, Refusal, Registering};
+use crate::register::{Decision, Refusal, Registering, is_repeated};
 use crate::state::{Binding, Change, Charging, Registration};
 use crate::subscriptions::{Subscription, Watcher};
 use crate::{OnAnswer, Scscf, Timer};
@@ -233,9 +233,13 @@ impl Scscf {
     }
 
     /// TS 24.229 §5.4.1.2.2: a restored user is treated like any other one who is registered. An
-    /// unknown contact only means that what was left is older than the UE.
+    /// unknown contact only means that what was left is older than the UE. The very REGISTER that the other
+    /// S-CSCF failed on, behind its SAR, is only to be assigned here.
     fn decide_restored(&self, job: &Registering) -> Decision {
         let registration = self.registrations.find(&job.private_identity, &job.public_identity);
+        if registration.is_some_and(|registration| is_repeated(job, registration)) {
+            return Decision::Accept;
+        }
         if let Some(refusal) = self.contradiction(job, registration) {
             return Decision::Refuse(refusal);
         }

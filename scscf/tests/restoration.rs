@@ -431,6 +431,24 @@ fn old_news() {
     assert_eq!(dialogue.counter("tessera_scscf_restorations_total", "nothing_left"), 1);
 }
 
+/// TS 23.380 §4.2: the REGISTER on which the other S-CSCF failed, its SAR sent and its 200 not, is accepted
+/// here: the UE has no other one to send.
+#[test]
+fn the_register_that_the_other_one_failed_on() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&reselected(26));
+    let left = ScscfRestorationInfo {
+        registration_time_out: Some(NOW_SECONDS + 599_998),
+        ..own_contact()
+    };
+    dialogue.asks_sar(NoAssignment, Saa { restoration: vec![left], ..saa(&profile(IMPI)) });
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.restoration.unwrap().contacts[0].cseq, Some(26));
+    assert_eq!(contacts(&dialogue.replies_with(200)).len(), 1);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
 /// TS 23.380 §4.2, TS 24.229 §5.4.1.4: a deregistration that comes here restores first.
 #[test]
 fn deregisters_a_restored_user() {
