@@ -270,8 +270,8 @@ impl Scscf {
         self.cx.ask(now, cx::Request::Sar(sar), hss_host.as_deref(), wait, limit, out);
     }
 
-    /// TS 24.229 §5.4.1.4, §5.4.1.5: whatever the HSS says the user is gone from here. When it says
-    /// nothing, an empty registration stays behind to tell it again.
+    /// TS 24.229 §5.4.1.4, §5.4.1.5: whatever the HSS says the user is gone from here. Where it does not
+    /// say that it has the user registered here no longer, an empty registration stays behind to tell it again.
     pub(crate) fn deregistered(
         &mut self,
         now: Now,
@@ -282,9 +282,9 @@ impl Scscf {
         let Deregistering { private_identity, set, cause } = wait;
         let (is_final, detail) = match &result {
             Ok(Answered { answer: cx::Answer::Saa(saa), .. }) => {
-                (true, format!("{:?}", saa.outcome))
+                (is_final(saa.outcome), format!("{:?}", saa.outcome))
             }
-            Ok(_) => (true, "no SAA".to_owned()),
+            Ok(_) => (false, "no SAA".to_owned()),
             Err(no_answer) => (false, format!("{no_answer:?}")),
         };
         if let (Cause::Expiry, true) = (&cause, is_elsewhere(&result)) {
@@ -398,6 +398,18 @@ impl Scscf {
         let later = now + self.config.timeouts.retry();
         self.registrations.look_again(private_identity.clone(), set.clone(), later);
     }
+}
+
+/// TS 29.228 §6.1.2.1: the HSS has the user registered at this S-CSCF no longer. Anything else, an HSS that is
+/// too busy for one, leaves it registered there for good unless it is told again.
+fn is_final(outcome: Outcome) -> bool {
+    outcome.is_success()
+        || matches!(
+            outcome,
+            Outcome::USER_UNKNOWN
+                | Outcome::IDENTITIES_DONT_MATCH
+                | Outcome::IDENTITY_ALREADY_REGISTERED
+        )
 }
 
 /// TS 29.228 §6.1.2.1: the name of another S-CSCF is stored.

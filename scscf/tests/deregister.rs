@@ -243,6 +243,44 @@ fn a_deregistration_is_told_again() {
     dialogue.registered();
 }
 
+/// TS 29.228 §6.1.2.1, RFC 6733 §7.1: an HSS that cannot do it now is told again, whoever has ended the
+/// registration; one that knows nobody of that name is not.
+#[test]
+fn a_deregistration_that_the_hss_could_not_do_is_told_again() {
+    let too_busy = Outcome::Base(3004);
+    for (outcome, left) in [
+        (too_busy, 1),
+        (Outcome::Base(4002), 1),
+        (Outcome::UNABLE_TO_COMPLY, 1),
+        (Outcome::USER_UNKNOWN, 0),
+        (Outcome::IDENTITIES_DONT_MATCH, 0),
+        (Outcome::IDENTITY_ALREADY_REGISTERED, 0),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+        dialogue.asks_sar(UserDeregistration, empty_saa(outcome));
+        assert!(contacts(&dialogue.replies_with(200)).is_empty());
+        assert_eq!(dialogue.registrations(), left, "{outcome:?}");
+        dialogue.wait(Duration::from_secs(60));
+        if left == 1 {
+            dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+        }
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty());
+        dialogue.rests();
+    }
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.wait(Duration::from_secs(600_001));
+    dialogue.asks_sar(TimeoutDeregistration, empty_saa(too_busy));
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.wait(Duration::from_secs(60));
+    dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.rests();
+}
+
 fn rtr(reason_code: ReasonCode, public_identities: &[&str]) -> cx::Request {
     cx::Request::Rtr(Rtr {
         destination_host: "scscf1.hims.net".to_owned(),
