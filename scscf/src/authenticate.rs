@@ -421,6 +421,8 @@ impl Scscf {
         self.tell(now, identities, assignment_type, job.hss_host.as_deref(), out);
     }
 
+    /// TS 29.228 §6.1.2.1: the end of an authentication takes the S-CSCF away from a user who is not
+    /// registered. While another attempt runs it is needed, and the end of that one tells the HSS.
     fn tell(
         &mut self,
         now: Now,
@@ -429,6 +431,14 @@ impl Scscf {
         hss_host: Option<&str>,
         out: &mut Vec<Output>,
     ) {
+        let is_of_authentication = matches!(
+            assignment_type,
+            ServerAssignmentType::AuthenticationFailure
+                | ServerAssignmentType::AuthenticationTimeout
+        );
+        if is_of_authentication && self.challenges.has(private_identity) {
+            return;
+        }
         let sar = Sar {
             user_name: Some(private_identity.as_str().to_owned()),
             public_identities: vec![public_identity.as_str().to_owned()],
