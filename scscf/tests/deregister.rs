@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType::{
-    AdministrativeDeregistration, AuthenticationTimeout, Registration, TimeoutDeregistration,
-    UserDeregistration,
+    AdministrativeDeregistration, AuthenticationTimeout, ReRegistration, Registration,
+    TimeoutDeregistration, UserDeregistration,
 };
 use common::cx::{self, Answer, ChargingInformation, Outcome, Ppr, Rta, Rtr};
 use common::sip::header::Name;
@@ -176,6 +176,31 @@ fn an_emergency_registration() {
     dialogue.hss_asks(rtr(ReasonCode::ServerChange, &[]));
     assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
     assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 24.229 §5.4.1.6, §5.4.8.4: to be challenged soon shortens no emergency registration, beside a normal one
+/// or alone.
+#[test]
+fn reauthentication_spares_an_emergency_registration() {
+    for is_alone in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        if !is_alone {
+            dialogue.registered();
+        }
+        let changes = [("46:5064>", "46:5064;sos>"), ("=600000", "=1700"), ("ababab", "sos")];
+        let (challenge, vector) = dialogue.challenged(&register(&changes));
+        dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+        let kind = if is_alone { Registration } else { ReRegistration };
+        dialogue.asks_sar(kind, saa(&profile(IMPI)));
+        dialogue.replies_with(200);
+        dialogue.command(&["reauthenticate", IMPI, "60"]);
+        let text = dialogue.replied_text();
+        assert_eq!(text == "not registered\n", is_alone, "{text}");
+        dialogue.command(&["show", IMPU]);
+        let text = dialogue.replied_text();
+        assert!(text.contains(";sos>;+g.3gpp.smsip for 1700 s"), "{text}");
+        assert_eq!(text.contains("for 60 s"), !is_alone, "{text}");
+    }
 }
 
 /// TS 24.229 §5.4.1.5: expiry, also across a restart.
