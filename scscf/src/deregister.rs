@@ -255,11 +255,12 @@ impl Scscf {
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
-        let held = self.registrations.find(&private_identity, &set);
+        let held = self.registrations.of_set(&private_identity, &set);
         let hss_host = held.map(|held| held.hss_host.clone());
+        let identity = held.map_or_else(|| set.clone(), Registration::default_identity);
         let sar = Sar {
             user_name: Some(private_identity.as_str().to_owned()),
-            public_identities: vec![set.as_str().to_owned()],
+            public_identities: vec![identity.as_str().to_owned()],
             server_name: self.own.server_name.clone(),
             server_assignment_type: cause.assignment_type(),
             ..Sar::default()

@@ -6,7 +6,7 @@ use common::identity::Impi;
 use common::node::{Now, Output};
 
 use crate::Scscf;
-use crate::state::{Charging, Registration, canonical};
+use crate::state::{Charging, Registration, canonical, default_of};
 use crate::watch::Cause;
 
 impl Scscf {
@@ -58,14 +58,18 @@ impl Scscf {
     }
 
     /// The registrations, of this private identity and of others, with the set that is pushed.
-    /// `None` when there is none, when its default identity changed, which is the first that is not barred
-    /// and which the HSS must not change while it is registered, or when no identity would be left that may
-    /// be used.
+    /// `None` when there is none, when its default identity changed, which is the first that is
+    /// neither barred nor a wildcard and which the HSS must not change while it is registered, or when no
+    /// identity would be left that may be used.
     fn sharing(&self, private_identity: &Impi, data: &UserData) -> Option<Vec<Registration>> {
-        let default = &canonical(data.public_identities().find(|identity| !identity.is_barred)?);
+        let mut identities = data.public_identities();
+        if identities.all(|identity| identity.is_barred) {
+            return None;
+        }
+        let first = default_of(|| data.public_identities());
+        let default = &canonical(first.or_else(|| data.public_identities().next())?);
         let own = self.registrations.find(private_identity, default)?;
-        let known = own.identities().find(|identity| !identity.is_barred).map(canonical);
-        if known.is_some_and(|known| known != *default) {
+        if own.has_unbarred() && own.default_identity() != *default {
             return None;
         }
         let sharers = self.registrations.sharers(default).iter();

@@ -394,8 +394,7 @@ impl Scscf {
         let (Some(held), Some(restoration)) = (held, restoration) else {
             return self.finish(now, private_identity, out);
         };
-        let identity = held.identities().find(|identity| !identity.is_barred);
-        let identity = identity.map_or_else(|| set.clone(), crate::state::canonical);
+        let identity = held.default_identity();
         let sar = Sar {
             user_name: Some(private_identity.as_str().to_owned()),
             public_identities: vec![identity.as_str().to_owned()],

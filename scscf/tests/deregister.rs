@@ -306,6 +306,53 @@ fn a_deregistration_that_the_hss_could_not_do_is_told_again() {
     dialogue.rests();
 }
 
+/// TS 23.003 §13.4A, TS 29.228 §6.1.2.1, TS 24.229 §5.4.1.2.2F: a wildcard in front of the set is not told to the
+/// UE, and stands for the set in no SAR; watchers have it as the HSS wrote it.
+#[test]
+fn a_wildcarded_identity_in_front() {
+    const WILDCARD: &str = "tel:+1555![0-9]{4}!";
+    let mut data = profile(IMPI);
+    let wildcard = cx::user_data::PublicIdentity {
+        identity: WILDCARD.to_owned(),
+        identity_type: 4,
+        wildcarded_identity: Some(WILDCARD.to_owned()),
+        ..Default::default()
+    };
+    data.service_profiles[0].public_identities.insert(0, wildcard);
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.asks_sar(Registration, saa(&data));
+    let response = dialogue.replies_with(200);
+    let associated = response.headers().get(Name::PAssociatedUri).unwrap();
+    assert!(associated.starts_with("<sip:name@hims.net>") && !associated.contains('!'));
+    assert!(dialogue.store.keys().any(|(_, key)| *key == format!("{IMPI} {WILDCARD}")));
+
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+    let document = common::reginfo::RegInfo::parse(notify.body()).unwrap();
+    let told: Vec<_> = document
+        .registrations
+        .iter()
+        .filter_map(|one| one.wildcarded_identity.as_deref())
+        .collect();
+    assert_eq!(told, [WILDCARD]);
+    dialogue.wait(Duration::from_secs(1));
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.public_identities, [IMPU]);
+
+    // What the HSS pushes leaves the default identity alone.
+    data.service_profiles[0].public_identities.remove(0);
+    assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+    dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+    let sar = dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.public_identities, [IMPU]);
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
 fn rtr(reason_code: ReasonCode, public_identities: &[&str]) -> cx::Request {
     cx::Request::Rtr(Rtr {
         destination_host: "scscf1.hims.net".to_owned(),
@@ -494,7 +541,7 @@ fn the_operator_ends_all_sets() {
         ended.extend(sar.public_identities);
     }
     ended.sort();
-    assert_eq!(ended, [format!("sip:temporary.{IMPI}"), WORK.to_owned()]);
+    assert_eq!(ended, [IMPU, WORK]);
     assert!(dialogue.replied_text().starts_with("deregistered; the HSS says"));
     assert_eq!(dialogue.registrations(), 0);
     dialogue.rests();
