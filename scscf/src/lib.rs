@@ -96,6 +96,8 @@ pub struct Scscf {
     turns: Turns<Impi, Job>,
     /// Third-party REGISTERs under way, by identity and server.
     telling: Turns<(Impu, String), third_party::Notice>,
+    /// The newest notice of each line that is full; there are no more than lines.
+    crowded: HashMap<(Impu, String), third_party::Notice>,
     registrations: Registrations,
     subscriptions: Subscriptions,
     /// What watchers that come too late are told. Not durable.
@@ -220,6 +222,7 @@ impl Scscf {
             cx: cx::Endpoint::new(config.diameter.clone(), random.fork(), &config.limits),
             turns: Turns::new(config.limits.waiting_per_identity),
             telling: Turns::new(config.limits.waiting_per_identity),
+            crowded: HashMap::new(),
             registrations: Registrations::default(),
             subscriptions: Subscriptions::default(),
             ends: ends::Ends::default(),

@@ -187,10 +187,14 @@ impl Scscf {
         match self.telling.take(&notice.line(), notice) {
             Turn::Now(notice) => self.tell_server_in_turn(now, notice, out),
             Turn::Later => {}
+            // How things are in the end is what a server has to hear, of all that such a slow one may miss.
             Turn::Refused(notice) => {
-                // What is under way and what waits says enough of a server that is as slow as that.
-                self.stats.third_party("dropped");
-                tracing::warn!(server = notice.server, "an application server is told too slowly");
+                let line = notice.line();
+                if let Some(dropped) = self.crowded.insert(line, notice) {
+                    self.stats.third_party("dropped");
+                    let server = dropped.server;
+                    tracing::warn!(server, "an application server is told too slowly");
+                }
             }
         }
     }
@@ -300,7 +304,13 @@ impl Scscf {
 
     /// The server has heard it, or never will: what waited behind it may go.
     fn server_told(&mut self, now: Now, notice: &Notice, out: &mut Vec<Output>) {
-        if let Some(next) = self.telling.done(&notice.line()) {
+        let line = notice.line();
+        let next = self.telling.done(&line);
+        // There is room again behind what waited before it.
+        if let Some(newest) = self.crowded.remove(&line) {
+            self.tell_server(now, newest, out);
+        }
+        if let Some(next) = next {
             self.tell_server_in_turn(now, next, out);
         }
     }

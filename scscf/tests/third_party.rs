@@ -281,6 +281,36 @@ fn in_order() {
     dialogue.rests();
 }
 
+/// TS 24.229 §5.4.1.7: a server that is too slow misses what lies between, and never the end.
+#[test]
+fn the_newest_is_not_missed() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[])));
+    let mut told = dialogue.requests("REGISTER", AS);
+    let refreshes = 6;
+    for cseq in 0..refreshes {
+        let number = format!("CSeq: {}", 27 + cseq);
+        dialogue.receives(&register(&[("CSeq: 25", &number), ("\"no\"", "\"yes\"")]));
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+    }
+    let zero = [("CSeq: 25", "CSeq: 40"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+    dialogue.receives(&register(&zero));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let mut heard = vec![told.headers().get(Name::Expires).unwrap().to_owned()];
+    dialogue.answers_request(&told, 200);
+    while !dialogue.requests.is_empty() {
+        told = dialogue.tells();
+        heard.push(told.headers().get(Name::Expires).unwrap().to_owned());
+    }
+    let total = refreshes as usize + 2;
+    assert_eq!(heard.len() + dialogue.outcome("dropped") as usize, total, "{heard:?}");
+    assert!(heard.len() < total);
+    assert_eq!(heard.last().map(String::as_str), Some("0"));
+    dialogue.rests();
+}
+
 /// TS 24.229 §5.4.1.7: what fails for a REGISTER does not end what a later one has made.
 #[test]
 fn a_failure_of_earlier() {
