@@ -22,6 +22,8 @@ use crate::{OnAnswer, Scscf, watch};
 pub struct Deregistering {
     private_identity: Impi,
     set: Impu,
+    /// The default identity, by which the set is found when its name has changed.
+    identity: Impu,
     cause: Cause,
 }
 
@@ -185,6 +187,12 @@ impl Scscf {
         let total = sets.len();
         sets.retain(|set| !self.spare_emergency(now, private_identity, set, told, out));
         let spared = total - sets.len();
+        // By their default identities: no profile that is pushed meanwhile changes those.
+        for set in &mut sets {
+            if let Some(held) = self.registrations.of_set(private_identity, set) {
+                *set = held.default_identity();
+            }
+        }
         match sets.pop() {
             Some(set) => {
                 let cause = Cause::Operator { id, others: sets, told };
@@ -207,17 +215,19 @@ impl Scscf {
         &mut self,
         now: Now,
         private_identity: &Impi,
-        set: Impu,
         made_by: &Occurrence,
         out: &mut Vec<Output>,
     ) {
-        let held = self.registrations.of_set(private_identity, &set);
-        let is_meant = held.is_some_and(|held| {
+        let is_meant = |held: &&Registration| {
             let mut reported = held.reported();
             reported.any(|one| one.call_id == made_by.call_id && one.cseq == made_by.cseq)
-        });
+        };
+        let held = self.registrations.of(private_identity).iter().find(is_meant);
+        let Some(set) = held.map(Registration::set) else {
+            return self.finish(now, private_identity, out);
+        };
         let told = self.config.registration.server_failure.cause();
-        if !is_meant || self.spare_emergency(now, private_identity, &set, told, out) {
+        if self.spare_emergency(now, private_identity, &set, told, out) {
             return self.finish(now, private_identity, out);
         }
         let cause = Cause::ServerFailed { told };
@@ -256,6 +266,7 @@ impl Scscf {
         out: &mut Vec<Output>,
     ) {
         let held = self.registrations.of_set(&private_identity, &set);
+        let held = held.or_else(|| self.registrations.find(&private_identity, &set));
         let hss_host = held.map(|held| held.hss_host.clone());
         let identity = held.map_or_else(|| set.clone(), Registration::default_identity);
         let sar = Sar {
@@ -265,7 +276,7 @@ impl Scscf {
             server_assignment_type: cause.assignment_type(),
             ..Sar::default()
         };
-        let wait = Deregistering { private_identity, set, cause };
+        let wait = Deregistering { private_identity, set, identity, cause };
         let wait = OnAnswer::Deregistered(Box::new(wait));
         let limit = self.config.timeouts.hss();
         self.cx.ask(now, cx::Request::Sar(sar), hss_host.as_deref(), wait, limit, out);
@@ -280,7 +291,11 @@ impl Scscf {
         result: Result<Answered, NoAnswer>,
         out: &mut Vec<Output>,
     ) {
-        let Deregistering { private_identity, set, cause } = wait;
+        let Deregistering { private_identity, set, identity, cause } = wait;
+        // A profile that was pushed meanwhile may have given the set another name.
+        let held = self.registrations.of_set(&private_identity, &set);
+        let held = held.or_else(|| self.registrations.find(&private_identity, &identity));
+        let set = held.map_or(set, Registration::set);
         let (is_final, detail) = match &result {
             Ok(Answered { answer: cx::Answer::Saa(saa), .. }) => {
                 (is_final(saa.outcome), format!("{:?}", saa.outcome))

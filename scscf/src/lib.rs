@@ -179,7 +179,6 @@ enum Job {
     },
     /// An application server without which there is no registration has failed.
     ServerFailed {
-        set: Impu,
         made_by: third_party::Occurrence,
     },
     /// An operator's `reauthenticate`.
@@ -344,8 +343,8 @@ impl Scscf {
                 self.terminate_in_turn(now, private_identity, *terminating, out);
             }
             Job::BackUp { set } => self.back_up(now, private_identity, &set, out),
-            Job::ServerFailed { set, made_by } => {
-                self.deregister_for_server(now, private_identity, set, &made_by, out);
+            Job::ServerFailed { made_by } => {
+                self.deregister_for_server(now, private_identity, &made_by, out);
             }
             Job::Reauthenticate { id, within_seconds } => {
                 self.reauthenticate(now, private_identity, id, within_seconds, out);

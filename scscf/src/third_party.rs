@@ -35,7 +35,6 @@ pub struct Notice {
     request: Request,
     public_identity: Impu,
     private_identity: Impi,
-    set: Impu,
     /// The REGISTER whose registration ends when the server fails (SESSION_TERMINATED).
     ends: Option<Occurrence>,
     began: Now,
@@ -100,7 +99,6 @@ impl Scscf {
                 request,
                 public_identity: canonical(served),
                 private_identity: occasion.registration.private_identity.clone(),
-                set: occasion.registration.set(),
                 ends: made_by.map(|(request, _)| Occurrence {
                     call_id: request.call_id().to_owned(),
                     cseq: request.cseq(),
@@ -294,9 +292,8 @@ impl Scscf {
             private_identity = %self.logged(notice.private_identity.as_str()),
             "without this server there is no registration"
         );
-        let Notice { private_identity, set, .. } = notice;
-        let job = Job::ServerFailed { set, made_by };
-        if self.begin(now, &private_identity, job, out).is_some() {
+        let job = Job::ServerFailed { made_by };
+        if self.begin(now, &notice.private_identity, job, out).is_some() {
             // Its line is full: the user is at it, and every REGISTER tells the server again.
             self.stats.third_party("deregistration_dropped");
         }

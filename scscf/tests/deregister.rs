@@ -501,6 +501,29 @@ fn a_barred_identity_in_front_is_changed() {
     assert!(dialogue.store.is_empty());
 }
 
+/// TS 29.228 §6.2.2.1: the set may get another name while the HSS is asked to deregister it, by user, time or
+/// operator: what is gone at the HSS goes here, too.
+#[test]
+fn a_set_gets_another_name_while_it_ends() {
+    let data = set(IMPI, &[("sip:other@hims.net", true), (IMPU, false)]);
+    for ends in ["user", "time", "operator"] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        match ends {
+            "user" => dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0")),
+            "time" => dialogue.wait(Duration::from_secs(600_001)),
+            _ => dialogue.command(&["deregister", IMPI]),
+        }
+        let sar = dialogue.asks();
+        assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+        dialogue.answers(sar, Answer::Saa(empty_saa(Outcome::SUCCESS)));
+        assert_eq!(dialogue.registrations(), 0, "{ends}");
+        assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+        dialogue.wait(Duration::from_secs(600_001));
+        dialogue.rests();
+    }
+}
+
 /// An identity of another implicit set of the same private identity.
 const WORK: &str = "sip:work@hims.net";
 

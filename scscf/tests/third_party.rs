@@ -311,6 +311,28 @@ fn the_newest_is_not_missed() {
     dialogue.rests();
 }
 
+/// TS 24.229 §5.4.1.7, TS 29.228 §6.2.2.1: a server that must be there fails behind a profile that gave the set
+/// another name: it is the same registration that ends.
+#[test]
+fn a_failure_behind_another_profile() {
+    let mut criterion = criterion(&[]);
+    criterion.default_handling_terminated = true;
+    let mut data = with(criterion);
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&data);
+    let told = dialogue.requests("REGISTER", AS);
+    data.service_profiles[0].public_identities.remove(0);
+    dialogue.hss_asks(cx::Request::Ppr(cx::Ppr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: IMPI.to_owned(),
+        user_data: Some(data.to_xml().into_bytes().into()),
+        charging_information: None,
+    }));
+    dialogue.answers_request(&told, 500);
+    dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registrations(), 0);
+}
+
 /// TS 24.229 §5.4.1.7: what fails for a REGISTER does not end what a later one has made.
 #[test]
 fn a_failure_of_earlier() {
