@@ -333,6 +333,22 @@ fn a_failure_behind_another_profile() {
     assert_eq!(dialogue.registrations(), 0);
 }
 
+/// TS 29.228 §B.2.3: the pattern of a Request-URI is for its host and port alone.
+#[test]
+fn the_place_of_a_request() {
+    for (pattern, is_told) in [("^scscf1\\.hims\\.net$", true), ("^sip:", false)] {
+        let mut criterion = criterion(&[]);
+        let point = criterion.trigger_point.as_mut().unwrap();
+        point.service_point_triggers[0].condition = Condition::RequestUri(pattern.into());
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion));
+        if is_told {
+            dialogue.tells();
+        }
+        dialogue.requests_nothing();
+    }
+}
+
 /// TS 24.229 §5.4.1.7: what fails for a REGISTER does not end what a later one has made.
 #[test]
 fn a_failure_of_earlier() {
