@@ -260,17 +260,24 @@ impl Scscf {
     }
 
     /// TS 29.228 §6.1.2.1: an assignment that was granted and cannot be used is given back, and
-    /// nothing of it stays here.
+    /// nothing of it stays here but what an emergency registration made (TS 24.229 §5.4.8.4). Servers hear of the
+    /// end, and phones: to come again where only this S-CSCF cannot use the profile.
     fn unassign(&mut self, now: Now, job: Registering, refusal: Refusal, out: &mut Vec<Output>) {
-        let assignment_type = match refusal {
-            Refusal::ProfileUnusable => ServerAssignmentType::DeregistrationTooMuchData,
-            _ => ServerAssignmentType::AdministrativeDeregistration,
+        let (assignment_type, told) = match refusal {
+            Refusal::ProfileUnusable => {
+                (ServerAssignmentType::DeregistrationTooMuchData, Cause::Deactivated)
+            }
+            _ => (ServerAssignmentType::AdministrativeDeregistration, Cause::Rejected),
         };
         self.tell_hss(now, &job, assignment_type, out);
         self.forget_restored(now, &job, out);
-        let held = self.registrations.find(&job.private_identity, &job.public_identity);
-        if let Some(set) = held.map(Registration::set) {
-            self.remove(now, &job.private_identity, &set, Cause::Rejected, out);
+        let private_identity = &job.private_identity;
+        let held = self.registrations.find(private_identity, &job.public_identity).cloned();
+        if let Some(held) = held
+            && !self.spare_emergency(now, private_identity, &held.set(), told, out)
+        {
+            self.remove(now, private_identity, &held.set(), told, out);
+            self.say_goodbye(now, Some(&held), out);
         }
         self.refuse(now, job, refusal, out);
     }

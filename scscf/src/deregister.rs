@@ -154,7 +154,7 @@ impl Scscf {
 
     /// TS 24.229 §5.4.8.4: the network ends no emergency registration. True when there was one, and the rest of
     /// the registration is gone without a word to the HSS, which has the user registered still.
-    fn spare_emergency(
+    pub(crate) fn spare_emergency(
         &mut self,
         now: Now,
         private_identity: &Impi,

@@ -349,6 +349,41 @@ fn the_place_of_a_request() {
     }
 }
 
+/// TS 29.228 §6.1.2.1, TS 24.229 §5.4.1.5, §5.4.1.7, §5.4.8.4: a refresh brings a profile that cannot be used: phones
+/// hear to register again, servers of the end, and an emergency registration stays.
+#[test]
+fn a_profile_that_cannot_be_used_any_more() {
+    for has_emergency in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion(&[])));
+        dialogue.tells();
+        if has_emergency {
+            let sos = [("46:5064>", "46:5064;sos>"), ("ababab", "sos")];
+            let (challenge, vector) = dialogue.challenged(&register(&sos));
+            dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+            dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(200);
+        }
+        dialogue.receives(&subscribe(&OF_PCSCF));
+        dialogue.replies_with(200);
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        dialogue.answers_request(&notify, 200);
+        dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+        let unusable = cx::Saa { user_data: Some("<broken".into()), ..empty_saa(Outcome::SUCCESS) };
+        dialogue.asks_sar(ReRegistration, unusable);
+        dialogue.asks_sar(DeregistrationTooMuchData, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(480);
+        assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("0"));
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        let document = common::reginfo::RegInfo::parse(notify.body()).unwrap();
+        let contacts = document.registrations.iter().flat_map(|one| &one.contacts);
+        let events: Vec<_> = contacts.map(|contact| contact.event).collect();
+        assert!(!events.is_empty());
+        assert!(events.iter().all(|event| *event == common::reginfo::Event::Deactivated));
+        assert_eq!(dialogue.registrations(), u64::from(has_emergency));
+    }
+}
+
 /// TS 24.229 §5.4.1.7: what fails for a REGISTER does not end what a later one has made.
 #[test]
 fn a_failure_of_earlier() {
