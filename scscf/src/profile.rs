@@ -37,8 +37,8 @@ impl Scscf {
         };
         let charging = ppr.charging_information.clone().map(Charging::from);
         let changed = match &data {
-            // Charging addresses alone are for all that the user has.
-            None => held.to_vec(),
+            // Charging addresses alone are for all that the user has, on every device.
+            None => held.iter().flat_map(|held| self.sharing_set(held)).collect(),
             Some(data) => match self.sharing(&private_identity, data) {
                 Some(sharing) => sharing,
                 None => return Outcome::NOT_SUPPORTED_USER_DATA,
@@ -72,12 +72,13 @@ impl Scscf {
         if own.has_unbarred() && own.default_identity() != *default {
             return None;
         }
-        let sharers = self.registrations.sharers(default).iter();
-        Some(
-            sharers
-                .filter_map(|sharer| self.registrations.find(sharer, default))
-                .cloned()
-                .collect(),
-        )
+        Some(self.sharing_set(own))
+    }
+
+    /// Those with the same set: the HSS pushes for one of their private identities (TS 29.228 §6.2.2.1).
+    fn sharing_set(&self, own: &Registration) -> Vec<Registration> {
+        let identity = own.default_identity();
+        let sharers = self.registrations.sharers(&identity).iter();
+        sharers.filter_map(|sharer| self.registrations.find(sharer, &identity)).cloned().collect()
     }
 }

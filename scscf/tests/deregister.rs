@@ -605,6 +605,19 @@ fn a_pushed_profile_is_for_all_sharers() {
     assert!(records.iter().all(|(_, value)| value.contains("tel:+19998887777")), "{records:?}");
 }
 
+/// TS 29.228 §6.2.2.1: so are pushed charging addresses alone.
+#[test]
+fn pushed_charging_addresses_are_for_all_sharers() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.registered_second(&profile(IMPI), &[]);
+    assert_eq!(pushes(&mut dialogue, IMPI, None), Outcome::SUCCESS);
+    let records: Vec<_> =
+        dialogue.store.iter().filter(|((kind, _), _)| kind == "registration").collect();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|(_, value)| value.contains("aaa://new.hims.net")), "{records:?}");
+}
+
 /// TS 24.229 §5.4.1.5: the operator lists, shows and deregisters.
 #[test]
 fn the_operator() {
