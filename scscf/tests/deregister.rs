@@ -413,6 +413,39 @@ fn the_hss_terminates_some() {
     assert_eq!(dialogue.registrations(), 0);
 }
 
+/// TS 29.228 §6.1.3: emergency registrations of Associated-Identities are answered as well: some of all are kept,
+/// or all.
+#[test]
+fn emergency_registrations_of_associated_identities() {
+    let some = Outcome::Base(2002);
+    for (is_own_registered, outcome) in [(true, some), (false, Outcome::UNABLE_TO_COMPLY)] {
+        let mut dialogue = Dialogue::new(config());
+        if is_own_registered {
+            dialogue.registered();
+        } else {
+            let sos = [("46:5064>", "46:5064;sos>"), ("ababab", "sos")];
+            let (challenge, vector) = dialogue.challenged(&register(&sos));
+            dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+            dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+            dialogue.replies_with(200);
+        }
+        dialogue.registered_second(&profile(SECOND), &[("47:5064>", "47:5064;sos>")]);
+        let cx::Request::Rtr(mut both) = rtr(ReasonCode::PermanentTermination, &[]) else {
+            unreachable!()
+        };
+        both.associated_identities = vec![SECOND.to_owned()];
+        dialogue.hss_asks(cx::Request::Rtr(both));
+        let rta = told(&mut dialogue);
+        assert_eq!(rta.outcome, outcome);
+        let kept: Vec<_> =
+            rta.emergency_registrations.iter().map(|one| one.user_name.as_str()).collect();
+        match is_own_registered {
+            true => assert_eq!(kept, [SECOND]),
+            false => assert_eq!(kept, [IMPI, SECOND]),
+        }
+    }
+}
+
 /// TS 29.228 §6.1.3: a termination waits for the REGISTER in progress, and undoes what it did.
 #[test]
 fn a_termination_takes_its_turn() {
