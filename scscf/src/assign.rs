@@ -132,6 +132,7 @@ impl Scscf {
             visited_network: job.visited_network.clone(),
             unchallenged: 0,
             is_reauthentication_due: false,
+            told: Vec::new(),
             bindings: Vec::new(),
         }
     }
@@ -164,7 +165,13 @@ impl Scscf {
         let is_first = held.is_none_or(|held| held.bindings.is_empty());
         // Of an emergency registration servers know nothing.
         let is_news = held.is_none_or(|held| !held.has_binding());
+        let mut told = held.filter(|_| !is_news).map_or_else(Vec::new, |held| held.told.clone());
+        let is_told = job.contacts.wanted.iter().any(|wanted| !wanted.is_emergency);
+        if is_told && !told.contains(&job.public_identity) {
+            told.push(job.public_identity.clone());
+        }
         let registration = Registration {
+            told,
             bindings,
             unchallenged,
             is_reauthentication_due,

@@ -13,7 +13,7 @@ use common::sip::message::{Request, Response};
 use crate::contacts::Origin;
 use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
-use crate::state::{Binding, Registration};
+use crate::state::{Binding, Change, Registration};
 use crate::third_party::{Notice, Occasion, Occurrence};
 use crate::{OnAnswer, Scscf, watch};
 
@@ -98,7 +98,7 @@ impl Scscf {
         let mut job = job;
         // Only what an emergency registration made may be left, of which no server knows.
         let exchange = Some((job.incoming.request(), &response));
-        job.notices = self.notices_of_end(now, &before, &job.public_identity, exchange);
+        job.notices = self.notices_of_end(now, &before, &job.public_identity, exchange, out);
         self.finish_register(now, job, response, "deregistered", out);
     }
 
@@ -235,25 +235,60 @@ impl Scscf {
     }
 
     /// TS 24.229 §5.4.1.7: servers hear that an identity is registered no more, once no device has
-    /// it. `request`: the REGISTER that ended it, with its answer.
+    /// it: each of the set that a REGISTER has told them of. `request`: the REGISTER that ended it, with its
+    /// answer.
     pub(crate) fn notices_of_end(
         &mut self,
         now: Now,
         ended: &Registration,
         public_identity: &Impu,
         exchange: Option<(&Request, &Response)>,
+        out: &mut Vec<Output>,
     ) -> Vec<Notice> {
-        if !ended.has_binding() || self.is_registered(public_identity) {
+        if !ended.has_binding() {
             return Vec::new();
         }
-        let occasion = Occasion {
-            registration: ended,
-            public_identity,
-            kind: RegistrationType::Deregistration,
-            exchange,
-            expires_seconds: 0,
-        };
-        self.notices_of(now, &occasion)
+        if self.is_registered(public_identity) {
+            self.pass_on_told(ended, public_identity, out);
+            return Vec::new();
+        }
+        let others = ended.told.iter().filter(|one| *one != public_identity);
+        let others: Vec<_> = others.filter(|one| ended.contains(one)).collect();
+        let mut notices: Vec<Notice> = Vec::new();
+        for public_identity in std::iter::once(public_identity).chain(others) {
+            let occasion = Occasion {
+                registration: ended,
+                public_identity,
+                kind: RegistrationType::Deregistration,
+                exchange,
+                expires_seconds: 0,
+            };
+            // Barred ones are told as the default one.
+            for notice in self.notices_of(now, &occasion) {
+                if notices.iter().all(|other| other.line() != notice.line()) {
+                    notices.push(notice);
+                }
+            }
+        }
+        notices
+    }
+
+    /// The set lives on with another device, whose end is to be told of all identities.
+    fn pass_on_told(
+        &mut self,
+        ended: &Registration,
+        public_identity: &Impu,
+        out: &mut Vec<Output>,
+    ) {
+        let sharers = self.registrations.sharers(public_identity).iter();
+        let mut held = sharers.filter_map(|one| self.registrations.find(one, public_identity));
+        let Some(mut heir) = held.find(|held| held.has_binding()).cloned() else { return };
+        let is_news = |one: &&Impu| heir.contains(one) && !heir.told.contains(one);
+        let news: Vec<_> = ended.told.iter().filter(is_news).cloned().collect();
+        if !news.is_empty() {
+            heir.told.extend(news);
+            self.registrations.commit(Change::Stored(Box::new(heir)), out);
+        }
     }
 
     /// TS 29.228 §6.1.2.1: one public identity stands for its set.
@@ -319,7 +354,8 @@ impl Scscf {
                 let response = self.success(now, &job);
                 if let Some(ended) = &ended {
                     let exchange = Some((job.incoming.request(), &response));
-                    job.notices = self.notices_of_end(now, ended, &job.public_identity, exchange);
+                    job.notices =
+                        self.notices_of_end(now, ended, &job.public_identity, exchange, out);
                 }
                 self.finish_register(now, *job, response, "deregistered", out);
             }
@@ -392,7 +428,7 @@ impl Scscf {
         let Some(ended) = ended else { return };
         let registered = ended.reported().find_map(|binding| binding.registered_identity.clone());
         let public_identity = registered.unwrap_or_else(|| ended.set());
-        for notice in self.notices_of_end(now, ended, &public_identity, None) {
+        for notice in self.notices_of_end(now, ended, &public_identity, None, out) {
             self.tell_server(now, notice, out);
         }
     }

@@ -40,6 +40,10 @@ pub struct Registration {
     /// The operator wants the next REGISTER challenged (TS 24.229 §5.4.1.6).
     #[serde(default)]
     pub is_reauthentication_due: bool,
+    /// Identities that application servers were told of since the set is registered, by devices that are gone
+    /// as well (TS 24.229 §5.4.1.7).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<Impu>,
     /// Empty: the user is gone, and the HSS has yet to hear of it.
     pub bindings: Vec<Binding>,
 }
@@ -443,6 +447,7 @@ mod tests {
             visited_network: "vims.net".to_owned(),
             unchallenged: 0,
             is_reauthentication_due: false,
+            told: Vec::new(),
             bindings: vec![Binding {
                 contact: "<sip:10.0.0.1:5064>".to_owned(),
                 uri: "sip:10.0.0.1:5064".to_owned(),

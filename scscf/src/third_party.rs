@@ -315,7 +315,7 @@ impl Scscf {
 
 impl Notice {
     /// What goes to a server about an identity goes in order.
-    fn line(&self) -> (Impu, String) {
+    pub(crate) fn line(&self) -> (Impu, String) {
         (self.public_identity.clone(), self.server.clone())
     }
 }

@@ -515,6 +515,43 @@ fn a_shared_identity_ends_with_its_last_device() {
     dialogue.requests_nothing();
 }
 
+/// TS 24.229 §5.4.1.7: two devices registered with two identities of a set: servers heard of both, and hear of the
+/// end of both with the last device, whoever is last and whatever crashed between.
+#[test]
+fn each_identity_that_was_told_ends() {
+    const NUMBER: &str = "<tel:+11234567890>";
+    let to_number = ("To: <sip:name@hims.net>", "To: <tel:+11234567890>");
+    let to_of = |told: &Request| told.headers().get(Name::To).unwrap().to_owned();
+    for is_second_last in [true, false] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion(&[])));
+        assert_eq!(to_of(&dialogue.tells()), "<sip:name@hims.net>");
+        dialogue.registered_second(&with(criterion(&[])), &[to_number]);
+        assert_eq!(to_of(&dialogue.tells()), NUMBER);
+        let bye = [("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+        let second = register(&[&OF_SECOND[..], &[to_number], &bye].concat());
+        let mut byes = [register(&bye), second];
+        if !is_second_last {
+            byes.reverse();
+        }
+        dialogue.receives(&byes[0]);
+        dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        dialogue.requests_nothing();
+        dialogue.restart();
+        dialogue.receives(&byes[1]);
+        dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        let told = [dialogue.tells(), dialogue.tells()];
+        assert!(told.iter().all(|told| told.headers().get(Name::Expires) == Some("0")));
+        let mut ended = told.map(|told| to_of(&told));
+        ended.sort();
+        assert_eq!(ended, ["<sip:name@hims.net>", NUMBER]);
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+}
+
 /// TS 29.228 §6.6, §B.2.2: shared criteria come in by number and priority; one REGISTER for each
 /// server; what is for unregistered users is passed over.
 #[test]
