@@ -72,7 +72,8 @@ impl Scscf {
     }
 
     /// TS 24.229 §5.4.1.6: the next REGISTER of a private identity is challenged. Shortened, it has to
-    /// come soon; never below what a UE could have asked for.
+    /// come soon; never below what a UE could have asked for. An emergency registration is left alone: nobody
+    /// refreshes it for the network's sake, and its end would end it under a call (TS 24.229 §5.4.8.4).
     pub(crate) fn reauthenticate(
         &mut self,
         now: Now,
@@ -85,9 +86,10 @@ impl Scscf {
         let ends_at = within_seconds.map(|seconds| now.as_secs() + u64::from(seconds.max(minimum)));
         let held = self.registrations.of(private_identity).to_vec();
         let mut text = String::new();
-        for mut registration in held.into_iter().filter(|held| !held.bindings.is_empty()) {
+        for mut registration in held.into_iter().filter(Registration::has_binding) {
             registration.is_reauthentication_due = true;
-            for binding in &mut registration.bindings {
+            let bindings = registration.bindings.iter_mut();
+            for binding in bindings.filter(|binding| !binding.is_emergency) {
                 if let Some(ends_at) = ends_at.filter(|at| *at < binding.expires_at_seconds) {
                     binding.expires_at_seconds = ends_at;
                     binding.latest = Latest::Shortened;

@@ -41,11 +41,7 @@ impl Scscf {
                 false => ServerAssignmentType::Registration,
             },
             user_data_already_available: is_registered,
-            restoration: self.restoration_info(
-                &job.private_identity,
-                &job.public_identity,
-                &bindings,
-            ),
+            restoration: self.restoration_of(&job, &bindings),
             is_multiple_registration: job.contacts.has_flows(),
             ..Sar::default()
         };
@@ -83,16 +79,13 @@ impl Scscf {
                 saa
             }
             Ok(_) => {
-                self.forget_restored(now, &job, out);
                 return self.refuse(now, job, Refusal::HssSilent(NoAnswer::Malformed), out);
             }
             Err(no_answer) => {
-                self.forget_restored(now, &job, out);
                 return self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
             }
         };
         if let Some(refusal) = outcome_refusal(saa.outcome) {
-            self.forget_restored(now, &job, out);
             return self.refuse(now, job, refusal, out);
         }
         match self.profile_of(&job, &saa) {
@@ -139,6 +132,7 @@ impl Scscf {
             visited_network: job.visited_network.clone(),
             unchallenged: 0,
             is_reauthentication_due: false,
+            told: Vec::new(),
             bindings: Vec::new(),
         }
     }
@@ -171,12 +165,19 @@ impl Scscf {
         let is_first = held.is_none_or(|held| held.bindings.is_empty());
         // Of an emergency registration servers know nothing.
         let is_news = held.is_none_or(|held| !held.has_binding());
+        let mut told = held.filter(|_| !is_news).map_or_else(Vec::new, |held| held.told.clone());
+        let is_told = job.contacts.wanted.iter().any(|wanted| !wanted.is_emergency);
+        if is_told && !told.contains(&job.public_identity) {
+            told.push(job.public_identity.clone());
+        }
         let registration = Registration {
+            told,
             bindings,
             unchallenged,
             is_reauthentication_due,
             ..self.registration(&job, service_profiles, charging)
         };
+        self.take_over(now, &mut job, out);
         self.let_go(now, &job, &registration, out);
         self.replace(now, registration, out);
         let response = self.success(now, &job);
@@ -266,16 +267,24 @@ impl Scscf {
     }
 
     /// TS 29.228 §6.1.2.1: an assignment that was granted and cannot be used is given back, and
-    /// nothing of it stays here.
+    /// nothing of it stays here but what an emergency registration made (TS 24.229 §5.4.8.4). Servers hear of the
+    /// end, and phones: to come again where only this S-CSCF cannot use the profile.
     fn unassign(&mut self, now: Now, job: Registering, refusal: Refusal, out: &mut Vec<Output>) {
-        let assignment_type = match refusal {
-            Refusal::ProfileUnusable => ServerAssignmentType::DeregistrationTooMuchData,
-            _ => ServerAssignmentType::AdministrativeDeregistration,
+        let (assignment_type, told) = match refusal {
+            Refusal::ProfileUnusable => {
+                (ServerAssignmentType::DeregistrationTooMuchData, Cause::Deactivated)
+            }
+            _ => (ServerAssignmentType::AdministrativeDeregistration, Cause::Rejected),
         };
         self.tell_hss(now, &job, assignment_type, out);
-        let held = self.registrations.find(&job.private_identity, &job.public_identity);
-        if let Some(set) = held.map(Registration::set) {
-            self.remove(now, &job.private_identity, &set, Cause::Rejected, out);
+        self.forget_restored(now, &job, out);
+        let private_identity = &job.private_identity;
+        let held = self.registrations.find(private_identity, &job.public_identity).cloned();
+        if let Some(held) = held
+            && !self.spare_emergency(now, private_identity, &held.set(), told, out)
+        {
+            self.remove(now, private_identity, &held.set(), told, out);
+            self.say_goodbye(now, Some(&held), out);
         }
         self.refuse(now, job, refusal, out);
     }

@@ -26,6 +26,7 @@ use common::sip::header::Name;
 use common::sip::uri::Uri;
 
 use crate::register::{Refusal, Registering};
+use crate::restore::Restored;
 use crate::{OnAnswer, Scscf, Timer};
 
 /// For how long a lapsed challenge is remembered: its answer may still come.
@@ -44,6 +45,8 @@ pub struct Challenge {
     /// Wrong responses before this challenge was sent.
     wrong_responses: u32,
     hss_host: String,
+    /// What another S-CSCF left of the user, for when the answer is right (TS 23.380 §4.2).
+    pub(crate) restored: Vec<Restored>,
 }
 
 /// What the answer to a challenge is compared with.
@@ -204,6 +207,10 @@ impl Scscf {
             response.headers_mut().append(Name::WwwAuthenticate, &line.to_challenge());
         }
         self.add_charging_vector(&job, &mut response);
+        let restored = match self.challenge_of(&job) {
+            Some(challenge) if job.restored.is_empty() => challenge.restored.clone(),
+            _ => job.restored.clone(),
+        };
         let challenge = Challenge {
             public_identity: job.public_identity.clone(),
             call_id: job.incoming.request().call_id().to_owned(),
@@ -212,6 +219,7 @@ impl Scscf {
             proof,
             wrong_responses,
             hss_host,
+            restored,
         };
         self.timers.stop(&Timer::Lapsed(job.private_identity.clone()));
         self.keep_challenge(now, job.private_identity.clone(), challenge);
@@ -253,6 +261,7 @@ impl Scscf {
                 self.keep_nonce(now, &mut job, challenge.nonce, offered, &challenge.hss_host);
             }
             job.hss_host = Some(challenge.hss_host);
+            job.restored = self.restore_again(now, &job.public_identity, challenge.restored);
             return self.accept(now, job, out);
         }
         challenge.wrong_responses += 1;
@@ -412,6 +421,8 @@ impl Scscf {
         self.tell(now, identities, assignment_type, job.hss_host.as_deref(), out);
     }
 
+    /// TS 29.228 §6.1.2.1: the end of an authentication takes the S-CSCF away from a user who is not
+    /// registered. While another attempt runs it is needed, and the end of that one tells the HSS.
     fn tell(
         &mut self,
         now: Now,
@@ -420,6 +431,14 @@ impl Scscf {
         hss_host: Option<&str>,
         out: &mut Vec<Output>,
     ) {
+        let is_of_authentication = matches!(
+            assignment_type,
+            ServerAssignmentType::AuthenticationFailure
+                | ServerAssignmentType::AuthenticationTimeout
+        );
+        if is_of_authentication && self.challenges.has(private_identity) {
+            return;
+        }
         let sar = Sar {
             user_name: Some(private_identity.as_str().to_owned()),
             public_identities: vec![public_identity.as_str().to_owned()],

@@ -13,7 +13,7 @@ use common::sip::message::{Request, Response};
 use crate::contacts::Origin;
 use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
-use crate::state::{Binding, Registration};
+use crate::state::{Binding, Change, Registration};
 use crate::third_party::{Notice, Occasion, Occurrence};
 use crate::{OnAnswer, Scscf, watch};
 
@@ -22,6 +22,8 @@ use crate::{OnAnswer, Scscf, watch};
 pub struct Deregistering {
     private_identity: Impi,
     set: Impu,
+    /// The default identity, by which the set is found when its name has changed.
+    identity: Impu,
     cause: Cause,
 }
 
@@ -96,7 +98,7 @@ impl Scscf {
         let mut job = job;
         // Only what an emergency registration made may be left, of which no server knows.
         let exchange = Some((job.incoming.request(), &response));
-        job.notices = self.notices_of_end(now, &before, &job.public_identity, exchange);
+        job.notices = self.notices_of_end(now, &before, &job.public_identity, exchange, out);
         self.finish_register(now, job, response, "deregistered", out);
     }
 
@@ -152,7 +154,7 @@ impl Scscf {
 
     /// TS 24.229 §5.4.8.4: the network ends no emergency registration. True when there was one, and the rest of
     /// the registration is gone without a word to the HSS, which has the user registered still.
-    fn spare_emergency(
+    pub(crate) fn spare_emergency(
         &mut self,
         now: Now,
         private_identity: &Impi,
@@ -185,6 +187,12 @@ impl Scscf {
         let total = sets.len();
         sets.retain(|set| !self.spare_emergency(now, private_identity, set, told, out));
         let spared = total - sets.len();
+        // By their default identities: no profile that is pushed meanwhile changes those.
+        for set in &mut sets {
+            if let Some(held) = self.registrations.of_set(private_identity, set) {
+                *set = held.default_identity();
+            }
+        }
         match sets.pop() {
             Some(set) => {
                 let cause = Cause::Operator { id, others: sets, told };
@@ -207,17 +215,19 @@ impl Scscf {
         &mut self,
         now: Now,
         private_identity: &Impi,
-        set: Impu,
         made_by: &Occurrence,
         out: &mut Vec<Output>,
     ) {
-        let held = self.registrations.of_set(private_identity, &set);
-        let is_meant = held.is_some_and(|held| {
+        let is_meant = |held: &&Registration| {
             let mut reported = held.reported();
             reported.any(|one| one.call_id == made_by.call_id && one.cseq == made_by.cseq)
-        });
+        };
+        let held = self.registrations.of(private_identity).iter().find(is_meant);
+        let Some(set) = held.map(Registration::set) else {
+            return self.finish(now, private_identity, out);
+        };
         let told = self.config.registration.server_failure.cause();
-        if !is_meant || self.spare_emergency(now, private_identity, &set, told, out) {
+        if self.spare_emergency(now, private_identity, &set, told, out) {
             return self.finish(now, private_identity, out);
         }
         let cause = Cause::ServerFailed { told };
@@ -225,25 +235,60 @@ impl Scscf {
     }
 
     /// TS 24.229 §5.4.1.7: servers hear that an identity is registered no more, once no device has
-    /// it. `request`: the REGISTER that ended it, with its answer.
+    /// it: each of the set that a REGISTER has told them of. `request`: the REGISTER that ended it, with its
+    /// answer.
     pub(crate) fn notices_of_end(
         &mut self,
         now: Now,
         ended: &Registration,
         public_identity: &Impu,
         exchange: Option<(&Request, &Response)>,
+        out: &mut Vec<Output>,
     ) -> Vec<Notice> {
-        if !ended.has_binding() || self.is_registered(public_identity) {
+        if !ended.has_binding() {
             return Vec::new();
         }
-        let occasion = Occasion {
-            registration: ended,
-            public_identity,
-            kind: RegistrationType::Deregistration,
-            exchange,
-            expires_seconds: 0,
-        };
-        self.notices_of(now, &occasion)
+        if self.is_registered(public_identity) {
+            self.pass_on_told(ended, public_identity, out);
+            return Vec::new();
+        }
+        let others = ended.told.iter().filter(|one| *one != public_identity);
+        let others: Vec<_> = others.filter(|one| ended.contains(one)).collect();
+        let mut notices: Vec<Notice> = Vec::new();
+        for public_identity in std::iter::once(public_identity).chain(others) {
+            let occasion = Occasion {
+                registration: ended,
+                public_identity,
+                kind: RegistrationType::Deregistration,
+                exchange,
+                expires_seconds: 0,
+            };
+            // Barred ones are told as the default one.
+            for notice in self.notices_of(now, &occasion) {
+                if notices.iter().all(|other| other.line() != notice.line()) {
+                    notices.push(notice);
+                }
+            }
+        }
+        notices
+    }
+
+    /// The set lives on with another device, whose end is to be told of all identities.
+    fn pass_on_told(
+        &mut self,
+        ended: &Registration,
+        public_identity: &Impu,
+        out: &mut Vec<Output>,
+    ) {
+        let sharers = self.registrations.sharers(public_identity).iter();
+        let mut held = sharers.filter_map(|one| self.registrations.find(one, public_identity));
+        let Some(mut heir) = held.find(|held| held.has_binding()).cloned() else { return };
+        let is_news = |one: &&Impu| heir.contains(one) && !heir.told.contains(one);
+        let news: Vec<_> = ended.told.iter().filter(is_news).cloned().collect();
+        if !news.is_empty() {
+            heir.told.extend(news);
+            self.registrations.commit(Change::Stored(Box::new(heir)), out);
+        }
     }
 
     /// TS 29.228 §6.1.2.1: one public identity stands for its set.
@@ -255,23 +300,25 @@ impl Scscf {
         cause: Cause,
         out: &mut Vec<Output>,
     ) {
-        let held = self.registrations.find(&private_identity, &set);
+        let held = self.registrations.of_set(&private_identity, &set);
+        let held = held.or_else(|| self.registrations.find(&private_identity, &set));
         let hss_host = held.map(|held| held.hss_host.clone());
+        let identity = held.map_or_else(|| set.clone(), Registration::default_identity);
         let sar = Sar {
             user_name: Some(private_identity.as_str().to_owned()),
-            public_identities: vec![set.as_str().to_owned()],
+            public_identities: vec![identity.as_str().to_owned()],
             server_name: self.own.server_name.clone(),
             server_assignment_type: cause.assignment_type(),
             ..Sar::default()
         };
-        let wait = Deregistering { private_identity, set, cause };
+        let wait = Deregistering { private_identity, set, identity, cause };
         let wait = OnAnswer::Deregistered(Box::new(wait));
         let limit = self.config.timeouts.hss();
         self.cx.ask(now, cx::Request::Sar(sar), hss_host.as_deref(), wait, limit, out);
     }
 
-    /// TS 24.229 §5.4.1.4, §5.4.1.5: whatever the HSS says the user is gone from here. When it says
-    /// nothing, an empty registration stays behind to tell it again.
+    /// TS 24.229 §5.4.1.4, §5.4.1.5: whatever the HSS says the user is gone from here. Where it does not
+    /// say that it has the user registered here no longer, an empty registration stays behind to tell it again.
     pub(crate) fn deregistered(
         &mut self,
         now: Now,
@@ -279,12 +326,16 @@ impl Scscf {
         result: Result<Answered, NoAnswer>,
         out: &mut Vec<Output>,
     ) {
-        let Deregistering { private_identity, set, cause } = wait;
+        let Deregistering { private_identity, set, identity, cause } = wait;
+        // A profile that was pushed meanwhile may have given the set another name.
+        let held = self.registrations.of_set(&private_identity, &set);
+        let held = held.or_else(|| self.registrations.find(&private_identity, &identity));
+        let set = held.map_or(set, Registration::set);
         let (is_final, detail) = match &result {
             Ok(Answered { answer: cx::Answer::Saa(saa), .. }) => {
-                (true, format!("{:?}", saa.outcome))
+                (is_final(saa.outcome), format!("{:?}", saa.outcome))
             }
-            Ok(_) => (true, "no SAA".to_owned()),
+            Ok(_) => (false, "no SAA".to_owned()),
             Err(no_answer) => (false, format!("{no_answer:?}")),
         };
         if let (Cause::Expiry, true) = (&cause, is_elsewhere(&result)) {
@@ -298,10 +349,13 @@ impl Scscf {
         }
         match cause {
             Cause::User(mut job) => {
+                // Its own registration has gone its way above.
+                job.restored.retain(|one| !one.is_of(&private_identity));
                 let response = self.success(now, &job);
                 if let Some(ended) = &ended {
                     let exchange = Some((job.incoming.request(), &response));
-                    job.notices = self.notices_of_end(now, ended, &job.public_identity, exchange);
+                    job.notices =
+                        self.notices_of_end(now, ended, &job.public_identity, exchange, out);
                 }
                 self.finish_register(now, *job, response, "deregistered", out);
             }
@@ -374,7 +428,7 @@ impl Scscf {
         let Some(ended) = ended else { return };
         let registered = ended.reported().find_map(|binding| binding.registered_identity.clone());
         let public_identity = registered.unwrap_or_else(|| ended.set());
-        for notice in self.notices_of_end(now, ended, &public_identity, None) {
+        for notice in self.notices_of_end(now, ended, &public_identity, None, out) {
             self.tell_server(now, notice, out);
         }
     }
@@ -396,6 +450,18 @@ impl Scscf {
         let later = now + self.config.timeouts.retry();
         self.registrations.look_again(private_identity.clone(), set.clone(), later);
     }
+}
+
+/// TS 29.228 §6.1.2.1: the HSS has the user registered at this S-CSCF no longer. Anything else, an HSS that is
+/// too busy for one, leaves it registered there for good unless it is told again.
+fn is_final(outcome: Outcome) -> bool {
+    outcome.is_success()
+        || matches!(
+            outcome,
+            Outcome::USER_UNKNOWN
+                | Outcome::IDENTITIES_DONT_MATCH
+                | Outcome::IDENTITY_ALREADY_REGISTERED
+        )
 }
 
 /// TS 29.228 §6.1.2.1: the name of another S-CSCF is stored.

@@ -157,6 +157,7 @@ mod tests {
             visited_network: String::new(),
             unchallenged: 0,
             is_reauthentication_due: false,
+            told: Vec::new(),
             bindings: Vec::new(),
         };
         Ended { registration, cause: Cause::Rejected, gone: Vec::new() }

@@ -1,6 +1,7 @@
 //! Initial filter criteria: which application servers a request is for (TS 29.228 §B.2, §F;
 //! TS 23.218 §5.2.1).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use common::cx::user_data::{
@@ -8,6 +9,7 @@ use common::cx::user_data::{
 };
 use common::sip::header::Name;
 use common::sip::message::Request;
+use common::sip::uri::{Scheme, Uri};
 use regex_lite::Regex;
 
 use crate::config::SharedFilterCriteria;
@@ -118,7 +120,7 @@ impl Subject<'_> {
 
     fn meets_condition(&self, trigger: &ServicePointTrigger) -> bool {
         match &trigger.condition {
-            Condition::RequestUri(pattern) => is_match(pattern, self.request.uri()),
+            Condition::RequestUri(pattern) => is_match(pattern, &place_of(self.request.uri())),
             Condition::Method(method) => {
                 let types = &trigger.registration_types;
                 let is_of_type = types.is_empty()
@@ -153,6 +155,17 @@ impl Subject<'_> {
         body.lines().filter_map(|text| text.split_once('=')).any(|(name, value)| {
             name.trim() == line && content.is_none_or(|content| is_match(content, value.trim()))
         })
+    }
+}
+
+/// TS 29.228 §B.2.3: what of a Request-URI a pattern is tried on: host and port of a SIP URI, the number of a tel
+/// URI.
+fn place_of(uri: &str) -> Cow<'_, str> {
+    let Ok(parsed) = Uri::parse(uri) else { return Cow::Borrowed(uri) };
+    match (parsed.scheme, parsed.host_port, parsed.user) {
+        (Scheme::Sip | Scheme::Sips, Some(host_port), _) => Cow::Owned(host_port.to_string()),
+        (Scheme::Tel, _, Some(number)) => Cow::Owned(number),
+        _ => Cow::Borrowed(uri),
     }
 }
 
@@ -216,8 +229,17 @@ mod tests {
     fn conditions() {
         assert!(one(Condition::Method("REGISTER".into())));
         assert!(!one(Condition::Method("INVITE".into())));
-        assert!(one(Condition::RequestUri("sip:hims\\.net".into())));
-        assert!(!one(Condition::RequestUri("^tel:".into())));
+        assert!(one(Condition::RequestUri("^hims\\.net$".into())));
+        assert!(!one(Condition::RequestUri("sip:".into())));
+        for (uri, place) in [
+            ("sip:a@hims.net:5070;lr", "hims.net:5070"),
+            ("sips:hims.net", "hims.net"),
+            ("tel:+1555;phone-context=x", "+1555"),
+            ("urn:service:sos", "urn:service:sos"),
+            ("%", "%"),
+        ] {
+            assert_eq!(place_of(uri), place);
+        }
         assert!(one(Condition::SessionCase(0)) && !one(Condition::SessionCase(1)));
         // Compact and unknown names; content as a pattern.
         assert!(one(header("Supported", Some("gruu$"))));

@@ -96,6 +96,8 @@ pub struct Scscf {
     turns: Turns<Impi, Job>,
     /// Third-party REGISTERs under way, by identity and server.
     telling: Turns<(Impu, String), third_party::Notice>,
+    /// The newest notice of each line that is full; there are no more than lines.
+    crowded: HashMap<(Impu, String), third_party::Notice>,
     registrations: Registrations,
     subscriptions: Subscriptions,
     /// What watchers that come too late are told. Not durable.
@@ -177,7 +179,6 @@ enum Job {
     },
     /// An application server without which there is no registration has failed.
     ServerFailed {
-        set: Impu,
         made_by: third_party::Occurrence,
     },
     /// An operator's `reauthenticate`.
@@ -220,6 +221,7 @@ impl Scscf {
             cx: cx::Endpoint::new(config.diameter.clone(), random.fork(), &config.limits),
             turns: Turns::new(config.limits.waiting_per_identity),
             telling: Turns::new(config.limits.waiting_per_identity),
+            crowded: HashMap::new(),
             registrations: Registrations::default(),
             subscriptions: Subscriptions::default(),
             ends: ends::Ends::default(),
@@ -341,8 +343,8 @@ impl Scscf {
                 self.terminate_in_turn(now, private_identity, *terminating, out);
             }
             Job::BackUp { set } => self.back_up(now, private_identity, &set, out),
-            Job::ServerFailed { set, made_by } => {
-                self.deregister_for_server(now, private_identity, set, &made_by, out);
+            Job::ServerFailed { made_by } => {
+                self.deregister_for_server(now, private_identity, &made_by, out);
             }
             Job::Reauthenticate { id, within_seconds } => {
                 self.reauthenticate(now, private_identity, id, within_seconds, out);

@@ -6,7 +6,7 @@ use common::identity::Impi;
 use common::node::{Now, Output};
 
 use crate::Scscf;
-use crate::state::{Charging, Registration, canonical};
+use crate::state::{Charging, Registration, canonical, default_of};
 use crate::watch::Cause;
 
 impl Scscf {
@@ -37,8 +37,8 @@ impl Scscf {
         };
         let charging = ppr.charging_information.clone().map(Charging::from);
         let changed = match &data {
-            // Charging addresses alone are for all that the user has.
-            None => held.to_vec(),
+            // Charging addresses alone are for all that the user has, on every device.
+            None => held.iter().flat_map(|held| self.sharing_set(held)).collect(),
             Some(data) => match self.sharing(&private_identity, data) {
                 Some(sharing) => sharing,
                 None => return Outcome::NOT_SUPPORTED_USER_DATA,
@@ -58,22 +58,27 @@ impl Scscf {
     }
 
     /// The registrations, of this private identity and of others, with the set that is pushed.
-    /// `None` when there is none, when its default identity changed, which is the first that is not barred
-    /// and which the HSS must not change while it is registered, or when no identity would be left that may
-    /// be used.
+    /// `None` when there is none, when its default identity changed, which is the first that is
+    /// neither barred nor a wildcard and which the HSS must not change while it is registered, or when no
+    /// identity would be left that may be used.
     fn sharing(&self, private_identity: &Impi, data: &UserData) -> Option<Vec<Registration>> {
-        let default = &canonical(data.public_identities().find(|identity| !identity.is_barred)?);
-        let own = self.registrations.find(private_identity, default)?;
-        let known = own.identities().find(|identity| !identity.is_barred).map(canonical);
-        if known.is_some_and(|known| known != *default) {
+        let mut identities = data.public_identities();
+        if identities.all(|identity| identity.is_barred) {
             return None;
         }
-        let sharers = self.registrations.sharers(default).iter();
-        Some(
-            sharers
-                .filter_map(|sharer| self.registrations.find(sharer, default))
-                .cloned()
-                .collect(),
-        )
+        let first = default_of(|| data.public_identities());
+        let default = &canonical(first.or_else(|| data.public_identities().next())?);
+        let own = self.registrations.find(private_identity, default)?;
+        if own.has_unbarred() && own.default_identity() != *default {
+            return None;
+        }
+        Some(self.sharing_set(own))
+    }
+
+    /// Those with the same set: the HSS pushes for one of their private identities (TS 29.228 §6.2.2.1).
+    fn sharing_set(&self, own: &Registration) -> Vec<Registration> {
+        let identity = own.default_identity();
+        let sharers = self.registrations.sharers(&identity).iter();
+        sharers.filter_map(|sharer| self.registrations.find(sharer, &identity)).cloned().collect()
     }
 }

@@ -23,6 +23,7 @@ use common::sip::uri::{Scheme, Uri};
 use crate::authenticate::Proof;
 use crate::config::{Protection, Reauthenticate};
 use crate::contacts::Contacts;
+use crate::restore::Restored;
 use crate::state::{Registration, end_of};
 use crate::third_party::Notice;
 use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
@@ -51,8 +52,8 @@ pub struct Registering {
     pub hss_host: Option<String>,
     /// Authentication-Info of the 200, where the scheme has one.
     pub authentication_info: Option<String>,
-    /// Its registration was made out of what another S-CSCF left (TS 23.380 §4).
-    pub is_restored: bool,
+    /// What another S-CSCF left, while the HSS has not assigned it to this one (TS 23.380 §4).
+    pub restored: Vec<Restored>,
     /// Application servers that hear of it behind the answer.
     pub notices: Vec<Notice>,
 }
@@ -204,7 +205,7 @@ impl Refusal {
 /// Protected, and each contact that it asks for is bound by a REGISTER of its very number, for the same
 /// interval, not longer ago than a UE repeats it. Nothing of it is looked at again: who can send inside the
 /// associations has proved who it is.
-fn is_repeated(job: &Registering, registration: &Registration) -> bool {
+pub(crate) fn is_repeated(job: &Registering, registration: &Registration) -> bool {
     let request = job.incoming.request();
     let is_bound_by_it = |wanted: &crate::contacts::Wanted| {
         registration.bindings.iter().any(|binding| {
@@ -266,7 +267,7 @@ impl Scscf {
             is_authenticated: false,
             hss_host: None,
             authentication_info: None,
-            is_restored: false,
+            restored: Vec::new(),
             notices: Vec::new(),
             incoming,
         })
@@ -466,7 +467,8 @@ impl Scscf {
         }
         // Protected, but no answer to what was asked. A registered user whose UE missed the
         // challenge repeats its last credentials; anyone else made the nonce up.
-        if is_same_attempt && !is_nonce_known && registration.is_none() {
+        let is_anyone_else = registration.is_none() && challenge.restored.is_empty();
+        if is_same_attempt && !is_nonce_known && is_anyone_else {
             return Some(Decision::Refuse(Refusal::WrongNonce));
         }
         Some(self.challenge_again(next, Decision::Challenge(next)))
@@ -555,6 +557,7 @@ impl Scscf {
             took_ms = took.as_millis() as u64,
             "answered"
         );
+        self.forget_restored(now, &job, out);
         self.sip.respond(now, job.incoming, response, out);
         for notice in job.notices {
             self.tell_server(now, notice, out);
@@ -583,6 +586,7 @@ impl Scscf {
             took_ms = took.as_millis() as u64,
             "refused"
         );
+        self.forget_restored(now, &job, out);
         let response = self.refusal(job.incoming.request(), refusal);
         self.sip.respond(now, job.incoming, response, out);
         self.finish(now, &job.private_identity, out);

@@ -4,6 +4,8 @@
 //!    NO_ASSIGNMENT
 //! 2. `restored`             take what another S-CSCF left with the HSS and go on with the REGISTER;
 //!    where nothing was left, the UE begins anew
+//! 3. `take_over`            the HSS has assigned the user: what was taken is this S-CSCF's own
+//!    `forget_restored`      the REGISTER has ended in any other way: it is the other one's still
 //!
 //! `restoration_info` is what this S-CSCF leaves in its turn, with the SAR of every REGISTER. Watchers
 //! come behind the REGISTER:
@@ -26,7 +28,7 @@ use common::sip::address::Address;
 use common::sip::parameter;
 use common::sip::uri::{Host, Uri};
 
-use crate::register::{Decision, Refusal, Registering};
+use crate::register::{Decision, Refusal, Registering, is_repeated};
 use crate::state::{Binding, Change, Charging, Registration};
 use crate::subscriptions::{Subscription, Watcher};
 use crate::{OnAnswer, Scscf, Timer};
@@ -38,6 +40,19 @@ const BACK_UP_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Restoring {
     job: Registering,
+}
+
+/// A registration of another S-CSCF, and what that one left of it.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    registration: Registration,
+    left: ScscfRestorationInfo,
+}
+
+impl Restored {
+    pub(crate) fn is_of(&self, private_identity: &Impi) -> bool {
+        self.registration.private_identity == *private_identity
+    }
 }
 
 impl Scscf {
@@ -88,9 +103,11 @@ impl Scscf {
         if job.is_reselected() {
             self.forget_older(now, &job, out);
         }
-        job.is_restored = self.restore(now, &job, saa, out);
-        self.stats.restoration(if job.is_restored { "restored" } else { "nothing_left" });
-        let decision = match job.is_restored {
+        job.restored = self.restore(now, &job, saa);
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let is_restored = held.is_some();
+        self.stats.restoration(if is_restored { "restored" } else { "nothing_left" });
+        let decision = match is_restored {
             true => self.decide_restored(&job),
             // A first registration whose S-CSCF failed in the middle: the answer came inside a set that
             // was made for it, and a P-CSCF has no offer left to secure another challenge with.
@@ -100,11 +117,13 @@ impl Scscf {
     }
 
     /// TS 29.228 §6.1.2.1: makes the registrations that were left, of this private identity and of
-    /// those that share the public one. False when there is none of this private identity.
-    fn restore(&mut self, now: Now, job: &Registering, saa: Saa, out: &mut Vec<Output>) -> bool {
+    /// those that share the public one. They are the other S-CSCF's until the HSS has assigned the user to
+    /// this one: nothing is stored, and whoever watches is left alone.
+    fn restore(&mut self, now: Now, job: &Registering, saa: Saa) -> Vec<Restored> {
         let data = saa.user_data.as_deref().and_then(|xml| UserData::parse(xml).ok());
-        let Some(data) = data else { return false };
+        let Some(data) = data else { return Vec::new() };
         let charging = saa.charging_information.map(Charging::from).unwrap_or_default();
+        let mut restored = Vec::new();
         for left in saa.restoration {
             let private_identity = Impi::new(left.user_name.as_str());
             let is_here =
@@ -118,7 +137,7 @@ impl Scscf {
                 procedure = "restoration",
                 private_identity = %self.logged(private_identity.as_str()),
                 contacts = bindings.len(),
-                "registration of another S-CSCF taken over"
+                "registration of another S-CSCF taken up"
             );
             let registration = Registration {
                 bindings,
@@ -129,10 +148,68 @@ impl Scscf {
                     charging.clone(),
                 )
             };
-            self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
-            self.take_over_watchers(now, &left, &registration, out);
+            self.registrations.hold(registration.clone());
+            restored.push(Restored { registration, left });
         }
-        self.registrations.find(&job.private_identity, &job.public_identity).is_some()
+        restored
+    }
+
+    /// The challenge of a takeover is answered: it goes on with what was kept beside the challenge.
+    pub(crate) fn restore_again(
+        &mut self,
+        now: Now,
+        public_identity: &Impu,
+        mut restored: Vec<Restored>,
+    ) -> Vec<Restored> {
+        restored.retain_mut(|Restored { registration, .. }| {
+            let held = self.registrations.find(&registration.private_identity, public_identity);
+            registration.bindings.retain(|binding| !binding.has_expired(now));
+            let is_full = self.registrations.len() >= self.config.limits.registrations;
+            let is_good = held.is_none() && !registration.bindings.is_empty() && !is_full;
+            if is_good {
+                self.registrations.hold(registration.clone());
+            }
+            is_good
+        });
+        restored
+    }
+
+    /// TS 23.380 §4.2: the HSS has assigned the user to this S-CSCF, with all that another one left.
+    pub(crate) fn take_over(&mut self, now: Now, job: &mut Registering, out: &mut Vec<Output>) {
+        for Restored { registration, left } in std::mem::take(&mut job.restored) {
+            let set = registration.set();
+            let held = self.registrations.of_set(&registration.private_identity, &set);
+            if held == Some(&registration) {
+                self.registrations.commit(Change::Stored(Box::new(registration.clone())), out);
+            }
+            // The HSS or the user may have ended it meanwhile.
+            if self.registrations.of_set(&registration.private_identity, &set).is_some() {
+                self.take_over_watchers(now, &left, &registration, out);
+            }
+        }
+    }
+
+    /// TS 29.228 §6.1.2.1: what this S-CSCF leaves in its turn with the SAR of a takeover. Watchers that it
+    /// is only about to take over are left again.
+    pub(crate) fn restoration_of(
+        &self,
+        job: &Registering,
+        bindings: &[Binding],
+    ) -> Option<ScscfRestorationInfo> {
+        let mut info =
+            self.restoration_info(&job.private_identity, &job.public_identity, bindings)?;
+        let is_own = |one: &&Restored| one.is_of(&job.private_identity);
+        let uri_of = |contact: &str| Address::parse(contact).ok().map(|contact| contact.uri_text);
+        for old in job.restored.iter().filter(is_own).flat_map(|one| &one.left.contacts) {
+            let is_it = |new: &&mut RestorationInfo| {
+                uri_of(&new.contact).is_some_and(|uri| uri_of(&old.contact) == Some(uri))
+            };
+            let Some(new) = info.contacts.iter_mut().find(is_it) else { continue };
+            new.subscription = new.subscription.take().or_else(|| old.subscription.clone());
+            let pcscf = new.pcscf_subscription.take();
+            new.pcscf_subscription = pcscf.or_else(|| old.pcscf_subscription.clone());
+        }
+        Some(info)
     }
 
     fn registration_of(
@@ -156,9 +233,13 @@ impl Scscf {
     }
 
     /// TS 24.229 §5.4.1.2.2: a restored user is treated like any other one who is registered. An
-    /// unknown contact only means that what was left is older than the UE.
+    /// unknown contact only means that what was left is older than the UE. The very REGISTER that the other
+    /// S-CSCF failed on, behind its SAR, is only to be assigned here.
     fn decide_restored(&self, job: &Registering) -> Decision {
         let registration = self.registrations.find(&job.private_identity, &job.public_identity);
+        if registration.is_some_and(|registration| is_repeated(job, registration)) {
+            return Decision::Accept;
+        }
         if let Some(refusal) = self.contradiction(job, registration) {
             return Decision::Refuse(refusal);
         }
@@ -168,11 +249,18 @@ impl Scscf {
         }
     }
 
-    /// A registration that was restored for this REGISTER goes again when the REGISTER fails: the
-    /// HSS has not assigned it to this S-CSCF.
+    /// All that was restored for this REGISTER goes again when the REGISTER ends without an assignment:
+    /// it is the other S-CSCF's still. What a REGISTER of another device has changed meanwhile was assigned
+    /// by that one.
     pub(crate) fn forget_restored(&mut self, now: Now, job: &Registering, out: &mut Vec<Output>) {
-        if job.is_restored {
-            self.forget(now, &job.private_identity, &job.public_identity, out);
+        for one in &job.restored {
+            let registration = &one.registration;
+            let private_identity = &registration.private_identity;
+            let set = registration.set();
+            let held = self.registrations.of_set(private_identity, &set);
+            if one.is_of(&job.private_identity) || held == Some(registration) {
+                self.forget(now, private_identity, &set, out);
+            }
         }
     }
 
@@ -306,8 +394,7 @@ impl Scscf {
         let (Some(held), Some(restoration)) = (held, restoration) else {
             return self.finish(now, private_identity, out);
         };
-        let identity = held.identities().find(|identity| !identity.is_barred);
-        let identity = identity.map_or_else(|| set.clone(), crate::state::canonical);
+        let identity = held.default_identity();
         let sar = Sar {
             user_name: Some(private_identity.as_str().to_owned()),
             public_identities: vec![identity.as_str().to_owned()],

@@ -17,6 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::gruu::Gruu;
 
+/// IdentityType of wildcards (TS 29.228 Annex E).
+const WILDCARDED_PSI: u8 = 2;
+const WILDCARDED_PUI: u8 = 4;
+
 /// Kind of the records.
 const KIND: &str = "registration";
 
@@ -36,6 +40,10 @@ pub struct Registration {
     /// The operator wants the next REGISTER challenged (TS 24.229 §5.4.1.6).
     #[serde(default)]
     pub is_reauthentication_due: bool,
+    /// Identities that application servers were told of since the set is registered, by devices that are gone
+    /// as well (TS 24.229 §5.4.1.7).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<Impu>,
     /// Empty: the user is gone, and the HSS has yet to hear of it.
     pub bindings: Vec<Binding>,
 }
@@ -119,6 +127,12 @@ impl Registration {
         self.identities().next().map_or_else(|| Impu::new(""), canonical)
     }
 
+    /// The identity that stands for the set with the HSS: the default one (TS 29.228 §6.1.2.1). Barred ones
+    /// and wildcards only where there is nothing else.
+    pub fn default_identity(&self) -> Impu {
+        default_of(|| self.identities()).map_or_else(|| self.set(), canonical)
+    }
+
     pub fn contains(&self, public_identity: &Impu) -> bool {
         self.identities().any(|identity| {
             identity.identity == public_identity.as_str() || canonical(identity) == *public_identity
@@ -178,8 +192,27 @@ pub fn seconds_left(end_seconds: u64, now: Now) -> u64 {
     (end_seconds * 1_000).saturating_sub(now.as_millis()) / 1_000
 }
 
-/// An identity of a profile as a key.
+/// Of the identities of a profile the one that [`Registration::default_identity`] is.
+pub fn default_of<'a, I>(identities: impl Fn() -> I) -> Option<&'a PublicIdentity>
+where
+    I: Iterator<Item = &'a PublicIdentity>,
+{
+    let distinct = || identities().filter(|identity| !is_wildcard(identity));
+    distinct().find(|identity| !identity.is_barred).or_else(|| distinct().next())
+}
+
+/// TS 23.003 §13.4A, §13.5: the identity stands for all that its regular expression fits.
+pub fn is_wildcard(identity: &PublicIdentity) -> bool {
+    matches!(identity.identity_type, WILDCARDED_PSI | WILDCARDED_PUI)
+        || identity.identity.matches('!').count() >= 2
+}
+
+/// An identity of a profile as a key. A wildcard stands as it is: what is an ornament in a URI has a meaning
+/// in a regular expression.
 pub fn canonical(identity: &PublicIdentity) -> Impu {
+    if is_wildcard(identity) {
+        return Impu::new(identity.identity.as_str());
+    }
     match Uri::parse(&identity.identity) {
         Ok(uri) => uri.public_identity(),
         Err(_) => Impu::new(identity.identity.as_str()),
@@ -265,6 +298,11 @@ impl Registrations {
     pub fn commit(&mut self, change: Change, out: &mut Vec<Output>) {
         out.push(Output::Persist { record: change.record() });
         self.apply(change);
+    }
+
+    /// Makes one that is not to outlive a restart: it is not this S-CSCF's yet (TS 23.380 §4.2).
+    pub fn hold(&mut self, registration: Registration) {
+        self.apply(Change::Stored(Box::new(registration)));
     }
 
     /// Takes back what [`Registrations::commit`] stored before a restart. `Err` says why a record
@@ -409,6 +447,7 @@ mod tests {
             visited_network: "vims.net".to_owned(),
             unchallenged: 0,
             is_reauthentication_due: false,
+            told: Vec::new(),
             bindings: vec![Binding {
                 contact: "<sip:10.0.0.1:5064>".to_owned(),
                 uri: "sip:10.0.0.1:5064".to_owned(),
@@ -456,6 +495,23 @@ mod tests {
         assert_eq!(after.sharers(&Impu::new("tel:+1")), [Impi::new("a@h")]);
         assert_eq!(after.next_timeout(), Some(Now::from_millis(90_000)));
         assert_eq!(before.next_timeout(), after.next_timeout());
+    }
+
+    /// TS 23.003 §13.4A, §13.5: a wildcard is kept as it is, and another identity stands for its set.
+    #[test]
+    fn a_wildcard_is_no_uri() {
+        let wildcards = ["tel:+1555![0-9]{4}!", "sip:!.*-(x|y)!@H", "sip:pbx![0-9.]{2}!@h"];
+        for wildcard in wildcards {
+            let one = registration("a@h", &[wildcard, "sip:a@h"], 70);
+            assert_eq!(one.set(), Impu::new(wildcard));
+            assert!(one.contains(&Impu::new(wildcard)));
+            assert_eq!(one.default_identity(), Impu::new("sip:a@h"));
+            let alone = registration("a@h", &[wildcard], 70);
+            assert_eq!(alone.default_identity(), Impu::new(wildcard));
+        }
+        let mut barred = registration("a@h", &["sip:t@h", "tel:+1(5)5", "sip:a@h"], 70);
+        barred.service_profiles[0].public_identities[0].is_barred = true;
+        assert_eq!(barred.default_identity(), Impu::new("tel:+155"));
     }
 
     #[test]

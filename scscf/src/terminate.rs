@@ -10,7 +10,7 @@ use common::identity::{Impi, Impu};
 use common::node::{Now, Output};
 use common::sip::uri::Uri;
 
-use crate::state::Registration;
+use crate::state::{Binding, Registration};
 use crate::watch::Cause;
 use crate::{Job, Scscf};
 
@@ -24,6 +24,9 @@ pub struct Terminating {
     received: Option<Received>,
     /// Private identities that the answer names as well.
     associated: Vec<String>,
+    /// Their emergency registrations, which stay, and how many registrations they have.
+    associated_kept: Vec<cx::EmergencyRegistration>,
+    associated_total: usize,
 }
 
 impl Scscf {
@@ -47,6 +50,7 @@ impl Scscf {
         };
         let private_identity = Impi::new(user_name.as_str());
         let mut known = associated;
+        let (mut associated_kept, mut associated_total) = (Vec::new(), 0);
         known.retain(|name| {
             let name = Impi::new(name.as_str());
             let job = Terminating {
@@ -54,14 +58,26 @@ impl Scscf {
                 public_identities: Vec::new(),
                 received: None,
                 associated: Vec::new(),
+                associated_kept: Vec::new(),
+                associated_total: 0,
             };
-            !self.registrations.of(&name).is_empty() && self.terminate_begin(now, &name, job, out)
+            // The answer does not wait for their turns.
+            let held = self.registrations.of(&name).to_vec();
+            let is_begun = !held.is_empty() && self.terminate_begin(now, &name, job, out);
+            if is_begun {
+                associated_total += held.len();
+                let kept = held.iter().filter(|one| !emergency(one, reason_code).is_empty());
+                associated_kept.extend(kept.map(named));
+            }
+            is_begun
         });
         let job = Terminating {
             reason_code,
             public_identities,
             received: Some(received),
             associated: known,
+            associated_kept,
+            associated_total,
         };
         self.terminate_begin(now, &private_identity, job, out);
     }
@@ -106,17 +122,15 @@ impl Scscf {
         };
         let meant: Vec<_> = held.iter().filter(is_meant).cloned().collect();
         self.forget_challenges(private_identity);
-        let total = meant.len();
+        let total = meant.len() + job.associated_total;
         let mut emergency_registrations = Vec::new();
         for registration in meant {
-            let identity = registration.identities().next().map(|one| one.identity.clone());
+            let name = named(&registration);
             if self.terminate_one(now, registration, job.reason_code, out) {
-                emergency_registrations.push(cx::EmergencyRegistration {
-                    user_name: private_identity.as_str().to_owned(),
-                    public_identity: identity.unwrap_or_default(),
-                });
+                emergency_registrations.push(name);
             }
         }
+        emergency_registrations.extend(job.associated_kept);
         let kept = emergency_registrations.len();
         let outcome = match (is_known, kept) {
             (false, _) => Outcome::USER_UNKNOWN,
@@ -154,10 +168,7 @@ impl Scscf {
         reason_code: ReasonCode,
         out: &mut Vec<Output>,
     ) -> bool {
-        let keeps_emergency =
-            matches!(reason_code, ReasonCode::PermanentTermination | ReasonCode::RemoveScscf);
-        let emergency = registration.bindings.iter().filter(|binding| binding.is_emergency);
-        let bindings: Vec<_> = emergency.filter(|_| keeps_emergency).cloned().collect();
+        let bindings = emergency(&registration, reason_code);
         let cause = match reason_code {
             ReasonCode::PermanentTermination => Cause::Rejected,
             ReasonCode::ServerChange => Cause::Deactivated,
@@ -176,6 +187,22 @@ impl Scscf {
             self.say_goodbye(now, Some(&registration), out);
         }
         true
+    }
+}
+
+/// What an emergency registration made, where the reason leaves it alone.
+fn emergency(registration: &Registration, reason_code: ReasonCode) -> Vec<Binding> {
+    let is_kept = matches!(reason_code, ReasonCode::PermanentTermination | ReasonCode::RemoveScscf);
+    let emergency = registration.bindings.iter().filter(|binding| binding.is_emergency);
+    emergency.filter(|_| is_kept).cloned().collect()
+}
+
+/// TS 29.228 §6.1.3.1: private identity and one public identity of the set.
+fn named(registration: &Registration) -> cx::EmergencyRegistration {
+    let identity = registration.identities().next().map(|one| one.identity.clone());
+    cx::EmergencyRegistration {
+        user_name: registration.private_identity.as_str().to_owned(),
+        public_identity: identity.unwrap_or_default(),
     }
 }
 

@@ -35,7 +35,6 @@ pub struct Notice {
     request: Request,
     public_identity: Impu,
     private_identity: Impi,
-    set: Impu,
     /// The REGISTER whose registration ends when the server fails (SESSION_TERMINATED).
     ends: Option<Occurrence>,
     began: Now,
@@ -100,7 +99,6 @@ impl Scscf {
                 request,
                 public_identity: canonical(served),
                 private_identity: occasion.registration.private_identity.clone(),
-                set: occasion.registration.set(),
                 ends: made_by.map(|(request, _)| Occurrence {
                     call_id: request.call_id().to_owned(),
                     cseq: request.cseq(),
@@ -187,10 +185,14 @@ impl Scscf {
         match self.telling.take(&notice.line(), notice) {
             Turn::Now(notice) => self.tell_server_in_turn(now, notice, out),
             Turn::Later => {}
+            // How things are in the end is what a server has to hear, of all that such a slow one may miss.
             Turn::Refused(notice) => {
-                // What is under way and what waits says enough of a server that is as slow as that.
-                self.stats.third_party("dropped");
-                tracing::warn!(server = notice.server, "an application server is told too slowly");
+                let line = notice.line();
+                if let Some(dropped) = self.crowded.insert(line, notice) {
+                    self.stats.third_party("dropped");
+                    let server = dropped.server;
+                    tracing::warn!(server, "an application server is told too slowly");
+                }
             }
         }
     }
@@ -290,9 +292,8 @@ impl Scscf {
             private_identity = %self.logged(notice.private_identity.as_str()),
             "without this server there is no registration"
         );
-        let Notice { private_identity, set, .. } = notice;
-        let job = Job::ServerFailed { set, made_by };
-        if self.begin(now, &private_identity, job, out).is_some() {
+        let job = Job::ServerFailed { made_by };
+        if self.begin(now, &notice.private_identity, job, out).is_some() {
             // Its line is full: the user is at it, and every REGISTER tells the server again.
             self.stats.third_party("deregistration_dropped");
         }
@@ -300,7 +301,13 @@ impl Scscf {
 
     /// The server has heard it, or never will: what waited behind it may go.
     fn server_told(&mut self, now: Now, notice: &Notice, out: &mut Vec<Output>) {
-        if let Some(next) = self.telling.done(&notice.line()) {
+        let line = notice.line();
+        let next = self.telling.done(&line);
+        // There is room again behind what waited before it.
+        if let Some(newest) = self.crowded.remove(&line) {
+            self.tell_server(now, newest, out);
+        }
+        if let Some(next) = next {
             self.tell_server_in_turn(now, next, out);
         }
     }
@@ -308,7 +315,7 @@ impl Scscf {
 
 impl Notice {
     /// What goes to a server about an identity goes in order.
-    fn line(&self) -> (Impu, String) {
+    pub(crate) fn line(&self) -> (Impu, String) {
         (self.public_identity.clone(), self.server.clone())
     }
 }

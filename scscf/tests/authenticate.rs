@@ -304,10 +304,10 @@ fn another_call_id() {
     dialogue.receives(&answered(&challenge, &vector, 26, &[("ababab", "third")]));
     dialogue.replies_with(403);
     assert_eq!(dialogue.registers("too_many_challenges"), 1);
-    // Neither attempt is over by what came under another Call-ID: time ends them.
+    // Neither attempt is over by what came under another Call-ID: time ends them, and the HSS hears it once.
     dialogue.asks_nothing();
     dialogue.wait(Duration::from_secs(241));
-    dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registers("challenge_lapsed"), 2);
     dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
     dialogue.rests();
 }
@@ -558,4 +558,48 @@ fn attempts_side_by_side() {
     let (mar, _) = dialogue.asks_mar();
     assert_eq!(mar.user_name, IMPI);
     dialogue.replies_with(401);
+}
+
+/// TS 29.228 §6.1.2.1, TS 24.229 §5.4.1.2.3: while one attempt runs, the end of another does not make the HSS
+/// take the S-CSCF away under it; the end of the last one does.
+#[test]
+fn one_attempt_ends_under_another() {
+    // A network that is not authentic ends the second attempt, the right answer the first one.
+    let mut dialogue = Dialogue::new(config());
+    let other = [("ababab", "other")];
+    let (first, vector) = dialogue.challenged(&register(&[]));
+    let (second, _) = dialogue.challenged(&register(&other));
+    dialogue.receives(&with_credentials(&failing(&second), 26, &other));
+    dialogue.replies_with(403);
+    dialogue.asks_nothing();
+    dialogue.receives(&answered(&first, &vector, 26, &[]));
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    dialogue.replies_with(200);
+    dialogue.rests();
+
+    // Both lapse: the HSS hears of it once, with the last.
+    let mut dialogue = Dialogue::new(config());
+    dialogue.challenged(&register(&[]));
+    dialogue.wait(Duration::from_secs(1));
+    dialogue.challenged(&register(&other));
+    let lapses = u64::from(config().registration.reg_await_auth_seconds);
+    dialogue.wait(Duration::from_secs(lapses - 1));
+    dialogue.asks_nothing();
+    assert_eq!(dialogue.registers("challenge_lapsed"), 1);
+    dialogue.wait(Duration::from_secs(1));
+    dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registers("challenge_lapsed"), 2);
+    dialogue.rests();
+}
+
+/// The answer of a card to which the network is not authentic (TS 24.229 §5.1.1.5.3).
+fn failing(challenge: &common::sip::auth::DigestParameters) -> common::sip::auth::DigestParameters {
+    let mut credentials = common::sip::auth::DigestParameters::default();
+    credentials.set("username", IMPI);
+    credentials.set("realm", "hims.net");
+    credentials.set("uri", "sip:hims.net");
+    credentials.set("nonce", challenge.get("nonce").unwrap());
+    credentials.set("response", "");
+    credentials.set("integrity-protected", "yes");
+    credentials
 }

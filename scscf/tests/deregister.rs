@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType::{
-    AdministrativeDeregistration, AuthenticationTimeout, Registration, TimeoutDeregistration,
-    UserDeregistration,
+    AdministrativeDeregistration, AuthenticationTimeout, ReRegistration, Registration,
+    TimeoutDeregistration, UserDeregistration,
 };
 use common::cx::{self, Answer, ChargingInformation, Outcome, Ppr, Rta, Rtr};
 use common::sip::header::Name;
@@ -178,6 +178,31 @@ fn an_emergency_registration() {
     assert_eq!(dialogue.registrations(), 0);
 }
 
+/// TS 24.229 §5.4.1.6, §5.4.8.4: to be challenged soon shortens no emergency registration, beside a normal one
+/// or alone.
+#[test]
+fn reauthentication_spares_an_emergency_registration() {
+    for is_alone in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        if !is_alone {
+            dialogue.registered();
+        }
+        let changes = [("46:5064>", "46:5064;sos>"), ("=600000", "=1700"), ("ababab", "sos")];
+        let (challenge, vector) = dialogue.challenged(&register(&changes));
+        dialogue.receives(&answered(&challenge, &vector, 26, &changes));
+        let kind = if is_alone { Registration } else { ReRegistration };
+        dialogue.asks_sar(kind, saa(&profile(IMPI)));
+        dialogue.replies_with(200);
+        dialogue.command(&["reauthenticate", IMPI, "60"]);
+        let text = dialogue.replied_text();
+        assert_eq!(text == "not registered\n", is_alone, "{text}");
+        dialogue.command(&["show", IMPU]);
+        let text = dialogue.replied_text();
+        assert!(text.contains(";sos>;+g.3gpp.smsip for 1700 s"), "{text}");
+        assert_eq!(text.contains("for 60 s"), !is_alone, "{text}");
+    }
+}
+
 /// TS 24.229 §5.4.1.5: expiry, also across a restart.
 #[test]
 fn expires() {
@@ -243,6 +268,91 @@ fn a_deregistration_is_told_again() {
     dialogue.registered();
 }
 
+/// TS 29.228 §6.1.2.1, RFC 6733 §7.1: an HSS that cannot do it now is told again, whoever has ended the
+/// registration; one that knows nobody of that name is not.
+#[test]
+fn a_deregistration_that_the_hss_could_not_do_is_told_again() {
+    let too_busy = Outcome::Base(3004);
+    for (outcome, left) in [
+        (too_busy, 1),
+        (Outcome::Base(4002), 1),
+        (Outcome::UNABLE_TO_COMPLY, 1),
+        (Outcome::USER_UNKNOWN, 0),
+        (Outcome::IDENTITIES_DONT_MATCH, 0),
+        (Outcome::IDENTITY_ALREADY_REGISTERED, 0),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+        dialogue.asks_sar(UserDeregistration, empty_saa(outcome));
+        assert!(contacts(&dialogue.replies_with(200)).is_empty());
+        assert_eq!(dialogue.registrations(), left, "{outcome:?}");
+        dialogue.wait(Duration::from_secs(60));
+        if left == 1 {
+            dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+        }
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty());
+        dialogue.rests();
+    }
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.wait(Duration::from_secs(600_001));
+    dialogue.asks_sar(TimeoutDeregistration, empty_saa(too_busy));
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.wait(Duration::from_secs(60));
+    dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.rests();
+}
+
+/// TS 23.003 §13.4A, TS 29.228 §6.1.2.1, TS 24.229 §5.4.1.2.2F: a wildcard in front of the set is not told to the
+/// UE, and stands for the set in no SAR; watchers have it as the HSS wrote it.
+#[test]
+fn a_wildcarded_identity_in_front() {
+    const WILDCARD: &str = "tel:+1555![0-9]{4}!";
+    let mut data = profile(IMPI);
+    let wildcard = cx::user_data::PublicIdentity {
+        identity: WILDCARD.to_owned(),
+        identity_type: 4,
+        wildcarded_identity: Some(WILDCARD.to_owned()),
+        ..Default::default()
+    };
+    data.service_profiles[0].public_identities.insert(0, wildcard);
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.asks_sar(Registration, saa(&data));
+    let response = dialogue.replies_with(200);
+    let associated = response.headers().get(Name::PAssociatedUri).unwrap();
+    assert!(associated.starts_with("<sip:name@hims.net>") && !associated.contains('!'));
+    assert!(dialogue.store.keys().any(|(_, key)| *key == format!("{IMPI} {WILDCARD}")));
+
+    dialogue.receives(&subscribe(&[]));
+    dialogue.replies_with(200);
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    dialogue.answers_request(&notify, 200);
+    let document = common::reginfo::RegInfo::parse(notify.body()).unwrap();
+    let told: Vec<_> = document
+        .registrations
+        .iter()
+        .filter_map(|one| one.wildcarded_identity.as_deref())
+        .collect();
+    assert_eq!(told, [WILDCARD]);
+    dialogue.wait(Duration::from_secs(1));
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.public_identities, [IMPU]);
+
+    // What the HSS pushes leaves the default identity alone.
+    data.service_profiles[0].public_identities.remove(0);
+    assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+    dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+    let sar = dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.public_identities, [IMPU]);
+    dialogue.replies_with(200);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
 fn rtr(reason_code: ReasonCode, public_identities: &[&str]) -> cx::Request {
     cx::Request::Rtr(Rtr {
         destination_host: "scscf1.hims.net".to_owned(),
@@ -301,6 +411,39 @@ fn the_hss_terminates_some() {
     assert_eq!(rta.outcome, Outcome::SUCCESS);
     assert_eq!(rta.associated_identities, [IMPI, SECOND]);
     assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 29.228 §6.1.3: emergency registrations of Associated-Identities are answered as well: some of all are kept,
+/// or all.
+#[test]
+fn emergency_registrations_of_associated_identities() {
+    let some = Outcome::Base(2002);
+    for (is_own_registered, outcome) in [(true, some), (false, Outcome::UNABLE_TO_COMPLY)] {
+        let mut dialogue = Dialogue::new(config());
+        if is_own_registered {
+            dialogue.registered();
+        } else {
+            let sos = [("46:5064>", "46:5064;sos>"), ("ababab", "sos")];
+            let (challenge, vector) = dialogue.challenged(&register(&sos));
+            dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+            dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+            dialogue.replies_with(200);
+        }
+        dialogue.registered_second(&profile(SECOND), &[("47:5064>", "47:5064;sos>")]);
+        let cx::Request::Rtr(mut both) = rtr(ReasonCode::PermanentTermination, &[]) else {
+            unreachable!()
+        };
+        both.associated_identities = vec![SECOND.to_owned()];
+        dialogue.hss_asks(cx::Request::Rtr(both));
+        let rta = told(&mut dialogue);
+        assert_eq!(rta.outcome, outcome);
+        let kept: Vec<_> =
+            rta.emergency_registrations.iter().map(|one| one.user_name.as_str()).collect();
+        match is_own_registered {
+            true => assert_eq!(kept, [SECOND]),
+            false => assert_eq!(kept, [IMPI, SECOND]),
+        }
+    }
 }
 
 /// TS 29.228 §6.1.3: a termination waits for the REGISTER in progress, and undoes what it did.
@@ -391,6 +534,29 @@ fn a_barred_identity_in_front_is_changed() {
     assert!(dialogue.store.is_empty());
 }
 
+/// TS 29.228 §6.2.2.1: the set may get another name while the HSS is asked to deregister it, by user, time or
+/// operator: what is gone at the HSS goes here, too.
+#[test]
+fn a_set_gets_another_name_while_it_ends() {
+    let data = set(IMPI, &[("sip:other@hims.net", true), (IMPU, false)]);
+    for ends in ["user", "time", "operator"] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        match ends {
+            "user" => dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0")),
+            "time" => dialogue.wait(Duration::from_secs(600_001)),
+            _ => dialogue.command(&["deregister", IMPI]),
+        }
+        let sar = dialogue.asks();
+        assert_eq!(pushes(&mut dialogue, IMPI, Some(data.to_xml().as_bytes())), Outcome::SUCCESS);
+        dialogue.answers(sar, Answer::Saa(empty_saa(Outcome::SUCCESS)));
+        assert_eq!(dialogue.registrations(), 0, "{ends}");
+        assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+        dialogue.wait(Duration::from_secs(600_001));
+        dialogue.rests();
+    }
+}
+
 /// An identity of another implicit set of the same private identity.
 const WORK: &str = "sip:work@hims.net";
 
@@ -431,7 +597,7 @@ fn the_operator_ends_all_sets() {
         ended.extend(sar.public_identities);
     }
     ended.sort();
-    assert_eq!(ended, [format!("sip:temporary.{IMPI}"), WORK.to_owned()]);
+    assert_eq!(ended, [IMPU, WORK]);
     assert!(dialogue.replied_text().starts_with("deregistered; the HSS says"));
     assert_eq!(dialogue.registrations(), 0);
     dialogue.rests();
@@ -470,6 +636,19 @@ fn a_pushed_profile_is_for_all_sharers() {
         dialogue.store.iter().filter(|((kind, _), _)| kind == "registration").collect();
     assert_eq!(records.len(), 2);
     assert!(records.iter().all(|(_, value)| value.contains("tel:+19998887777")), "{records:?}");
+}
+
+/// TS 29.228 §6.2.2.1: so are pushed charging addresses alone.
+#[test]
+fn pushed_charging_addresses_are_for_all_sharers() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.registered_second(&profile(IMPI), &[]);
+    assert_eq!(pushes(&mut dialogue, IMPI, None), Outcome::SUCCESS);
+    let records: Vec<_> =
+        dialogue.store.iter().filter(|((kind, _), _)| kind == "registration").collect();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|(_, value)| value.contains("aaa://new.hims.net")), "{records:?}");
 }
 
 /// TS 24.229 §5.4.1.5: the operator lists, shows and deregisters.

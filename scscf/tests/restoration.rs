@@ -3,7 +3,8 @@
 mod dialogue;
 
 use common::cx::sar::ServerAssignmentType::{
-    NoAssignment, ReRegistration, Registration, TimeoutDeregistration, UserDeregistration,
+    AuthenticationTimeout, NoAssignment, ReRegistration, Registration, TimeoutDeregistration,
+    UserDeregistration,
 };
 use common::cx::{Outcome, RestorationInfo, Saa, ScscfRestorationInfo, SubscriptionInfo};
 use common::reginfo::RegInfo;
@@ -198,6 +199,99 @@ fn a_refused_assignment_restores_nothing() {
     assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
 }
 
+/// Nothing is here of the user, now or at the end of what another S-CSCF left, and nobody hears anything.
+fn leaves_it_to_the_other_one(dialogue: &mut Dialogue) {
+    assert_eq!(dialogue.registrations(), 0);
+    assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+    dialogue.wait(std::time::Duration::from_secs(6_000));
+    dialogue.requests_nothing();
+    dialogue.rests();
+}
+
+/// TS 23.380 §4.2: a takeover that does not come to its SAR leaves nothing: contacts and watchers, of all
+/// devices, are the other S-CSCF's, which serves them still.
+#[test]
+fn a_takeover_that_ends_early_leaves_nothing() {
+    let mut tablet = watched();
+    tablet.user_name = "tablet@hims.net".to_owned();
+    tablet.contacts[0].contact = "<sip:10.133.202.99:5064>".to_owned();
+    tablet.contacts[0].subscription.as_mut().unwrap().to = format!("<{IMPU}>;tag=s3");
+    tablet.contacts[0].pcscf_subscription = None;
+    let answer = Saa { restoration: vec![watched(), tablet], ..saa(&profile(IMPI)) };
+    // Older than what was left.
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&reselected(25));
+    dialogue.asks_sar(NoAssignment, answer.clone());
+    dialogue.replies_with(500);
+    leaves_it_to_the_other_one(&mut dialogue);
+
+    // The own device is not among what was left.
+    let others = Saa { restoration: answer.restoration[1..].to_vec(), ..answer.clone() };
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&reselected(27));
+    dialogue.asks_sar(NoAssignment, others);
+    dialogue.replies_with(500);
+    leaves_it_to_the_other_one(&mut dialogue);
+
+    let mut always = config();
+    always.registration.reauthenticate = Reauthenticate::Always;
+    // No vector.
+    let mut dialogue = Dialogue::new(always.clone());
+    dialogue.receives(&reselected(27));
+    dialogue.asks_sar(NoAssignment, answer.clone());
+    dialogue.refuses_mar(Outcome::UNABLE_TO_COMPLY);
+    dialogue.replies_with(500);
+    leaves_it_to_the_other_one(&mut dialogue);
+
+    // No answer to the challenge.
+    let mut dialogue = Dialogue::new(always);
+    dialogue.receives(&reselected(27));
+    dialogue.asks_sar(NoAssignment, answer.clone());
+    dialogue.asks_mar();
+    dialogue.replies_with(401);
+    assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+    dialogue.wait(std::time::Duration::from_secs(240));
+    dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
+    leaves_it_to_the_other_one(&mut dialogue);
+
+    // No assignment.
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&reselected(27));
+    dialogue.asks_sar(NoAssignment, answer);
+    assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::UNABLE_TO_COMPLY));
+    dialogue.replies_with(500);
+    leaves_it_to_the_other_one(&mut dialogue);
+}
+
+/// TS 23.380 §4.2, §4.4: a takeover that is challenged first takes contacts and watchers of all devices
+/// once the answer is right and the HSS has assigned the user, and leaves them with the HSS again.
+#[test]
+fn a_challenged_takeover_takes_watchers_too() {
+    let mut config = config();
+    config.registration.reauthenticate = Reauthenticate::Always;
+    let mut dialogue = Dialogue::new(config);
+    dialogue.receives(&reselected(27));
+    let tablet = left("tablet@hims.net", "<sip:10.133.202.99:5064>", 3);
+    let answer = Saa { restoration: vec![watched(), tablet], ..saa(&profile(IMPI)) };
+    dialogue.asks_sar(NoAssignment, answer);
+    let (_, vector) = dialogue.asks_mar();
+    let challenge = challenge(&dialogue.replies_with(401));
+    dialogue.receives(&answered(&challenge, &vector, 28, &[]));
+    dialogue.requests_nothing();
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    let left = sar.restoration.unwrap();
+    assert_eq!(left.contacts[0].subscription, Some(ue_watches("s1")));
+    assert_eq!(left.contacts[0].pcscf_subscription, Some(pcscf_watches("s2")));
+    assert_eq!(contacts(&dialogue.replies_with(200)).len(), 2);
+    for _ in 0..2 {
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        dialogue.answers_request(&notify, 200);
+    }
+    dialogue.restart();
+    assert_eq!(dialogue.registrations(), 2);
+}
+
 /// The UE subscribes, and has its first document.
 fn watches(dialogue: &mut Dialogue) {
     dialogue.receives(&subscribe(&[]));
@@ -335,6 +429,24 @@ fn old_news() {
     dialogue.asks_sar(NoAssignment, Saa { restoration: vec![expired], ..saa(&profile(IMPI)) });
     dialogue.replies_with(500);
     assert_eq!(dialogue.counter("tessera_scscf_restorations_total", "nothing_left"), 1);
+}
+
+/// TS 23.380 §4.2: the REGISTER on which the other S-CSCF failed, its SAR sent and its 200 not, is accepted
+/// here: the UE has no other one to send.
+#[test]
+fn the_register_that_the_other_one_failed_on() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&reselected(26));
+    let left = ScscfRestorationInfo {
+        registration_time_out: Some(NOW_SECONDS + 599_998),
+        ..own_contact()
+    };
+    dialogue.asks_sar(NoAssignment, Saa { restoration: vec![left], ..saa(&profile(IMPI)) });
+    let sar = dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.restoration.unwrap().contacts[0].cseq, Some(26));
+    assert_eq!(contacts(&dialogue.replies_with(200)).len(), 1);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
 }
 
 /// TS 23.380 §4.2, TS 24.229 §5.4.1.4: a deregistration that comes here restores first.

@@ -281,6 +281,109 @@ fn in_order() {
     dialogue.rests();
 }
 
+/// TS 24.229 §5.4.1.7: a server that is too slow misses what lies between, and never the end.
+#[test]
+fn the_newest_is_not_missed() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&with(criterion(&[])));
+    let mut told = dialogue.requests("REGISTER", AS);
+    let refreshes = 6;
+    for cseq in 0..refreshes {
+        let number = format!("CSeq: {}", 27 + cseq);
+        dialogue.receives(&register(&[("CSeq: 25", &number), ("\"no\"", "\"yes\"")]));
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+    }
+    let zero = [("CSeq: 25", "CSeq: 40"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+    dialogue.receives(&register(&zero));
+    dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    let mut heard = vec![told.headers().get(Name::Expires).unwrap().to_owned()];
+    dialogue.answers_request(&told, 200);
+    while !dialogue.requests.is_empty() {
+        told = dialogue.tells();
+        heard.push(told.headers().get(Name::Expires).unwrap().to_owned());
+    }
+    let total = refreshes as usize + 2;
+    assert_eq!(heard.len() + dialogue.outcome("dropped") as usize, total, "{heard:?}");
+    assert!(heard.len() < total);
+    assert_eq!(heard.last().map(String::as_str), Some("0"));
+    dialogue.rests();
+}
+
+/// TS 24.229 §5.4.1.7, TS 29.228 §6.2.2.1: a server that must be there fails behind a profile that gave the set
+/// another name: it is the same registration that ends.
+#[test]
+fn a_failure_behind_another_profile() {
+    let mut criterion = criterion(&[]);
+    criterion.default_handling_terminated = true;
+    let mut data = with(criterion);
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_with(&data);
+    let told = dialogue.requests("REGISTER", AS);
+    data.service_profiles[0].public_identities.remove(0);
+    dialogue.hss_asks(cx::Request::Ppr(cx::Ppr {
+        destination_host: "scscf1.hims.net".to_owned(),
+        user_name: IMPI.to_owned(),
+        user_data: Some(data.to_xml().into_bytes().into()),
+        charging_information: None,
+    }));
+    dialogue.answers_request(&told, 500);
+    dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(dialogue.registrations(), 0);
+}
+
+/// TS 29.228 §B.2.3: the pattern of a Request-URI is for its host and port alone.
+#[test]
+fn the_place_of_a_request() {
+    for (pattern, is_told) in [("^scscf1\\.hims\\.net$", true), ("^sip:", false)] {
+        let mut criterion = criterion(&[]);
+        let point = criterion.trigger_point.as_mut().unwrap();
+        point.service_point_triggers[0].condition = Condition::RequestUri(pattern.into());
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion));
+        if is_told {
+            dialogue.tells();
+        }
+        dialogue.requests_nothing();
+    }
+}
+
+/// TS 29.228 §6.1.2.1, TS 24.229 §5.4.1.5, §5.4.1.7, §5.4.8.4: a refresh brings a profile that cannot be used: phones
+/// hear to register again, servers of the end, and an emergency registration stays.
+#[test]
+fn a_profile_that_cannot_be_used_any_more() {
+    for has_emergency in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion(&[])));
+        dialogue.tells();
+        if has_emergency {
+            let sos = [("46:5064>", "46:5064;sos>"), ("ababab", "sos")];
+            let (challenge, vector) = dialogue.challenged(&register(&sos));
+            dialogue.receives(&answered(&challenge, &vector, 26, &sos));
+            dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(200);
+        }
+        dialogue.receives(&subscribe(&OF_PCSCF));
+        dialogue.replies_with(200);
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        dialogue.answers_request(&notify, 200);
+        dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+        let unusable = cx::Saa { user_data: Some("<broken".into()), ..empty_saa(Outcome::SUCCESS) };
+        dialogue.asks_sar(ReRegistration, unusable);
+        dialogue.asks_sar(DeregistrationTooMuchData, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(480);
+        assert_eq!(dialogue.tells().headers().get(Name::Expires), Some("0"));
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        let document = common::reginfo::RegInfo::parse(notify.body()).unwrap();
+        let contacts = document.registrations.iter().flat_map(|one| &one.contacts);
+        let events: Vec<_> = contacts.map(|contact| contact.event).collect();
+        assert!(!events.is_empty());
+        assert!(events.iter().all(|event| *event == common::reginfo::Event::Deactivated));
+        assert_eq!(dialogue.registrations(), u64::from(has_emergency));
+    }
+}
+
 /// TS 24.229 §5.4.1.7: what fails for a REGISTER does not end what a later one has made.
 #[test]
 fn a_failure_of_earlier() {
@@ -410,6 +513,43 @@ fn a_shared_identity_ends_with_its_last_device() {
     dialogue.registered_second(&profile(SECOND), &[]);
     dialogue.deregisters();
     dialogue.requests_nothing();
+}
+
+/// TS 24.229 §5.4.1.7: two devices registered with two identities of a set: servers heard of both, and hear of the
+/// end of both with the last device, whoever is last and whatever crashed between.
+#[test]
+fn each_identity_that_was_told_ends() {
+    const NUMBER: &str = "<tel:+11234567890>";
+    let to_number = ("To: <sip:name@hims.net>", "To: <tel:+11234567890>");
+    let to_of = |told: &Request| told.headers().get(Name::To).unwrap().to_owned();
+    for is_second_last in [true, false] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered_with(&with(criterion(&[])));
+        assert_eq!(to_of(&dialogue.tells()), "<sip:name@hims.net>");
+        dialogue.registered_second(&with(criterion(&[])), &[to_number]);
+        assert_eq!(to_of(&dialogue.tells()), NUMBER);
+        let bye = [("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+        let second = register(&[&OF_SECOND[..], &[to_number], &bye].concat());
+        let mut byes = [register(&bye), second];
+        if !is_second_last {
+            byes.reverse();
+        }
+        dialogue.receives(&byes[0]);
+        dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        dialogue.requests_nothing();
+        dialogue.restart();
+        dialogue.receives(&byes[1]);
+        dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        let told = [dialogue.tells(), dialogue.tells()];
+        assert!(told.iter().all(|told| told.headers().get(Name::Expires) == Some("0")));
+        let mut ended = told.map(|told| to_of(&told));
+        ended.sort();
+        assert_eq!(ended, ["<sip:name@hims.net>", NUMBER]);
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
 }
 
 /// TS 29.228 §6.6, §B.2.2: shared criteria come in by number and priority; one REGISTER for each
