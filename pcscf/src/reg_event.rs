@@ -28,8 +28,10 @@ use crate::{OnPlace, OnReply, Pcscf, Timer};
 
 /// Longer than a registration lasts (TS 24.229 §5.2.3); refreshed before.
 const EXPIRES_SECONDS: u32 = 600_000;
-/// A subscription is renewed that long before it ends.
+/// A subscription of more than twice that is renewed that long before it ends.
 const RENEWAL: Duration = Duration::from_secs(600);
+/// Never sooner, whatever is granted: a home network that grants nothing is not to be asked without a pause.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(30);
 /// After which a subscription is tried again that could not be had for now.
 const RETRY: Duration = Duration::from_secs(300);
 
@@ -258,7 +260,8 @@ impl Pcscf {
         };
         if !response.is_success() {
             tracing::info!(status = response.status(), "no subscription to a registration");
-            let may_be_later = matches!(response.status(), 408 | 480 | 500 | 503 | 504);
+            // 481 to a renewal: the home network knows the dialog no more (RFC 6665 §4.1.2.2).
+            let may_be_later = matches!(response.status(), 408 | 480 | 481 | 500 | 503 | 504);
             return self.watch_failed(now, &wait, "refused", may_be_later);
         }
         let watch = self.watches.by_owner.get_mut(&wait.owner);
@@ -275,9 +278,8 @@ impl Pcscf {
         watch.route_set.reverse();
         let granted = headers.get(Name::Expires).and_then(|text| delta_seconds(text.trim()));
         let granted = Duration::from_secs(u64::from(granted.unwrap_or(EXPIRES_SECONDS)));
-        let renewal = granted.checked_sub(RENEWAL).unwrap_or(granted / 2);
         let (impi, ue) = wait.owner;
-        self.timers.set(Timer::WatchAgain(impi, ue), now + renewal);
+        self.timers.set(Timer::WatchAgain(impi, ue), now + renewal_after(granted));
         self.watches.count("subscribed");
     }
 
@@ -448,6 +450,13 @@ impl Pcscf {
             self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
         }
     }
+}
+
+/// When a subscription is renewed, as a UE renews its own (TS 24.229 §5.1.1.3): 600 s before the end of more
+/// than 1200 s, else after half of it.
+fn renewal_after(granted: Duration) -> Duration {
+    let renewal = if granted > 2 * RENEWAL { granted - RENEWAL } else { granted / 2 };
+    renewal.max(SHORTEST_RENEWAL)
 }
 
 /// Where the home network of an identity is found: by its own domain, or for a telephone number by

@@ -163,6 +163,10 @@ impl Lone {
 
     /// The home network takes the P-CSCF's own SUBSCRIBE; gives it.
     fn watched(&mut self) -> Request {
+        self.watched_for(600_000)
+    }
+
+    fn watched_for(&mut self, seconds: u32) -> Request {
         let (flow, subscribe) = self.request();
         assert_eq!(flow.remote, HOME.parse().unwrap());
         let mut response = subscribe.response(200, "OK");
@@ -170,7 +174,7 @@ impl Lone {
         let to = format!("{};tag=home", subscribe.headers().get(Name::To).unwrap());
         headers.set(Name::To, &to);
         headers.append(Name::Contact, &format!("<sip:{SCSCF}>"));
-        headers.append(Name::Expires, "600000");
+        headers.append(Name::Expires, &seconds.to_string());
         self.from_core(response.to_bytes());
         subscribe
     }
@@ -632,6 +636,31 @@ fn the_pcscf_watches() {
     lone.response(400);
     lone.from_core(broken.replace("broken", "odd").replace("tag=home", "tag=odd").into());
     lone.response(481);
+}
+
+/// TS 24.229 §5.1.1.3, §5.2.3, RFC 6665 §4.1.2.2: renewed 600 s before the end of more than 1200 s, else after half
+/// of what was granted, and never without a pause.
+#[test]
+fn a_watch_is_renewed_in_time() {
+    for (granted, renewed) in
+        [(0, 30), (1, 30), (100, 50), (600, 300), (1_200, 600), (1_201, 601), (3_000, 2_400)]
+    {
+        let mut lone = Lone::registered(config(true));
+        let first = lone.watched_for(granted);
+        lone.pass(Duration::from_secs(renewed - 1));
+        lone.is_silent();
+        lone.pass(Duration::from_millis(1_200));
+        let (_, second) = lone.request();
+        assert_eq!(second.call_id(), first.call_id(), "{granted}");
+        assert!(second.to_tag().is_some(), "{granted}");
+        // The home network knows that dialog no more: another one, later.
+        lone.from_core(second.response(481, "Subscription Does Not Exist").to_bytes());
+        lone.pass(Duration::from_secs(299));
+        lone.is_silent();
+        lone.pass(Duration::from_secs(2));
+        let (_, third) = lone.request();
+        assert_ne!(third.call_id(), first.call_id(), "{granted}");
+    }
 }
 
 /// TS 24.229 §5.2.5.2; S-123: what the home network has ended is ended here: the registration at
