@@ -191,6 +191,8 @@ impl Pcscf {
             }
             return;
         }
+        // The home network's NOTIFY about this very end may have come before its 200.
+        self.registrations.has_left(impi, ue);
         self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
         self.forget_followers(&(attempt.impi.clone(), attempt.ue));
         for id in self.security.sets_of(&attempt.impi, attempt.ue) {

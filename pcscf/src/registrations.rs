@@ -191,6 +191,11 @@ impl Registrations {
         self.by_contact.is_empty()
     }
 
+    /// How many are leaving.
+    pub fn leaving_len(&self) -> usize {
+        self.leaving.len()
+    }
+
     /// Registrations that were made, changed or removed since the last call.
     pub fn touched(&mut self) -> BTreeSet<(Impi, IpAddr)> {
         self.by_contact.take()
@@ -251,10 +256,15 @@ impl Pcscf {
         for set in sets {
             self.drop_set(set, out);
         }
-        let all: Vec<(Impi, IpAddr)> =
-            self.registrations.iter().map(|(impi, ue, _)| (impi.clone(), ue)).collect();
+        let all: Vec<(Impi, IpAddr)> = self
+            .registrations
+            .iter()
+            .map(|(impi, ue, _)| (impi.clone(), ue))
+            .chain(self.registrations.leaving.keys().map(|(ue, impi)| (impi.clone(), *ue)))
+            .collect();
         for (impi, ue) in all {
             self.registrations.remove(&impi, ue);
+            self.registrations.has_left(&impi, ue);
             self.forget_followers(&(impi.clone(), ue));
             self.timers.stop(&Timer::RegistrationEnds(impi, ue));
         }

@@ -898,7 +898,26 @@ fn dialogs_end_with_the_registration() {
     assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
 }
 
-/// What the operator clears has no watch and no dialog left.
+/// TS 24.229 §5.2.5.1, §5.2.5.2: the home network's NOTIFY about a deregistration overtakes its 200: nothing stays, also not
+/// of what is leaving.
+#[test]
+fn a_notify_before_the_200_of_a_deregistration() {
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    lone.protected(&register(31_001, 3, "X: y\r\n").replace("expires=600000", "expires=0"));
+    let (_, request) = lone.request();
+    let ended = [(ALICE, Event::Unregistered, false, 0), (NUMBER, Event::Unregistered, false, 0)];
+    lone.from_core(document(&watch, 1, "terminated;reason=noresource", &ended));
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 1);
+    lone.from_core(request.response(200, "OK").to_bytes());
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 0);
+    lone.pass(Duration::from_secs(129));
+    assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+}
+
+/// What the operator clears has no watch and no dialog left, and is not leaving either.
 #[test]
 fn cleared_by_the_operator() {
     let mut lone = Lone::registered(config(true));
@@ -914,6 +933,16 @@ fn cleared_by_the_operator() {
     lone.feed(Input::Admin { id: 1, command });
     assert!(gauges.iter().all(|name| lone.counter(name, "") == 0));
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+    lone.from_core(document(&watch, 1, "terminated;reason=rejected", &ended));
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 1);
+    let command = ["sa", "clear"].map(str::to_owned).to_vec();
+    lone.feed(Input::Admin { id: 1, command });
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 0);
 }
 
 /// TS 24.229 §5.2.3; RFC 6665 §4.1.2: a home network that refuses or is silent costs the subscription only.
