@@ -239,6 +239,11 @@ impl Pcscf {
         wait: &Originating,
         response: &Response,
     ) {
+        let (impi, ue) = &wait.owner;
+        // Nothing ends the dialogs of a UE whose registration has gone while its request was under way.
+        if self.registrations.get_or_leaving(impi, *ue).is_none() {
+            return;
+        }
         let request = incoming.request();
         let headers = response.headers();
         let to = headers.get(Name::To).and_then(|to| Address::parse(to).ok());

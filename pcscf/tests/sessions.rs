@@ -917,6 +917,17 @@ fn a_notify_before_the_200_of_a_deregistration() {
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
 }
 
+/// TS 24.229 §5.2.6.3.1: a dialog that is made when its UE is registered no more is not kept.
+#[test]
+fn a_dialog_after_the_end() {
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&subscribe(&[]));
+    let (_, request) = lone.request();
+    lone.feed(Input::Admin { id: 1, command: ["sa", "clear"].map(str::to_owned).to_vec() });
+    lone.from_core(taken(&request).to_bytes());
+    assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
+}
+
 /// What the operator clears has no watch and no dialog left, and is not leaving either.
 #[test]
 fn cleared_by_the_operator() {
