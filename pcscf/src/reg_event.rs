@@ -17,7 +17,7 @@ use common::sip::endpoint::{Incoming, NoReply};
 use common::sip::header::Name;
 use common::sip::locate::Hop;
 use common::sip::locator::Located;
-use common::sip::message::{Request, Response};
+use common::sip::message::{Headers, Request, Response};
 use common::sip::p_headers::ChargingVector;
 use common::sip::uri::{HostPort, Scheme, Uri};
 
@@ -360,11 +360,13 @@ impl Pcscf {
     /// network may have ended it before our own SUBSCRIBE came, which then finds nobody registered.
     pub(crate) fn overheard(&self, request: &Request) -> Option<(Owner, RegInfo)> {
         let headers = request.headers();
-        let event = headers.get(Name::Event)?.split(';').next()?.trim();
         let state = headers.get(Name::SubscriptionState)?.trim_start();
-        let is_end =
-            event.eq_ignore_ascii_case(reginfo::PACKAGE) && state.starts_with("terminated");
-        let owner = self.dialogs.owner(request.call_id()).filter(|_| is_end)?;
+        let is_end = is_reg_event(headers) && state.starts_with("terminated");
+        let (owner, dialog) = self.dialogs.of(request)?;
+        // Of other dialogs a notifier may be anybody.
+        if !is_end || !dialog.is_own_registration {
+            return None;
+        }
         Some((owner.clone(), RegInfo::parse(request.body()).ok()?))
     }
 
@@ -450,6 +452,12 @@ impl Pcscf {
             self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
         }
     }
+}
+
+/// The event package is that of registration state (RFC 3680 §4.1).
+pub(crate) fn is_reg_event(headers: &Headers) -> bool {
+    let event = headers.get(Name::Event).and_then(|text| text.split(';').next());
+    event.is_some_and(|event| event.trim().eq_ignore_ascii_case(reginfo::PACKAGE))
 }
 
 /// When a subscription is renewed, as a UE renews its own (TS 24.229 §5.1.1.3): 600 s before the end of more

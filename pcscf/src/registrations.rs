@@ -80,6 +80,12 @@ impl Registration {
             && Uri::parse(&self.contact_uri).is_ok_and(|uri| uri.parameter("sos").is_some())
     }
 
+    /// The URI is an identity of this registration.
+    pub fn holds(&self, uri: &str) -> bool {
+        let identity = Uri::parse(uri).map(|uri| uri.public_identity());
+        identity.is_ok_and(|identity| self.identities.iter().any(|set| set.holds(&identity)))
+    }
+
     /// TS 24.229 §5.2.6.3.3: the identity that the UE prefers where it is registered and not barred,
     /// else the default one; as P-Asserted-Identity has it.
     pub fn asserted_identity(&self, preferred: Option<&str>) -> Option<String> {

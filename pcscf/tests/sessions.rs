@@ -717,15 +717,24 @@ fn the_end_is_told_to_a_phone_that_subscribes_behind_it() {
     assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
 }
 
-/// TS 24.229 §5.2.3, §5.2.5.2: the P-CSCF's own SUBSCRIBE finds nobody registered any more; what the phone is told in the end
+/// TS 24.229 §5.2.3, §5.2.5.2; RFC 3680 §4.1: the P-CSCF's own SUBSCRIBE finds nobody registered any more; what the phone is told in the end
 /// of its subscription ends the registration here, too.
 #[test]
 fn the_end_that_only_the_phone_is_told() {
-    for (state, left) in [("terminated;reason=rejected", 0), ("active;expires=60", 1)] {
+    const END: &str = "terminated;reason=rejected";
+    let of_another = ("SUBSCRIBE sip:alice@home.example", "SUBSCRIBE sip:bob@home.example");
+    for (state, change, tag, left) in [
+        (END, None, "t", 0),
+        ("active;expires=60", None, "t", 1),
+        // Not about its own registration, or not from whom it has subscribed with.
+        (END, Some(("Event: reg", "Event: presence")), "t", 1),
+        (END, Some(of_another), "t", 1),
+        (END, None, "x", 1),
+    ] {
         let mut lone = Lone::registered(config(true));
         let (_, watch) = lone.request();
         lone.from_core(watch.response(480, "Temporarily Unavailable").to_bytes());
-        lone.protected(&subscribe(&[]));
+        lone.protected(&subscribe(change.as_slice()));
         let (_, request) = lone.request();
         lone.from_core(taken(&request).to_bytes());
         lone.response(200);
@@ -734,13 +743,82 @@ fn the_end_that_only_the_phone_is_told() {
         let text = text
             .replace("NOTIFY sip:pcscf1.visited.example ", &format!("NOTIFY sip:{UE}:31001 "))
             .replace("Max-Forwards", "Route: <sip:mo@pcscf1.visited.example;lr>\r\nMax-Forwards")
-            .replace(watch.call_id(), "watch1");
+            .replace(watch.call_id(), "watch1")
+            .replace(watch.headers().get(Name::From).unwrap(), "<sip:alice@home.example>;tag=s")
+            .replace(";tag=home", &format!(";tag={tag}"));
         lone.from_core(text.into());
         let (flow, notify) = lone.request();
         assert_eq!(flow.remote.port(), 31_001);
         assert!(notify.body().starts_with(b"<?xml"));
-        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{state}");
+        let case = format!("{state} {change:?} {tag}");
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{case}");
     }
+}
+
+/// RFC 3261 §12: a dialog is named by Call-ID and both tags. Who repeats the Call-ID and the tag of another UE hears nothing of
+/// what is for that one, and ends nothing but his own.
+#[test]
+fn dialogs_of_two_with_one_call_id() {
+    let mut open = config(false);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    const BOB: &str = "10.45.0.3";
+    let written = |text: String, address: &str, branch: &str| {
+        let text = text.replace("31001", "5060").replace(":5064;lr", ":5060;lr");
+        let text = text.replace(UE, address).replace("branch=", &format!("branch={branch}"));
+        if address == BOB { text.replace("alice", "bob") } else { text }
+    };
+    let says = |lone: &mut Lone, address: &str, text: String, tag: &str| {
+        let flow = Flow {
+            transport: Transport::Udp,
+            local: SocketAddr::new(PCSCF.parse().unwrap(), 5060),
+            remote: SocketAddr::new(address.parse().unwrap(), 5060),
+        };
+        lone.feed(Input::Sip { flow, bytes: text.into() });
+        let (_, request) = lone.request();
+        let response = match tag.is_empty() {
+            true => accepted(&request),
+            false => taken(&request),
+        };
+        let text = String::from_utf8(response.to_bytes().to_vec()).unwrap();
+        let text = written(text, address, "").replace(";tag=t\r\n", &format!(";tag={tag}\r\n"));
+        lone.from_core(text.into());
+        let (flow, _) = lone.response(200);
+        assert_eq!(flow.remote.ip().to_string(), address);
+    };
+    for (address, tag) in [(UE, "t"), (BOB, "u")] {
+        let text = written(register(5060, 1, ""), address, &format!("z9hG4bKr{tag}"));
+        says(&mut lone, address, text, "");
+        let text = written(subscribe(&[]), address, &format!("z9hG4bK{tag}"));
+        says(&mut lone, address, text, tag);
+    }
+    let told = |lone: &mut Lone, tag: &str, branch: &str| {
+        let text = String::from_utf8(notify("sip:phone.invalid").to_vec()).unwrap();
+        let text = text.replace("z9hG4bKn1", branch).replace(";tag=t\r\n", tag);
+        lone.from_core(text.into());
+        lone.sent.remove(0).0.remote.ip().to_string()
+    };
+    assert_eq!(told(&mut lone, ";tag=t\r\n", "z9hG4bKn1"), UE);
+    assert_eq!(told(&mut lone, ";tag=u\r\n", "z9hG4bKn2"), BOB);
+    // Nobody's.
+    assert_eq!(told(&mut lone, ";tag=v\r\n", "z9hG4bKn3"), "192.0.2.31");
+    let again = subscribe(&[
+        ("SUBSCRIBE sip:alice@home.example", &format!("SUBSCRIBE sip:{SCSCF}")[..]),
+        (", <sip:orig@192.0.2.31:5060;lr>", ""),
+        ("To: <sip:alice@home.example>", "To: <sip:alice@home.example>;tag=u"),
+        ("CSeq: 1", "CSeq: 2"),
+    ]);
+    let flow = Flow {
+        transport: Transport::Udp,
+        local: SocketAddr::new(PCSCF.parse().unwrap(), 5060),
+        remote: SocketAddr::new(BOB.parse().unwrap(), 5060),
+    };
+    lone.feed(Input::Sip { flow, bytes: written(again, BOB, "z9hG4bKend").into() });
+    let (_, request) = lone.request();
+    lone.from_core(request.response(481, "Subscription Does Not Exist").to_bytes());
+    lone.response(481);
+    assert_eq!(told(&mut lone, ";tag=u\r\n", "z9hG4bKn4"), "192.0.2.31");
+    assert_eq!(told(&mut lone, ";tag=t\r\n", "z9hG4bKn5"), UE);
 }
 
 /// RFC 3261 §18.2.2, RFC 3581 §4: a phone in clear behind a NAT is asked in its dialogs where it registered from, whatever
