@@ -45,8 +45,12 @@ impl Pcscf {
             _ if attempt.is_deregistration => self.deregistered(now, &attempt, out),
             Some(_) if is_set_gone => {}
             Some((contact_uri, seconds)) => {
+                let is_initial = self.is_initial(&attempt);
                 let expires_at = now + Duration::from_secs(u64::from(seconds));
                 self.registered(now, &attempt, contact_uri, &response, expires_at, out);
+                if is_initial {
+                    self.forget_earlier_dialogs(&attempt);
+                }
                 self.forget_left_addresses(&attempt, &response, out);
             }
             // A query of bindings changes nothing; a temporary set it was asked over ends by itself.
@@ -54,6 +58,27 @@ impl Pcscf {
         }
         self.register_relay(now, incoming, &attempt, response, out);
         self.watch(now, (attempt.impi, attempt.ue), out);
+    }
+
+    /// It concludes the challenge of a REGISTER that came in clear: an initial registration (TS 24.229 §5.1.1.2).
+    fn is_initial(&self, attempt: &Attempt) -> bool {
+        let set = attempt.set.and_then(|id| self.security.get(id));
+        let agreed = set.and_then(|set| set.agreed.as_ref());
+        agreed.is_some_and(|agreed| agreed.challenged_over.is_none())
+    }
+
+    /// TS 24.229 §5.2.3: we subscribe upon an initial registration. Another S-CSCF may serve the UE now, of which the
+    /// earlier subscription would hear nothing; and what the earlier one still says about the end of the earlier
+    /// registration, to us or to the UE, must not end the new one. It gets 481, and forgets us (RFC 6665 §4.2.2).
+    /// An emergency registration stands beside the other one, which goes on (TS 24.229 §5.1.6.2).
+    fn forget_earlier_dialogs(&mut self, attempt: &Attempt) {
+        let owner = (attempt.impi.clone(), attempt.ue);
+        if self.registrations.get(&owner.0, owner.1).is_some_and(Registration::is_emergency) {
+            return;
+        }
+        self.watches.forget(&owner);
+        self.dialogs.forget(&owner);
+        self.timers.stop(&Timer::WatchAgain(owner.0, owner.1));
     }
 
     /// RFC 6223 §4.3: a UE in clear behind a NAT that wants to keep its way open is told how often. Others need

@@ -126,7 +126,21 @@ impl Lone {
     /// Registered for an hour.
     fn registered(config: Config) -> Lone {
         let mut lone = Lone::with(config);
-        lone.from_ue(5060, 5060, &register(5060, 1, ""));
+        lone.registers(5060, 1, OFFER, "");
+        lone
+    }
+
+    /// By a REGISTER in clear, or over the set that it has; with what it offers, and more in the URI of Contact.
+    fn registers(&mut self, port: u16, cseq: u32, offer: &str, more: &str) {
+        let lone = self;
+        let written = |text: String| {
+            text.replace(OFFER, offer).replace(">;expires", &format!("{more}>;expires"))
+        };
+        let first = written(register(port, cseq, ""));
+        match port {
+            5060 => lone.from_ue(5060, 5060, &first),
+            _ => lone.protected(&first),
+        }
         let (_, first) = lone.request();
         let mut challenge = first.response(401, "Unauthorized");
         challenge.headers_mut().append(
@@ -138,12 +152,11 @@ impl Lone {
         let (_, challenge) = lone.response(401);
         let list: Vec<_> = challenge.headers().lines(Name::SecurityServer).collect();
         let verify = format!("Security-Verify: {}\r\n", list.join(", "));
-        lone.protected(&register(31_001, 2, &verify));
+        lone.protected(&written(register(31_001, cseq + 1, &verify)));
         let (_, second) = lone.request();
         lone.from_core(accepted(&second).to_bytes());
         let (_, response) = lone.response(200);
         assert!(response.headers().has(Name::ServiceRoute));
-        lone
     }
 
     fn counter(&self, name: &str, label: &str) -> u64 {
@@ -660,6 +673,44 @@ fn a_watch_is_renewed_in_time() {
         lone.pass(Duration::from_secs(2));
         let (_, third) = lone.request();
         assert_ne!(third.call_id(), first.call_id(), "{granted}");
+    }
+}
+
+/// TS 24.229 §5.2.3: a phone that registers initially, having lost what it had, is watched anew, and what an earlier S-CSCF still
+/// says ends nothing; a re-registration leaves subscription and dialogs as they are, and so does an emergency registration
+/// (§5.1.6.2).
+#[test]
+fn an_initial_registration_is_watched_anew() {
+    const NEXT: &str = "ipsec-3gpp;alg=hmac-sha-1-96;ealg=aes-cbc;prot=esp;mod=trans;spi-c=7003;\
+                        spi-s=7004;port-c=31002;port-s=31001";
+    for (is_initial, more) in [(true, ""), (false, ""), (true, ";sos")] {
+        let mut lone = Lone::registered(config(true));
+        let earlier = lone.watched();
+        lone.protected(&subscribe(&[]));
+        let (_, request) = lone.request();
+        lone.from_core(taken(&request).to_bytes());
+        lone.response(200);
+        lone.registers(if is_initial { 5060 } else { 31_001 }, 3, NEXT, more);
+        if !more.is_empty() {
+            lone.is_silent();
+            assert_eq!(lone.counter("tessera_pcscf_emergency_registrations", ""), 1);
+            assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 1);
+            continue;
+        }
+        assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), u64::from(!is_initial));
+        let current = if is_initial { lone.watched() } else { earlier.clone() };
+        assert_eq!(current.call_id() == earlier.call_id(), !is_initial);
+        lone.is_silent();
+        let ended = [(ALICE, Event::Deactivated, false, 0), (NUMBER, Event::Deactivated, false, 0)];
+        lone.from_core(document(&earlier, 1, "terminated;reason=deactivated", &ended));
+        lone.response(if is_initial { 481 } else { 200 });
+        let left = lone.counter("tessera_pcscf_registrations", "");
+        assert_eq!(left, u64::from(is_initial));
+        if is_initial {
+            lone.from_core(document(&current, 2, "terminated;reason=deactivated", &ended));
+            lone.response(200);
+            assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+        }
     }
 }
 
