@@ -376,6 +376,13 @@ impl Pcscf {
         let Ok(own) = Uri::parse(&known.contact_uri) else { return };
         let mut registration = known.clone();
         let mut ended = None;
+        let is_active = |one: &&reginfo::Registration| one.state == State::Active;
+        let active: Vec<Impu> = info
+            .registrations
+            .iter()
+            .filter(is_active)
+            .filter_map(|one| Some(Uri::parse(&one.aor).ok()?.public_identity()))
+            .collect();
         for one in &info.registrations {
             let is_own = |contact: &&reginfo::Contact| {
                 Uri::parse(&contact.uri).is_ok_and(|uri| uri.is_equivalent(&own))
@@ -383,8 +390,12 @@ impl Pcscf {
             let Ok(aor) = Uri::parse(&one.aor) else { continue };
             let Some(contact) = one.contacts.iter().find(is_own) else {
                 // RFC 3680 §5.2: nobody is registered. It ended while we were not there to be told why.
+                let identity = aor.public_identity();
                 if matches!(one.state, State::Terminated | State::Init)
-                    && registration.drop_identity(&aor.public_identity())
+                    && match info.is_full {
+                        true => registration.drop_set_of(&identity, &active),
+                        false => registration.drop_identity(&identity),
+                    }
                 {
                     ended = Some(Event::Unregistered);
                 }
@@ -497,6 +508,17 @@ impl Registration {
         if let Some(set) = self.identities.first_mut() {
             set.associated_uris.push(format!("<{text}>"));
         }
+    }
+
+    /// TS 23.228 §5.2.1a: identities of one implicit set are registered and deregistered together. A document that says
+    /// all there is (RFC 3680 §5.1) ends the whole set with one of them, unless it names another one of the set that is
+    /// registered: an S-CSCF may know no more than the identity that is watched. False when it was not there.
+    fn drop_set_of(&mut self, identity: &Impu, active: &[Impu]) -> bool {
+        let before = self.identities.len();
+        self.identities.retain(|set| {
+            !set.holds(identity) || active.iter().any(|other| set.holds_usable(other))
+        });
+        self.identities.len() < before || self.drop_identity(identity)
     }
 
     /// The identity is registered no more; a set without any goes. False when it was not there.

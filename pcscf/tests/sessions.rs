@@ -961,25 +961,37 @@ fn the_home_network_changes_a_registration() {
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
 }
 
-/// TS 24.229 §5.2.3; RFC 3680 §5.2: what ended while nobody could say why: a full document with nobody in it ends the
+/// TS 24.229 §5.2.3; RFC 3680 §5.1, §5.2: what ended while nobody could say why: a full document with nobody in it ends the
 /// registration as well; one about other contacts does not.
 #[test]
 fn a_document_without_contacts() {
-    for (state, left) in [(State::Terminated, 0), (State::Init, 0), (State::Active, 1)] {
+    let of_all = |state| [(ALICE, state), (NUMBER, state)].to_vec();
+    for (registrations, is_full, left) in [
+        (of_all(State::Terminated), true, 0),
+        (of_all(State::Init), true, 0),
+        (of_all(State::Active), true, 1),
+        // With the one that is watched goes the set, unless another one of it is there.
+        (vec![(ALICE, State::Init)], true, 0),
+        (vec![(ALICE, State::Terminated)], true, 0),
+        (vec![(ALICE, State::Terminated)], false, 1),
+        (vec![(ALICE, State::Terminated), (NUMBER, State::Active)], true, 1),
+        (vec![("sip:bob@home.example", State::Terminated)], true, 1),
+    ] {
+        let case = format!("{registrations:?} {is_full}");
         let mut lone = Lone::registered(config(true));
         let watch = lone.watched();
         let active =
             [(ALICE, Event::Registered, true, 3_600), (NUMBER, Event::Created, true, 3_600)];
         let text = String::from_utf8(document(&watch, 1, "active", &active).to_vec()).unwrap();
         let (head, _) = text.split_once("\r\n\r\n").unwrap();
-        let registrations = [ALICE, NUMBER].map(|aor| Registration {
+        let registrations = registrations.into_iter().map(|(aor, state)| Registration {
             aor: aor.to_owned(),
             id: aor.to_owned(),
             state,
             wildcarded_identity: None,
             contacts: Vec::new(),
         });
-        let info = RegInfo { version: 1, is_full: true, registrations: registrations.to_vec() };
+        let info = RegInfo { version: 1, is_full, registrations: registrations.collect() };
         let body = info.to_xml();
         let head: Vec<&str> =
             head.lines().filter(|line| !line.starts_with("Content-Length")).collect();
@@ -987,7 +999,7 @@ fn a_document_without_contacts() {
         let length = body.len();
         lone.from_core(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into());
         lone.response(200);
-        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{state:?}");
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{case}");
     }
 }
 
