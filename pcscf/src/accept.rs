@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::identity::logged;
 use common::node::{Now, Output};
+use common::reginfo::Event;
 use common::sip::address::{Address, Contact};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
@@ -42,7 +43,10 @@ impl Pcscf {
             _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
                 return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
             }
-            _ if attempt.is_deregistration => self.deregistered(now, &attempt, out),
+            _ if attempt.is_deregistration => {
+                let (request, response) = (incoming.request().headers(), response.headers());
+                self.deregistered(now, &attempt, request, response, out);
+            }
             Some(_) if is_set_gone => {}
             Some((contact_uri, seconds)) => {
                 let is_initial = self.is_initial(&attempt);
@@ -169,14 +173,7 @@ impl Pcscf {
         response: &Response,
         out: &mut Vec<Output>,
     ) {
-        let listed: Vec<Uri> = response
-            .headers()
-            .values(Name::Contact)
-            .filter_map(|value| match Contact::parse(value) {
-                Ok(Contact::Address(address)) => Some(address.uri),
-                _ => None,
-            })
-            .collect();
+        let listed = contacts(response.headers());
         for ue in self.registrations.addresses_of(&attempt.impi) {
             let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
             let is_listed = Uri::parse(&known.contact_uri)
@@ -200,13 +197,43 @@ impl Pcscf {
         }
     }
 
+    /// TS 24.229 §5.2.5.1: the contacts that the same private identity has at other addresses, and that are named.
+    /// Their UEs are told by the home network, and so have the time that they have after any end that it makes.
+    fn end_named(&mut self, now: Now, attempt: &Attempt, request: &Headers) {
+        let (impi, identity) = (&attempt.impi, &attempt.public_identity);
+        let named = contacts(request);
+        for ue in self.registrations.addresses_of(impi) {
+            let Some(known) = self.registrations.get(impi, ue) else { continue };
+            let is_named = Uri::parse(&known.contact_uri)
+                .is_ok_and(|uri| named.iter().any(|other| other.is_equivalent(&uri)));
+            if ue == attempt.ue || !is_named {
+                continue;
+            }
+            if known.identities.iter().all(|set| set.holds(identity)) {
+                self.ended_by_home(now, &(impi.clone(), ue), Event::Unregistered);
+            } else {
+                self.registrations.end(impi, ue, identity);
+            }
+        }
+    }
+
     /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
     /// after the 200 and its retransmissions have passed (ipsec.md L-12). Where others stay and this one
     /// was challenged, they live on the new set, as after any challenge (TS 24.229 §5.2.2.3).
-    fn deregistered(&mut self, now: Now, attempt: &Attempt, out: &mut Vec<Output>) {
+    fn deregistered(
+        &mut self,
+        now: Now,
+        attempt: &Attempt,
+        request: &Headers,
+        response: &Headers,
+        out: &mut Vec<Output>,
+    ) {
+        self.end_named(now, attempt, request);
         let (impi, ue) = (&attempt.impi, attempt.ue);
-        if self.registrations.get(impi, ue).is_some()
-            && !self.registrations.end(impi, ue, &attempt.public_identity)
+        let known = self.registrations.get(impi, ue);
+        let is_own = known.is_some_and(|known| ends(&known.contact_uri, request, response));
+        if known.is_some()
+            && !(is_own && self.registrations.end(impi, ue, &attempt.public_identity))
         {
             let ends = self.registrations.get(impi, ue).map(|known| known.expires_at);
             let set = attempt.set.and_then(|id| self.security.get(id));
@@ -226,6 +253,25 @@ impl Pcscf {
             self.set_life(id, ends);
         }
     }
+}
+
+/// RFC 3261 §10.2.2: a deregistration ends this contact: by `*`, by its name, or because the registrar no longer
+/// lists it. A UE may name another contact than its own, and stays registered then.
+fn ends(contact_uri: &str, request: &Headers, response: &Headers) -> bool {
+    let Ok(own) = Uri::parse(contact_uri) else { return true };
+    let has = |headers| contacts(headers).iter().any(|uri| uri.is_equivalent(&own));
+    let mut values = request.values(Name::Contact);
+    let is_all = values.any(|value| matches!(Contact::parse(value), Ok(Contact::Star)));
+    is_all || has(request) || !has(response)
+}
+
+/// URIs of all contacts.
+fn contacts(headers: &Headers) -> Vec<Uri> {
+    let uri = |value| match Contact::parse(value) {
+        Ok(Contact::Address(address)) => Some(address.uri),
+        _ => None,
+    };
+    headers.values(Name::Contact).filter_map(uri).collect()
 }
 
 /// Some home networks forget the comma between two identities.

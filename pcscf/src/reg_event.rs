@@ -434,7 +434,7 @@ impl Pcscf {
 
     /// TS 24.229 §5.2.5.2: the registration goes at once; the associations stay until the NOTIFY to
     /// the UE, and its answer, have passed (registration.md D-14), and so may the SUBSCRIBE to which it belongs.
-    fn ended_by_home(&mut self, now: Now, owner: &Owner, event: Event) {
+    pub(crate) fn ended_by_home(&mut self, now: Now, owner: &Owner, event: Event) {
         self.watches.count("deregistered");
         tracing::info!(
             procedure = "network-initiated deregistration",

@@ -54,7 +54,7 @@ pub struct Attempt {
     /// What to build associations from, should the home network challenge.
     pub(crate) offer: Option<Offer>,
     pub(crate) security_client: Vec<Mechanism>,
-    /// Every contact has expires 0.
+    /// Every contact has expires 0, the UE's own or another.
     pub(crate) is_deregistration: bool,
     /// The REGISTER as the home network gets it.
     pub(crate) request: Request,

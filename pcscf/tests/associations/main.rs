@@ -242,6 +242,56 @@ fn deregistration_ends_all_sets() {
     assert_eq!(removed, [old.id, new.id, temporary.id]);
 }
 
+impl Lone {
+    /// The home network accepts a REGISTER, and has these contacts then.
+    fn home_lists(&mut self, contacts: &[&str]) {
+        let request = self.forwarded();
+        let mut response = request.response(200, "OK");
+        let headers = response.headers_mut();
+        for contact in contacts {
+            headers.append(Name::Contact, &format!("<{contact}>;expires=3600"));
+        }
+        headers.append(Name::PAssociatedUri, request.headers().get(Name::To).unwrap());
+        self.home_says(&response);
+        assert_eq!(self.status(), 200);
+    }
+}
+
+/// TS 24.229 §5.2.5.1, RFC 3261 §10.2.2: who deregisters the contact that the same private identity has at another address stays
+/// registered; that one ends, when its UE can have been told. What the registrar no longer lists ends too.
+#[test]
+fn a_deregistration_of_another_contact() {
+    const HERE: &str = "sip:10.45.0.77:31001";
+    const THERE: &str = "sip:10.45.0.2:31001";
+    for (named, listed, left) in [
+        (THERE, &[HERE][..], [true, false]),
+        (HERE, &[THERE][..], [false, true]),
+        (THERE, &[][..], [false, false]),
+        ("sip:10.45.0.99:31001", &[HERE, THERE][..], [true, true]),
+    ] {
+        let mut lone = Lone::new();
+        let there = lone.registered(&alice());
+        let phone = Phone { address: "10.45.0.77".parse().unwrap(), ..alice() };
+        let (here, list) = lone.challenge(&phone);
+        lone.inside(&phone, &here, &Register::answer(&phone, &list));
+        lone.home_lists(&[HERE, THERE]);
+        assert_eq!(lone.registrations(), 2);
+        let register = Register { expires: 0, ..Register::refresh() };
+        let text = lone.write(&phone, here.ports.us, &register);
+        let text = text.replace(&format!("Contact: <{HERE}>"), &format!("Contact: <{named}>"));
+        lone.text(&phone, here.ports.uc, here.ports.ps, &text);
+        lone.home_lists(listed);
+        let count = left.iter().filter(|stays| **stays).count() as u64;
+        assert_eq!(lone.registrations(), count, "{named}");
+        assert_eq!(lone.removed(), [], "{named}");
+        lone.pass(130);
+        let removed = lone.removed();
+        for (set, stays) in [(&here, left[0]), (&there, left[1])] {
+            assert_eq!(!removed.contains(&set.id), stays, "{named}");
+        }
+    }
+}
+
 /// ipsec.md L-13: a phone with a new address starts in clear; once the registrar lists its new contact
 /// alone, what it had at the old address is dead. Another phone at the old address is not meant.
 #[test]
