@@ -24,7 +24,7 @@ use crate::refusal::Refusal;
 use crate::register::Attempt;
 use crate::registrations::{IdentitySet, Registration};
 use crate::security::{BEYOND_REGISTRATION, State};
-use crate::{Pcscf, Side, Timer};
+use crate::{Pcscf, Side, Timer, path};
 
 impl Pcscf {
     /// TS 24.229 §5.2.2.3: registered, refreshed or deregistered.
@@ -166,7 +166,9 @@ impl Pcscf {
     }
 
     /// ipsec.md L-13: where the registrar no longer lists the contact that this private identity had
-    /// at another address, the UE has moved, and what it had there is dead.
+    /// at another address, the UE has moved, and what it had there is dead. So it is where the contact there is the
+    /// one that was registered here: a private address or a name stays the same wherever the phone goes, and the
+    /// registrar has one binding for it (RFC 3261 §10.3), unless phones register flows (RFC 5626 §6).
     fn forget_left_addresses(
         &mut self,
         attempt: &Attempt,
@@ -174,10 +176,19 @@ impl Pcscf {
         out: &mut Vec<Output>,
     ) {
         let listed = contacts(response.headers());
+        let registered = self.registrations.get(&attempt.impi, attempt.ue);
+        let is_emergency = registered.is_some_and(Registration::is_emergency);
+        let registered = registered.and_then(|one| Uri::parse(&one.contact_uri).ok());
+        let bound_here = registered.filter(|_| !path::is_flow(attempt.request.headers()));
         for ue in self.registrations.addresses_of(&attempt.impi) {
             let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
-            let is_listed = Uri::parse(&known.contact_uri)
-                .is_ok_and(|uri| listed.iter().any(|other| other.is_equivalent(&uri)));
+            let is_listed = Uri::parse(&known.contact_uri).is_ok_and(|uri| {
+                // An emergency registration has a binding of its own (TS 24.229 §5.4.8.2).
+                let is_bound_here =
+                    bound_here.as_ref().is_some_and(|here| here.is_equivalent(&uri))
+                        && known.is_emergency() == is_emergency;
+                !is_bound_here && listed.iter().any(|other| other.is_equivalent(&uri))
+            });
             if ue == attempt.ue || is_listed {
                 continue;
             }

@@ -318,6 +318,36 @@ fn a_new_address_ends_what_the_old_one_had() {
     assert_eq!(lone.registrations(), 2);
 }
 
+/// ipsec.md L-13, RFC 3261 §10.3: a phone in clear whose Contact is the same wherever it is has left its old address when it
+/// registers at another; of flows there may be several (RFC 5626 §6), and an emergency registration stands beside
+/// (TS 24.229 §5.4.8.2).
+#[test]
+fn a_new_address_with_the_same_contact() {
+    for contact in ["sip:alice@192.168.1.2:5060", "sip:alice@phone.invalid"] {
+        const FLOW: &str = ">;reg-id=1;+sip.instance=\"<urn:x>\"";
+        for (first, second, left) in [(">", ">", 1), (FLOW, FLOW, 2), (">", ";sos>", 2)] {
+            let mut config = config();
+            config.ipsec.policy = Policy::Off;
+            let mut lone = Lone::with(config);
+            for (address, more) in [("10.45.0.2", first), ("10.45.0.77", second)] {
+                let phone = Phone { address: address.parse().unwrap(), ..alice() };
+                let text = lone.write(&phone, 5060, &Register::refresh());
+                let text = text
+                    .replace(
+                        &format!("Contact: <sip:{address}:5060>"),
+                        &format!("Contact: <{contact}{more}"),
+                    )
+                    .replace("Supported: path", "Supported: outbound, path")
+                    .replace("Require: sec-agree\r\nProxy-Require: sec-agree\r\n", "");
+                lone.text(&phone, 5060, 5060, &text);
+                lone.home_accepts(3_600);
+                assert_eq!(lone.status(), 200);
+            }
+            assert_eq!(lone.registrations(), left, "{contact} {second}");
+        }
+    }
+}
+
 /// ipsec.md F-09: an authentication asked for over an old set keeps that one as it is.
 #[test]
 fn an_authentication_over_an_old_set() {
