@@ -93,7 +93,10 @@ impl Pcscf {
         let has_dialog = self.dialogs.of(request).is_some_and(|((impi, of), _)| {
             *of == ue.ip() && self.security.sets_of(impi, *of).is_empty()
         });
-        if self.in_clear(ue.ip()).is_none() && !has_dialog {
+        let of_place = self.in_clear(ue);
+        let is_registered =
+            of_place.is_some_and(|impi| self.registrations.get(&impi, ue.ip()).is_some());
+        if !is_registered && !has_dialog {
             return None;
         }
         let own = self.config.gm.addresses.iter().find(|own| own.is_ipv4() == ue.is_ipv4())?;

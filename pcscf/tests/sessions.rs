@@ -923,6 +923,76 @@ fn a_dialog_of_a_phone_behind_a_nat() {
     assert_eq!(told_at(&mut lone, 3), outside(20_008));
 }
 
+/// TS 24.229 §5.2.6.3.3, §5.2.6.4: of several phones in clear behind one NAT each speaks for itself, and is asked for itself, by the
+/// port that the NAT has for it; also when one is leaving. From another port speaks none of them.
+#[test]
+fn phones_in_clear_behind_one_nat() {
+    let mut open = config(true);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    let written = |text: String, user: &str| {
+        let text = text.replace("alice", user).replace(":5064;lr", ":5060;lr");
+        [31_001, 5060].iter().fold(text, |text, port| {
+            text.replace(&format!("{UE}:{port}"), &format!("192.168.1.2:{port}"))
+        })
+    };
+    let phones = [("alice", 20_001), ("bob", 20_002)];
+    let mut watches = Vec::new();
+    for (user, port) in phones {
+        lone.from_ue(port, 5060, &written(register(5060, 1, ""), user).replace("5060x1", user));
+        let (_, request) = lone.request();
+        let text = String::from_utf8(accepted(&request).to_bytes().to_vec()).unwrap();
+        let text = written(text, user).replace("192.168.1.2:31001", "192.168.1.2:5060");
+        lone.from_core(text.into());
+        assert_eq!(lone.response(200).0.remote.port(), port);
+        watches.push(lone.watched());
+    }
+    let mut number = 0;
+    let mut asserted = |lone: &mut Lone, user: &str, port: u16| {
+        number += 1;
+        let branch = format!("z9hG4bKnat{number}");
+        let text = written(subscribe(&[("z9hG4bKs1", &branch), ("watch1", &branch)]), user);
+        lone.from_ue(port, 5060, &text);
+        let (_, message) = lone.sent.remove(0);
+        let Message::Request(request) = message else { return None };
+        lone.from_core(request.response(403, "Forbidden").to_bytes());
+        lone.response(403);
+        request.headers().get(Name::PAssertedIdentity).map(str::to_owned)
+    };
+    let identity = |user: &str| Some(format!("<sip:{user}@home.example>"));
+    let told = |lone: &mut Lone, port: u16, branch: &str| {
+        let text = String::from_utf8(notify("sip:phone.invalid").to_vec()).unwrap();
+        let token = format!("sip:term.0a2d0002{port:04x}@");
+        let text = text.replace("z9hG4bKn1", branch).replace("sip:mo@", &token);
+        lone.from_core(text.into());
+        match lone.sent.remove(0) {
+            (flow, Message::Request(_)) => Some(flow.remote.port()),
+            _ => None,
+        }
+    };
+    for (user, port) in phones {
+        assert_eq!(asserted(&mut lone, user, port), identity(user));
+        assert_eq!(told(&mut lone, port, &format!("z9hG4bKto{user}")), Some(port));
+    }
+    assert_eq!(asserted(&mut lone, "alice", 20_003), None);
+    assert_eq!(told(&mut lone, 20_003, "z9hG4bKtonobody"), None);
+    // One is leaving: it may still ask why, and the other is not taken for it.
+    let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+    let text = document(&watches[0], 1, "terminated;reason=rejected", &ended).to_vec();
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let body = body.replace(&format!("{UE}:31001"), "192.168.1.2:5060");
+    let head: Vec<&str> = head.lines().filter(|line| !line.starts_with("Content-Le")).collect();
+    let text = format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len());
+    lone.from_core(text.into());
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+    for (user, port) in phones {
+        assert_eq!(asserted(&mut lone, user, port), identity(user));
+    }
+    assert_eq!(told(&mut lone, 20_002, "z9hG4bKlast"), Some(20_002));
+}
+
 /// TS 24.229 §5.2.3: one identity of several goes, or comes; a shorter time; a subscription that ends
 /// while the registration stays is made anew.
 #[test]
