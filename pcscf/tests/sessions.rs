@@ -380,6 +380,31 @@ fn identity_and_route_are_the_networks() {
     assert_eq!(lone.response(420).1.headers().get(Name::Unsupported), Some("wings"));
 }
 
+/// TS 24.229 §5.2.2.3; registration.md P-24: the Service-Route of a later 200 stands in the place of the one before.
+#[test]
+fn another_service_route_replaces_the_first() {
+    const OTHER: &str = "<sip:orig@192.0.2.32:5060;lr>";
+    let mut strict = config(false);
+    strict.gm.route_mismatch = RouteMismatch::Reject;
+    let mut lone = Lone::registered(strict);
+    lone.protected(&register(31_001, 3, "X: y\r\n"));
+    let (_, refresh) = lone.request();
+    let mut response = accepted(&refresh);
+    response.headers_mut().set(Name::ServiceRoute, OTHER);
+    lone.from_core(response.to_bytes());
+    lone.response(200);
+    lone.protected(&subscribe(&[]));
+    lone.response(400);
+    lone.protected(&subscribe(&[
+        ("<sip:orig@192.0.2.31:5060;lr>", OTHER),
+        ("z9hG4bKs1", "z9hG4bKs2"),
+    ]));
+    let (flow, request) = lone.request();
+    assert_eq!(flow.remote, "192.0.2.32:5060".parse().unwrap());
+    let routes: Vec<_> = request.headers().values(Name::Route).collect();
+    assert_eq!(routes, [OTHER]);
+}
+
 /// TS 24.229 §5.2.2.3, §5.2.6.3.3: identities that the home network has run together, without a comma, are two all
 /// the same; a phone may watch, and prefer, a local number (RFC 3966 §5.1.5); what is no identity is none.
 #[test]
