@@ -6,7 +6,7 @@
 //! 4. `set_ended`         its time is over
 
 use common::ipsec::sa::SetId;
-use common::node::{Flow, Now, Output, Transport};
+use common::node::{Flow, Now, Output};
 
 use super::{Set, State};
 use crate::{Pcscf, Timer};
