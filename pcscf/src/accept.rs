@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::identity::logged;
 use common::node::{Now, Output};
+use common::reginfo::Event;
 use common::sip::address::{Address, Contact};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
@@ -23,7 +24,7 @@ use crate::refusal::Refusal;
 use crate::register::Attempt;
 use crate::registrations::{IdentitySet, Registration};
 use crate::security::{BEYOND_REGISTRATION, State};
-use crate::{Pcscf, Side, Timer};
+use crate::{Pcscf, Side, Timer, path};
 
 impl Pcscf {
     /// TS 24.229 §5.2.2.3: registered, refreshed or deregistered.
@@ -42,11 +43,18 @@ impl Pcscf {
             _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
                 return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
             }
-            _ if attempt.is_deregistration => self.deregistered(now, &attempt, out),
+            _ if attempt.is_deregistration => {
+                let (request, response) = (incoming.request().headers(), response.headers());
+                self.deregistered(now, &attempt, request, response, out);
+            }
             Some(_) if is_set_gone => {}
             Some((contact_uri, seconds)) => {
+                let is_initial = self.is_initial(&attempt);
                 let expires_at = now + Duration::from_secs(u64::from(seconds));
                 self.registered(now, &attempt, contact_uri, &response, expires_at, out);
+                if is_initial {
+                    self.forget_earlier_dialogs(&attempt);
+                }
                 self.forget_left_addresses(&attempt, &response, out);
             }
             // A query of bindings changes nothing; a temporary set it was asked over ends by itself.
@@ -54,6 +62,27 @@ impl Pcscf {
         }
         self.register_relay(now, incoming, &attempt, response, out);
         self.watch(now, (attempt.impi, attempt.ue), out);
+    }
+
+    /// It concludes the challenge of a REGISTER that came in clear: an initial registration (TS 24.229 §5.1.1.2).
+    fn is_initial(&self, attempt: &Attempt) -> bool {
+        let set = attempt.set.and_then(|id| self.security.get(id));
+        let agreed = set.and_then(|set| set.agreed.as_ref());
+        agreed.is_some_and(|agreed| agreed.challenged_over.is_none())
+    }
+
+    /// TS 24.229 §5.2.3: we subscribe upon an initial registration. Another S-CSCF may serve the UE now, of which the
+    /// earlier subscription would hear nothing; and what the earlier one still says about the end of the earlier
+    /// registration, to us or to the UE, must not end the new one. It gets 481, and forgets us (RFC 6665 §4.2.2).
+    /// An emergency registration stands beside the other one, which goes on (TS 24.229 §5.1.6.2).
+    fn forget_earlier_dialogs(&mut self, attempt: &Attempt) {
+        let owner = (attempt.impi.clone(), attempt.ue);
+        if self.registrations.get(&owner.0, owner.1).is_some_and(Registration::is_emergency) {
+            return;
+        }
+        self.watches.forget(&owner);
+        self.dialogs.forget(&owner);
+        self.timers.stop(&Timer::WatchAgain(owner.0, owner.1));
     }
 
     /// RFC 6223 §4.3: a UE in clear behind a NAT that wants to keep its way open is told how often. Others need
@@ -137,25 +166,29 @@ impl Pcscf {
     }
 
     /// ipsec.md L-13: where the registrar no longer lists the contact that this private identity had
-    /// at another address, the UE has moved, and what it had there is dead.
+    /// at another address, the UE has moved, and what it had there is dead. So it is where the contact there is the
+    /// one that was registered here: a private address or a name stays the same wherever the phone goes, and the
+    /// registrar has one binding for it (RFC 3261 §10.3), unless phones register flows (RFC 5626 §6).
     fn forget_left_addresses(
         &mut self,
         attempt: &Attempt,
         response: &Response,
         out: &mut Vec<Output>,
     ) {
-        let listed: Vec<Uri> = response
-            .headers()
-            .values(Name::Contact)
-            .filter_map(|value| match Contact::parse(value) {
-                Ok(Contact::Address(address)) => Some(address.uri),
-                _ => None,
-            })
-            .collect();
+        let listed = contacts(response.headers());
+        let registered = self.registrations.get(&attempt.impi, attempt.ue);
+        let is_emergency = registered.is_some_and(Registration::is_emergency);
+        let registered = registered.and_then(|one| Uri::parse(&one.contact_uri).ok());
+        let bound_here = registered.filter(|_| !path::is_flow(attempt.request.headers()));
         for ue in self.registrations.addresses_of(&attempt.impi) {
             let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
-            let is_listed = Uri::parse(&known.contact_uri)
-                .is_ok_and(|uri| listed.iter().any(|other| other.is_equivalent(&uri)));
+            let is_listed = Uri::parse(&known.contact_uri).is_ok_and(|uri| {
+                // An emergency registration has a binding of its own (TS 24.229 §5.4.8.2).
+                let is_bound_here =
+                    bound_here.as_ref().is_some_and(|here| here.is_equivalent(&uri))
+                        && known.is_emergency() == is_emergency;
+                !is_bound_here && listed.iter().any(|other| other.is_equivalent(&uri))
+            });
             if ue == attempt.ue || is_listed {
                 continue;
             }
@@ -175,13 +208,43 @@ impl Pcscf {
         }
     }
 
+    /// TS 24.229 §5.2.5.1: the contacts that the same private identity has at other addresses, and that are named.
+    /// Their UEs are told by the home network, and so have the time that they have after any end that it makes.
+    fn end_named(&mut self, now: Now, attempt: &Attempt, request: &Headers) {
+        let (impi, identity) = (&attempt.impi, &attempt.public_identity);
+        let named = contacts(request);
+        for ue in self.registrations.addresses_of(impi) {
+            let Some(known) = self.registrations.get(impi, ue) else { continue };
+            let is_named = Uri::parse(&known.contact_uri)
+                .is_ok_and(|uri| named.iter().any(|other| other.is_equivalent(&uri)));
+            if ue == attempt.ue || !is_named {
+                continue;
+            }
+            if known.identities.iter().all(|set| set.holds(identity)) {
+                self.ended_by_home(now, &(impi.clone(), ue), Event::Unregistered);
+            } else {
+                self.registrations.end(impi, ue, identity);
+            }
+        }
+    }
+
     /// TS 24.229 §5.2.5.1: the identity and its implicit set go; with the last one the sets go too,
     /// after the 200 and its retransmissions have passed (ipsec.md L-12). Where others stay and this one
     /// was challenged, they live on the new set, as after any challenge (TS 24.229 §5.2.2.3).
-    fn deregistered(&mut self, now: Now, attempt: &Attempt, out: &mut Vec<Output>) {
+    fn deregistered(
+        &mut self,
+        now: Now,
+        attempt: &Attempt,
+        request: &Headers,
+        response: &Headers,
+        out: &mut Vec<Output>,
+    ) {
+        self.end_named(now, attempt, request);
         let (impi, ue) = (&attempt.impi, attempt.ue);
-        if self.registrations.get(impi, ue).is_some()
-            && !self.registrations.end(impi, ue, &attempt.public_identity)
+        let known = self.registrations.get(impi, ue);
+        let is_own = known.is_some_and(|known| ends(&known.contact_uri, request, response));
+        if known.is_some()
+            && !(is_own && self.registrations.end(impi, ue, &attempt.public_identity))
         {
             let ends = self.registrations.get(impi, ue).map(|known| known.expires_at);
             let set = attempt.set.and_then(|id| self.security.get(id));
@@ -191,6 +254,8 @@ impl Pcscf {
             }
             return;
         }
+        // The home network's NOTIFY about this very end may have come before its 200.
+        self.registrations.has_left(impi, ue);
         self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
         self.forget_followers(&(attempt.impi.clone(), attempt.ue));
         for id in self.security.sets_of(&attempt.impi, attempt.ue) {
@@ -199,6 +264,25 @@ impl Pcscf {
             self.set_life(id, ends);
         }
     }
+}
+
+/// RFC 3261 §10.2.2: a deregistration ends this contact: by `*`, by its name, or because the registrar no longer
+/// lists it. A UE may name another contact than its own, and stays registered then.
+fn ends(contact_uri: &str, request: &Headers, response: &Headers) -> bool {
+    let Ok(own) = Uri::parse(contact_uri) else { return true };
+    let has = |headers| contacts(headers).iter().any(|uri| uri.is_equivalent(&own));
+    let mut values = request.values(Name::Contact);
+    let is_all = values.any(|value| matches!(Contact::parse(value), Ok(Contact::Star)));
+    is_all || has(request) || !has(response)
+}
+
+/// URIs of all contacts.
+fn contacts(headers: &Headers) -> Vec<Uri> {
+    let uri = |value| match Contact::parse(value) {
+        Ok(Contact::Address(address)) => Some(address.uri),
+        _ => None,
+    };
+    headers.values(Name::Contact).filter_map(uri).collect()
 }
 
 /// Some home networks forget the comma between two identities.

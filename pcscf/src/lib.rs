@@ -364,6 +364,12 @@ impl Node for Pcscf {
             self.registrations.len() as f64,
         );
         samples.gauge(
+            "tessera_pcscf_leaving_registrations",
+            "UEs whose registration the home network has ended, and that are being told so",
+            &[],
+            self.registrations.leaving_len() as f64,
+        );
+        samples.gauge(
             "tessera_pcscf_dialogs",
             "Dialogs of registered UEs",
             &[],

@@ -19,6 +19,7 @@ use common::sip::p_headers::ChargingVector;
 use crate::config::RouteMismatch;
 use crate::dialogs::{Dialog, Owner};
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
+use crate::reg_event::is_reg_event;
 use crate::session::Refused;
 use crate::{OnPlace, OnReply, Pcscf};
 
@@ -33,6 +34,8 @@ pub struct Originating {
     /// What stands behind us in Route.
     routes: Vec<String>,
     is_in_dialog: bool,
+    /// As in [`Dialog`].
+    is_own_registration: bool,
     deadline: Now,
     untried: VecDeque<Hop>,
 }
@@ -77,14 +80,18 @@ impl Pcscf {
         };
         let asked = self.routes_behind_us(headers)?;
         let is_in_dialog = request.to_tag().is_some();
-        let due = match request.to_tag() {
-            None => registration.service_route.clone(),
+        let (due, is_own_registration) = match request.to_tag() {
+            None => {
+                let is_own = is_reg_event(headers) && registration.holds(request.uri());
+                (registration.service_route.clone(), is_own)
+            }
             Some(other_tag) => {
                 let ue_tag = request.from_tag().unwrap_or("");
                 let dialog = self.dialogs.get(&owner, request.call_id(), ue_tag);
                 let dialog = dialog.filter(|dialog| dialog.other_tag == other_tag);
                 let unknown = (481, "Call/Transaction Does Not Exist", "no_dialog");
-                dialog.ok_or(unknown)?.routes.clone()
+                let dialog = dialog.ok_or(unknown)?;
+                (dialog.routes.clone(), dialog.is_own_registration)
             }
         };
         // TS 24.229 §5.2.6.3.3: what the UE wants must be what the home network has given.
@@ -118,6 +125,7 @@ impl Pcscf {
             request,
             routes: due,
             is_in_dialog,
+            is_own_registration,
             deadline: now + Duration::from_secs(self.config.mw.register_seconds),
             untried: VecDeque::new(),
         })
@@ -239,6 +247,11 @@ impl Pcscf {
         wait: &Originating,
         response: &Response,
     ) {
+        let (impi, ue) = &wait.owner;
+        // Nothing ends the dialogs of a UE whose registration has gone while its request was under way.
+        if self.registrations.get_or_leaving(impi, *ue).is_none() {
+            return;
+        }
         let request = incoming.request();
         let headers = response.headers();
         let to = headers.get(Name::To).and_then(|to| Address::parse(to).ok());
@@ -265,6 +278,7 @@ impl Pcscf {
             call_id: request.call_id().to_owned(),
             ue_tag: request.from_tag().unwrap_or("").to_owned(),
             other_tag,
+            is_own_registration: wait.is_own_registration,
             routes,
             // A little longer than both sides count.
             ends: now + span + Duration::from_secs(128),

@@ -17,7 +17,7 @@ use common::sip::endpoint::{Incoming, NoReply};
 use common::sip::header::Name;
 use common::sip::locate::Hop;
 use common::sip::locator::Located;
-use common::sip::message::{Request, Response};
+use common::sip::message::{Headers, Request, Response};
 use common::sip::p_headers::ChargingVector;
 use common::sip::uri::{HostPort, Scheme, Uri};
 
@@ -28,8 +28,10 @@ use crate::{OnPlace, OnReply, Pcscf, Timer};
 
 /// Longer than a registration lasts (TS 24.229 §5.2.3); refreshed before.
 const EXPIRES_SECONDS: u32 = 600_000;
-/// A subscription is renewed that long before it ends.
+/// A subscription of more than twice that is renewed that long before it ends.
 const RENEWAL: Duration = Duration::from_secs(600);
+/// Never sooner, whatever is granted: a home network that grants nothing is not to be asked without a pause.
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(30);
 /// After which a subscription is tried again that could not be had for now.
 const RETRY: Duration = Duration::from_secs(300);
 
@@ -258,7 +260,8 @@ impl Pcscf {
         };
         if !response.is_success() {
             tracing::info!(status = response.status(), "no subscription to a registration");
-            let may_be_later = matches!(response.status(), 408 | 480 | 500 | 503 | 504);
+            // 481 to a renewal: the home network knows the dialog no more (RFC 6665 §4.1.2.2).
+            let may_be_later = matches!(response.status(), 408 | 480 | 481 | 500 | 503 | 504);
             return self.watch_failed(now, &wait, "refused", may_be_later);
         }
         let watch = self.watches.by_owner.get_mut(&wait.owner);
@@ -275,9 +278,8 @@ impl Pcscf {
         watch.route_set.reverse();
         let granted = headers.get(Name::Expires).and_then(|text| delta_seconds(text.trim()));
         let granted = Duration::from_secs(u64::from(granted.unwrap_or(EXPIRES_SECONDS)));
-        let renewal = granted.checked_sub(RENEWAL).unwrap_or(granted / 2);
         let (impi, ue) = wait.owner;
-        self.timers.set(Timer::WatchAgain(impi, ue), now + renewal);
+        self.timers.set(Timer::WatchAgain(impi, ue), now + renewal_after(granted));
         self.watches.count("subscribed");
     }
 
@@ -358,11 +360,13 @@ impl Pcscf {
     /// network may have ended it before our own SUBSCRIBE came, which then finds nobody registered.
     pub(crate) fn overheard(&self, request: &Request) -> Option<(Owner, RegInfo)> {
         let headers = request.headers();
-        let event = headers.get(Name::Event)?.split(';').next()?.trim();
         let state = headers.get(Name::SubscriptionState)?.trim_start();
-        let is_end =
-            event.eq_ignore_ascii_case(reginfo::PACKAGE) && state.starts_with("terminated");
-        let owner = self.dialogs.owner(request.call_id()).filter(|_| is_end)?;
+        let is_end = is_reg_event(headers) && state.starts_with("terminated");
+        let (owner, dialog) = self.dialogs.of(request)?;
+        // Of other dialogs a notifier may be anybody.
+        if !is_end || !dialog.is_own_registration {
+            return None;
+        }
         Some((owner.clone(), RegInfo::parse(request.body()).ok()?))
     }
 
@@ -372,6 +376,13 @@ impl Pcscf {
         let Ok(own) = Uri::parse(&known.contact_uri) else { return };
         let mut registration = known.clone();
         let mut ended = None;
+        let is_active = |one: &&reginfo::Registration| one.state == State::Active;
+        let active: Vec<Impu> = info
+            .registrations
+            .iter()
+            .filter(is_active)
+            .filter_map(|one| Some(Uri::parse(&one.aor).ok()?.public_identity()))
+            .collect();
         for one in &info.registrations {
             let is_own = |contact: &&reginfo::Contact| {
                 Uri::parse(&contact.uri).is_ok_and(|uri| uri.is_equivalent(&own))
@@ -379,8 +390,12 @@ impl Pcscf {
             let Ok(aor) = Uri::parse(&one.aor) else { continue };
             let Some(contact) = one.contacts.iter().find(is_own) else {
                 // RFC 3680 §5.2: nobody is registered. It ended while we were not there to be told why.
+                let identity = aor.public_identity();
                 if matches!(one.state, State::Terminated | State::Init)
-                    && registration.drop_identity(&aor.public_identity())
+                    && match info.is_full {
+                        true => registration.drop_set_of(&identity, &active),
+                        false => registration.drop_identity(&identity),
+                    }
                 {
                     ended = Some(Event::Unregistered);
                 }
@@ -419,7 +434,7 @@ impl Pcscf {
 
     /// TS 24.229 §5.2.5.2: the registration goes at once; the associations stay until the NOTIFY to
     /// the UE, and its answer, have passed (registration.md D-14), and so may the SUBSCRIBE to which it belongs.
-    fn ended_by_home(&mut self, now: Now, owner: &Owner, event: Event) {
+    pub(crate) fn ended_by_home(&mut self, now: Now, owner: &Owner, event: Event) {
         self.watches.count("deregistered");
         tracing::info!(
             procedure = "network-initiated deregistration",
@@ -448,6 +463,19 @@ impl Pcscf {
             self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
         }
     }
+}
+
+/// The event package is that of registration state (RFC 3680 §4.1).
+pub(crate) fn is_reg_event(headers: &Headers) -> bool {
+    let event = headers.get(Name::Event).and_then(|text| text.split(';').next());
+    event.is_some_and(|event| event.trim().eq_ignore_ascii_case(reginfo::PACKAGE))
+}
+
+/// When a subscription is renewed, as a UE renews its own (TS 24.229 §5.1.1.3): 600 s before the end of more
+/// than 1200 s, else after half of it.
+fn renewal_after(granted: Duration) -> Duration {
+    let renewal = if granted > 2 * RENEWAL { granted - RENEWAL } else { granted / 2 };
+    renewal.max(SHORTEST_RENEWAL)
 }
 
 /// Where the home network of an identity is found: by its own domain, or for a telephone number by
@@ -480,6 +508,17 @@ impl Registration {
         if let Some(set) = self.identities.first_mut() {
             set.associated_uris.push(format!("<{text}>"));
         }
+    }
+
+    /// TS 23.228 §5.2.1a: identities of one implicit set are registered and deregistered together. A document that says
+    /// all there is (RFC 3680 §5.1) ends the whole set with one of them, unless it names another one of the set that is
+    /// registered: an S-CSCF may know no more than the identity that is watched. False when it was not there.
+    fn drop_set_of(&mut self, identity: &Impu, active: &[Impu]) -> bool {
+        let before = self.identities.len();
+        self.identities.retain(|set| {
+            !set.holds(identity) || active.iter().any(|other| set.holds_usable(other))
+        });
+        self.identities.len() < before || self.drop_identity(identity)
     }
 
     /// The identity is registered no more; a set without any goes. False when it was not there.

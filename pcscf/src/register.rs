@@ -54,7 +54,7 @@ pub struct Attempt {
     /// What to build associations from, should the home network challenge.
     pub(crate) offer: Option<Offer>,
     pub(crate) security_client: Vec<Mechanism>,
-    /// Every contact has expires 0.
+    /// Every contact has expires 0, the UE's own or another.
     pub(crate) is_deregistration: bool,
     /// The REGISTER as the home network gets it.
     pub(crate) request: Request,
@@ -431,6 +431,10 @@ impl Pcscf {
     ///
     /// DEVIATES: RFC 3261 §16.7 step 6: also a 503 with its Retry-After, when no entry point is left. A 500 in its
     /// place would have the UE come again at once, to a home network that has asked for a rest.
+    ///
+    /// DEVIATES: TS 24.229 §5.2.2.1, registration.md P-20: also a 480, where 504 is said when no entry point is left. An
+    /// entry point has answered, and says that the home network cannot serve the UE for now: with 480 the UE waits and
+    /// comes again (TS 24.229 §5.1.1.2.1), with 504 to a refresh it would register initially at once.
     fn register_failed(
         &mut self,
         now: Now,

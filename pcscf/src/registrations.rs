@@ -80,6 +80,12 @@ impl Registration {
             && Uri::parse(&self.contact_uri).is_ok_and(|uri| uri.parameter("sos").is_some())
     }
 
+    /// The URI is an identity of this registration.
+    pub fn holds(&self, uri: &str) -> bool {
+        let identity = Uri::parse(uri).map(|uri| uri.public_identity());
+        identity.is_ok_and(|identity| self.identities.iter().any(|set| set.holds(&identity)))
+    }
+
     /// TS 24.229 §5.2.6.3.3: the identity that the UE prefers where it is registered and not barred,
     /// else the default one; as P-Asserted-Identity has it.
     pub fn asserted_identity(&self, preferred: Option<&str>) -> Option<String> {
@@ -191,6 +197,11 @@ impl Registrations {
         self.by_contact.is_empty()
     }
 
+    /// How many are leaving.
+    pub fn leaving_len(&self) -> usize {
+        self.leaving.len()
+    }
+
     /// Registrations that were made, changed or removed since the last call.
     pub fn touched(&mut self) -> BTreeSet<(Impi, IpAddr)> {
         self.by_contact.take()
@@ -251,10 +262,15 @@ impl Pcscf {
         for set in sets {
             self.drop_set(set, out);
         }
-        let all: Vec<(Impi, IpAddr)> =
-            self.registrations.iter().map(|(impi, ue, _)| (impi.clone(), ue)).collect();
+        let all: Vec<(Impi, IpAddr)> = self
+            .registrations
+            .iter()
+            .map(|(impi, ue, _)| (impi.clone(), ue))
+            .chain(self.registrations.leaving.keys().map(|(ue, impi)| (impi.clone(), *ue)))
+            .collect();
         for (impi, ue) in all {
             self.registrations.remove(&impi, ue);
+            self.registrations.has_left(&impi, ue);
             self.forget_followers(&(impi.clone(), ue));
             self.timers.stop(&Timer::RegistrationEnds(impi, ue));
         }

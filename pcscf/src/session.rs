@@ -9,7 +9,7 @@
 //! NOT DONE: TS 24.229 §5.2.7: sessions and other methods than SUBSCRIBE and NOTIFY are not carried
 //! yet; each is refused with a status that says so.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use common::identity::Impi;
 use common::node::{Now, Output};
@@ -117,7 +117,7 @@ impl Pcscf {
     }
 
     /// Whose request it is: of the subscriber of an established set, who is registered. In clear,
-    /// where the policy allows phones without associations, of the only one registered from there. One whose
+    /// where the policy allows phones without associations, of the one registered from there. One whose
     /// registration the home network has just ended is let through to be told so.
     fn speaker(&self, incoming: &Incoming, side: Side) -> Option<Owner> {
         let flow = incoming.flow();
@@ -128,31 +128,26 @@ impl Pcscf {
                 set.is_established().then(|| set.impi.clone())?
             }
             Side::Gm if self.config.ipsec.policy != Policy::Required => {
-                self.in_clear(ue).or_else(|| self.leaving_in_clear(ue))?
+                self.in_clear(flow.remote)?
             }
             _ => return None,
         };
         self.registrations.get_or_leaving(&impi, ue).is_some().then_some((impi, ue))
     }
 
-    /// The one subscriber that is registered from an address without associations.
-    pub(crate) fn in_clear(&self, ue: IpAddr) -> Option<Impi> {
-        self.alone_in_clear(self.registrations.at(ue), ue)
-    }
-
-    fn leaving_in_clear(&self, ue: IpAddr) -> Option<Impi> {
-        let is_nobody_else_there = self.registrations.at(ue).next().is_none();
-        is_nobody_else_there.then(|| self.alone_in_clear(self.registrations.leaving_at(ue), ue))?
-    }
-
-    fn alone_in_clear<'a>(
-        &self,
-        mut found: impl Iterator<Item = &'a Impi>,
-        ue: IpAddr,
-    ) -> Option<Impi> {
-        let impi = found.next()?;
-        let is_alone = found.next().is_none() && self.security.sets_of(impi, ue).is_empty();
-        is_alone.then(|| impi.clone())
+    /// The one subscriber that is registered from an address without associations, or leaving; where there are
+    /// several, behind one NAT, the one that registered from this very place. Two at one place are nobody.
+    pub(crate) fn in_clear(&self, place: SocketAddr) -> Option<Impi> {
+        let ue = place.ip();
+        let all = || self.registrations.at(ue).chain(self.registrations.leaving_at(ue));
+        let is_alone = all().nth(1).is_none();
+        let is_there = |impi: &&Impi| {
+            let known = self.registrations.get_or_leaving(impi, ue);
+            is_alone || known.is_some_and(|known| known.place == Some(place))
+        };
+        let mut found = all().filter(is_there);
+        let impi = found.next().filter(|impi| self.security.sets_of(impi, ue).is_empty())?;
+        found.next().is_none().then(|| impi.clone())
     }
 
     /// Neither Request-URI nor Route lead beyond this node.

@@ -9,7 +9,7 @@ use common::node::{Flow, Now, Output, Transport};
 use common::sip::address::Address;
 use common::sip::endpoint::{Branch, Incoming, NoReply, Segment, Target};
 use common::sip::header::Name;
-use common::sip::message::Response;
+use common::sip::message::{Request, Response};
 use common::sip::uri::Uri;
 
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
@@ -30,8 +30,8 @@ impl Pcscf {
         };
         let transport = transport_of(request.uri());
         let target = match path::place_in(&route.uri) {
-            Some(place) => self.target_at(place, request.call_id(), transport),
-            None => self.target_of_ue(request.uri(), request.call_id(), transport),
+            Some(place) => self.target_at(place, request, transport),
+            None => self.target_of_ue(request, transport),
         };
         let Some(target) = target else {
             // RFC 5626 §5.3: so that the registrar tries another flow.
@@ -57,22 +57,29 @@ impl Pcscf {
 
     /// The UE of the dialog, whatever its Contact says: on its associations, or where it registered in clear,
     /// which behind a NAT is the place that it spoke from. Or else the registered contact that a Request-URI names.
-    fn target_of_ue(&self, uri: &str, call_id: &str, transport: Transport) -> Option<Target> {
-        let of_dialog = self.dialogs.owner(call_id).and_then(|(impi, ue)| {
+    fn target_of_ue(&self, request: &Request, transport: Transport) -> Option<Target> {
+        let of_dialog = self.dialogs.of(request).and_then(|((impi, ue), _)| {
             if let Some(set) = self.security.set_to_use(impi, *ue) {
                 return Some(target_on(set, transport));
             }
             let place = self.registrations.get_or_leaving(impi, *ue)?.place?;
-            self.target_in_clear(place, call_id, transport)
+            self.target_in_clear(place, request, transport)
         });
-        of_dialog
-            .or_else(|| self.target_at(path::place_of(&Uri::parse(uri).ok()?)?, call_id, transport))
+        of_dialog.or_else(|| {
+            let place = path::place_of(&Uri::parse(request.uri()).ok()?)?;
+            self.target_at(place, request, transport)
+        })
     }
 
     /// The UE at that place.
-    fn target_at(&self, place: SocketAddr, call_id: &str, transport: Transport) -> Option<Target> {
+    fn target_at(
+        &self,
+        place: SocketAddr,
+        request: &Request,
+        transport: Transport,
+    ) -> Option<Target> {
         let set = self.security.set_towards(place);
-        let in_clear = || self.target_in_clear(place, call_id, transport);
+        let in_clear = || self.target_in_clear(place, request, transport);
         set.map(|set| target_on(set, transport)).or_else(in_clear)
     }
 
@@ -80,14 +87,16 @@ impl Pcscf {
     fn target_in_clear(
         &self,
         ue: SocketAddr,
-        call_id: &str,
+        request: &Request,
         transport: Transport,
     ) -> Option<Target> {
-        let has_dialog = |(impi, of): &crate::dialogs::Owner| {
+        let has_dialog = self.dialogs.of(request).is_some_and(|((impi, of), _)| {
             *of == ue.ip() && self.security.sets_of(impi, *of).is_empty()
-        };
-        if self.in_clear(ue.ip()).is_none() && !self.dialogs.owner(call_id).is_some_and(has_dialog)
-        {
+        });
+        let of_place = self.in_clear(ue);
+        let is_registered =
+            of_place.is_some_and(|impi| self.registrations.get(&impi, ue.ip()).is_some());
+        if !is_registered && !has_dialog {
             return None;
         }
         let own = self.config.gm.addresses.iter().find(|own| own.is_ipv4() == ue.is_ipv4())?;

@@ -212,6 +212,8 @@ impl Lone {
         self.from_core(&accepted(&forwarded, set.ports.us, seconds));
         let (flow, response) = self.response();
         assert_eq!(response.status(), 200);
+        let text = String::from_utf8(response.to_bytes().to_vec()).unwrap();
+        assert!(!text.contains("P-Charging") && !text.contains("192.0.2.90"), "{text}");
         assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
     }
 }
@@ -267,6 +269,8 @@ fn accepted(request: &Request, port_us: u16, seconds: u32) -> Response {
     headers.append(Name::ServiceRoute, "<sip:orig@scscf1.home.example;lr>");
     headers.append(Name::PAssociatedUri, "<sip:alice@home.example>, <tel:+12025550123>");
     headers.append(Name::Contact, &format!("<sip:{UE}:{port_us}>;expires={seconds}"));
+    headers.append(Name::PChargingVector, "icid-value=1;orig-ioi=v;term-ioi=home.example");
+    headers.append(Name::PChargingFunctionAddresses, "ccf=192.0.2.90;ecf=192.0.2.91");
     response
 }
 
@@ -303,6 +307,28 @@ fn a_crash_costs_no_registration() {
     assert_eq!(lone.removed(), [set.id]);
     assert_eq!(lone.metric("tessera_pcscf_registrations"), 0.0);
     assert_eq!((lone.rows_of("registration"), lone.rows_of("set")), (0, 0));
+}
+
+/// TS 24.229 §5.2.2.3; registration.md P-02, P-11: the term-ioi of the home network and its charging functions are for us, also
+/// when we come back, and not for the UE; the operator is shown them.
+#[test]
+fn charging_is_kept_and_not_shown_to_the_ue() {
+    let mut lone = Lone::new();
+    lone.all_is_there();
+    lone.register();
+    for span in [None, Some(Duration::from_secs(1))] {
+        if let Some(span) = span {
+            lone.crash(span);
+            lone.all_is_there();
+        }
+        lone.admin(&["registrations"]);
+        let text = lone.take(|output| match output {
+            Output::Reply { text, .. } => Some(text.clone()),
+            _ => None,
+        });
+        assert!(text.contains("term-ioi home.example,"), "{span:?}: {text}");
+        assert!(text.contains("charging ccf=192.0.2.90;ecf=192.0.2.91"), "{span:?}: {text}");
+    }
 }
 
 /// What is over when the P-CSCF comes back ends at once.

@@ -126,7 +126,21 @@ impl Lone {
     /// Registered for an hour.
     fn registered(config: Config) -> Lone {
         let mut lone = Lone::with(config);
-        lone.from_ue(5060, 5060, &register(5060, 1, ""));
+        lone.registers(5060, 1, OFFER, "");
+        lone
+    }
+
+    /// By a REGISTER in clear, or over the set that it has; with what it offers, and more in the URI of Contact.
+    fn registers(&mut self, port: u16, cseq: u32, offer: &str, more: &str) {
+        let lone = self;
+        let written = |text: String| {
+            text.replace(OFFER, offer).replace(">;expires", &format!("{more}>;expires"))
+        };
+        let first = written(register(port, cseq, ""));
+        match port {
+            5060 => lone.from_ue(5060, 5060, &first),
+            _ => lone.protected(&first),
+        }
         let (_, first) = lone.request();
         let mut challenge = first.response(401, "Unauthorized");
         challenge.headers_mut().append(
@@ -138,12 +152,11 @@ impl Lone {
         let (_, challenge) = lone.response(401);
         let list: Vec<_> = challenge.headers().lines(Name::SecurityServer).collect();
         let verify = format!("Security-Verify: {}\r\n", list.join(", "));
-        lone.protected(&register(31_001, 2, &verify));
+        lone.protected(&written(register(31_001, cseq + 1, &verify)));
         let (_, second) = lone.request();
         lone.from_core(accepted(&second).to_bytes());
         let (_, response) = lone.response(200);
         assert!(response.headers().has(Name::ServiceRoute));
-        lone
     }
 
     fn counter(&self, name: &str, label: &str) -> u64 {
@@ -163,6 +176,10 @@ impl Lone {
 
     /// The home network takes the P-CSCF's own SUBSCRIBE; gives it.
     fn watched(&mut self) -> Request {
+        self.watched_for(600_000)
+    }
+
+    fn watched_for(&mut self, seconds: u32) -> Request {
         let (flow, subscribe) = self.request();
         assert_eq!(flow.remote, HOME.parse().unwrap());
         let mut response = subscribe.response(200, "OK");
@@ -170,7 +187,7 @@ impl Lone {
         let to = format!("{};tag=home", subscribe.headers().get(Name::To).unwrap());
         headers.set(Name::To, &to);
         headers.append(Name::Contact, &format!("<sip:{SCSCF}>"));
-        headers.append(Name::Expires, "600000");
+        headers.append(Name::Expires, &seconds.to_string());
         self.from_core(response.to_bytes());
         subscribe
     }
@@ -361,6 +378,31 @@ fn identity_and_route_are_the_networks() {
         ("s1", "s3"),
     ]));
     assert_eq!(lone.response(420).1.headers().get(Name::Unsupported), Some("wings"));
+}
+
+/// TS 24.229 §5.2.2.3; registration.md P-24: the Service-Route of a later 200 stands in the place of the one before.
+#[test]
+fn another_service_route_replaces_the_first() {
+    const OTHER: &str = "<sip:orig@192.0.2.32:5060;lr>";
+    let mut strict = config(false);
+    strict.gm.route_mismatch = RouteMismatch::Reject;
+    let mut lone = Lone::registered(strict);
+    lone.protected(&register(31_001, 3, "X: y\r\n"));
+    let (_, refresh) = lone.request();
+    let mut response = accepted(&refresh);
+    response.headers_mut().set(Name::ServiceRoute, OTHER);
+    lone.from_core(response.to_bytes());
+    lone.response(200);
+    lone.protected(&subscribe(&[]));
+    lone.response(400);
+    lone.protected(&subscribe(&[
+        ("<sip:orig@192.0.2.31:5060;lr>", OTHER),
+        ("z9hG4bKs1", "z9hG4bKs2"),
+    ]));
+    let (flow, request) = lone.request();
+    assert_eq!(flow.remote, "192.0.2.32:5060".parse().unwrap());
+    let routes: Vec<_> = request.headers().values(Name::Route).collect();
+    assert_eq!(routes, [OTHER]);
 }
 
 /// TS 24.229 §5.2.2.3, §5.2.6.3.3: identities that the home network has run together, without a comma, are two all
@@ -634,6 +676,69 @@ fn the_pcscf_watches() {
     lone.response(481);
 }
 
+/// TS 24.229 §5.1.1.3, §5.2.3, RFC 6665 §4.1.2.2: renewed 600 s before the end of more than 1200 s, else after half
+/// of what was granted, and never without a pause.
+#[test]
+fn a_watch_is_renewed_in_time() {
+    for (granted, renewed) in
+        [(0, 30), (1, 30), (100, 50), (600, 300), (1_200, 600), (1_201, 601), (3_000, 2_400)]
+    {
+        let mut lone = Lone::registered(config(true));
+        let first = lone.watched_for(granted);
+        lone.pass(Duration::from_secs(renewed - 1));
+        lone.is_silent();
+        lone.pass(Duration::from_millis(1_200));
+        let (_, second) = lone.request();
+        assert_eq!(second.call_id(), first.call_id(), "{granted}");
+        assert!(second.to_tag().is_some(), "{granted}");
+        // The home network knows that dialog no more: another one, later.
+        lone.from_core(second.response(481, "Subscription Does Not Exist").to_bytes());
+        lone.pass(Duration::from_secs(299));
+        lone.is_silent();
+        lone.pass(Duration::from_secs(2));
+        let (_, third) = lone.request();
+        assert_ne!(third.call_id(), first.call_id(), "{granted}");
+    }
+}
+
+/// TS 24.229 §5.2.3: a phone that registers initially, having lost what it had, is watched anew, and what an earlier S-CSCF still
+/// says ends nothing; a re-registration leaves subscription and dialogs as they are, and so does an emergency registration
+/// (§5.1.6.2).
+#[test]
+fn an_initial_registration_is_watched_anew() {
+    const NEXT: &str = "ipsec-3gpp;alg=hmac-sha-1-96;ealg=aes-cbc;prot=esp;mod=trans;spi-c=7003;\
+                        spi-s=7004;port-c=31002;port-s=31001";
+    for (is_initial, more) in [(true, ""), (false, ""), (true, ";sos")] {
+        let mut lone = Lone::registered(config(true));
+        let earlier = lone.watched();
+        lone.protected(&subscribe(&[]));
+        let (_, request) = lone.request();
+        lone.from_core(taken(&request).to_bytes());
+        lone.response(200);
+        lone.registers(if is_initial { 5060 } else { 31_001 }, 3, NEXT, more);
+        if !more.is_empty() {
+            lone.is_silent();
+            assert_eq!(lone.counter("tessera_pcscf_emergency_registrations", ""), 1);
+            assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 1);
+            continue;
+        }
+        assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), u64::from(!is_initial));
+        let current = if is_initial { lone.watched() } else { earlier.clone() };
+        assert_eq!(current.call_id() == earlier.call_id(), !is_initial);
+        lone.is_silent();
+        let ended = [(ALICE, Event::Deactivated, false, 0), (NUMBER, Event::Deactivated, false, 0)];
+        lone.from_core(document(&earlier, 1, "terminated;reason=deactivated", &ended));
+        lone.response(if is_initial { 481 } else { 200 });
+        let left = lone.counter("tessera_pcscf_registrations", "");
+        assert_eq!(left, u64::from(is_initial));
+        if is_initial {
+            lone.from_core(document(&current, 2, "terminated;reason=deactivated", &ended));
+            lone.response(200);
+            assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+        }
+    }
+}
+
 /// TS 24.229 §5.2.5.2; S-123: what the home network has ended is ended here: the registration at
 /// once, the associations when the NOTIFY to the UE has passed.
 #[test]
@@ -688,15 +793,24 @@ fn the_end_is_told_to_a_phone_that_subscribes_behind_it() {
     assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
 }
 
-/// TS 24.229 §5.2.3, §5.2.5.2: the P-CSCF's own SUBSCRIBE finds nobody registered any more; what the phone is told in the end
+/// TS 24.229 §5.2.3, §5.2.5.2; RFC 3680 §4.1: the P-CSCF's own SUBSCRIBE finds nobody registered any more; what the phone is told in the end
 /// of its subscription ends the registration here, too.
 #[test]
 fn the_end_that_only_the_phone_is_told() {
-    for (state, left) in [("terminated;reason=rejected", 0), ("active;expires=60", 1)] {
+    const END: &str = "terminated;reason=rejected";
+    let of_another = ("SUBSCRIBE sip:alice@home.example", "SUBSCRIBE sip:bob@home.example");
+    for (state, change, tag, left) in [
+        (END, None, "t", 0),
+        ("active;expires=60", None, "t", 1),
+        // Not about its own registration, or not from whom it has subscribed with.
+        (END, Some(("Event: reg", "Event: presence")), "t", 1),
+        (END, Some(of_another), "t", 1),
+        (END, None, "x", 1),
+    ] {
         let mut lone = Lone::registered(config(true));
         let (_, watch) = lone.request();
         lone.from_core(watch.response(480, "Temporarily Unavailable").to_bytes());
-        lone.protected(&subscribe(&[]));
+        lone.protected(&subscribe(change.as_slice()));
         let (_, request) = lone.request();
         lone.from_core(taken(&request).to_bytes());
         lone.response(200);
@@ -705,13 +819,82 @@ fn the_end_that_only_the_phone_is_told() {
         let text = text
             .replace("NOTIFY sip:pcscf1.visited.example ", &format!("NOTIFY sip:{UE}:31001 "))
             .replace("Max-Forwards", "Route: <sip:mo@pcscf1.visited.example;lr>\r\nMax-Forwards")
-            .replace(watch.call_id(), "watch1");
+            .replace(watch.call_id(), "watch1")
+            .replace(watch.headers().get(Name::From).unwrap(), "<sip:alice@home.example>;tag=s")
+            .replace(";tag=home", &format!(";tag={tag}"));
         lone.from_core(text.into());
         let (flow, notify) = lone.request();
         assert_eq!(flow.remote.port(), 31_001);
         assert!(notify.body().starts_with(b"<?xml"));
-        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{state}");
+        let case = format!("{state} {change:?} {tag}");
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{case}");
     }
+}
+
+/// RFC 3261 §12: a dialog is named by Call-ID and both tags. Who repeats the Call-ID and the tag of another UE hears nothing of
+/// what is for that one, and ends nothing but his own.
+#[test]
+fn dialogs_of_two_with_one_call_id() {
+    let mut open = config(false);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    const BOB: &str = "10.45.0.3";
+    let written = |text: String, address: &str, branch: &str| {
+        let text = text.replace("31001", "5060").replace(":5064;lr", ":5060;lr");
+        let text = text.replace(UE, address).replace("branch=", &format!("branch={branch}"));
+        if address == BOB { text.replace("alice", "bob") } else { text }
+    };
+    let says = |lone: &mut Lone, address: &str, text: String, tag: &str| {
+        let flow = Flow {
+            transport: Transport::Udp,
+            local: SocketAddr::new(PCSCF.parse().unwrap(), 5060),
+            remote: SocketAddr::new(address.parse().unwrap(), 5060),
+        };
+        lone.feed(Input::Sip { flow, bytes: text.into() });
+        let (_, request) = lone.request();
+        let response = match tag.is_empty() {
+            true => accepted(&request),
+            false => taken(&request),
+        };
+        let text = String::from_utf8(response.to_bytes().to_vec()).unwrap();
+        let text = written(text, address, "").replace(";tag=t\r\n", &format!(";tag={tag}\r\n"));
+        lone.from_core(text.into());
+        let (flow, _) = lone.response(200);
+        assert_eq!(flow.remote.ip().to_string(), address);
+    };
+    for (address, tag) in [(UE, "t"), (BOB, "u")] {
+        let text = written(register(5060, 1, ""), address, &format!("z9hG4bKr{tag}"));
+        says(&mut lone, address, text, "");
+        let text = written(subscribe(&[]), address, &format!("z9hG4bK{tag}"));
+        says(&mut lone, address, text, tag);
+    }
+    let told = |lone: &mut Lone, tag: &str, branch: &str| {
+        let text = String::from_utf8(notify("sip:phone.invalid").to_vec()).unwrap();
+        let text = text.replace("z9hG4bKn1", branch).replace(";tag=t\r\n", tag);
+        lone.from_core(text.into());
+        lone.sent.remove(0).0.remote.ip().to_string()
+    };
+    assert_eq!(told(&mut lone, ";tag=t\r\n", "z9hG4bKn1"), UE);
+    assert_eq!(told(&mut lone, ";tag=u\r\n", "z9hG4bKn2"), BOB);
+    // Nobody's.
+    assert_eq!(told(&mut lone, ";tag=v\r\n", "z9hG4bKn3"), "192.0.2.31");
+    let again = subscribe(&[
+        ("SUBSCRIBE sip:alice@home.example", &format!("SUBSCRIBE sip:{SCSCF}")[..]),
+        (", <sip:orig@192.0.2.31:5060;lr>", ""),
+        ("To: <sip:alice@home.example>", "To: <sip:alice@home.example>;tag=u"),
+        ("CSeq: 1", "CSeq: 2"),
+    ]);
+    let flow = Flow {
+        transport: Transport::Udp,
+        local: SocketAddr::new(PCSCF.parse().unwrap(), 5060),
+        remote: SocketAddr::new(BOB.parse().unwrap(), 5060),
+    };
+    lone.feed(Input::Sip { flow, bytes: written(again, BOB, "z9hG4bKend").into() });
+    let (_, request) = lone.request();
+    lone.from_core(request.response(481, "Subscription Does Not Exist").to_bytes());
+    lone.response(481);
+    assert_eq!(told(&mut lone, ";tag=u\r\n", "z9hG4bKn4"), "192.0.2.31");
+    assert_eq!(told(&mut lone, ";tag=t\r\n", "z9hG4bKn5"), UE);
 }
 
 /// RFC 3261 §18.2.2, RFC 3581 §4: a phone in clear behind a NAT is asked in its dialogs where it registered from, whatever
@@ -765,6 +948,76 @@ fn a_dialog_of_a_phone_behind_a_nat() {
     assert_eq!(told_at(&mut lone, 3), outside(20_008));
 }
 
+/// TS 24.229 §5.2.6.3.3, §5.2.6.4: of several phones in clear behind one NAT each speaks for itself, and is asked for itself, by the
+/// port that the NAT has for it; also when one is leaving. From another port speaks none of them.
+#[test]
+fn phones_in_clear_behind_one_nat() {
+    let mut open = config(true);
+    open.ipsec.policy = Policy::Off;
+    let mut lone = Lone::with(open);
+    let written = |text: String, user: &str| {
+        let text = text.replace("alice", user).replace(":5064;lr", ":5060;lr");
+        [31_001, 5060].iter().fold(text, |text, port| {
+            text.replace(&format!("{UE}:{port}"), &format!("192.168.1.2:{port}"))
+        })
+    };
+    let phones = [("alice", 20_001), ("bob", 20_002)];
+    let mut watches = Vec::new();
+    for (user, port) in phones {
+        lone.from_ue(port, 5060, &written(register(5060, 1, ""), user).replace("5060x1", user));
+        let (_, request) = lone.request();
+        let text = String::from_utf8(accepted(&request).to_bytes().to_vec()).unwrap();
+        let text = written(text, user).replace("192.168.1.2:31001", "192.168.1.2:5060");
+        lone.from_core(text.into());
+        assert_eq!(lone.response(200).0.remote.port(), port);
+        watches.push(lone.watched());
+    }
+    let mut number = 0;
+    let mut asserted = |lone: &mut Lone, user: &str, port: u16| {
+        number += 1;
+        let branch = format!("z9hG4bKnat{number}");
+        let text = written(subscribe(&[("z9hG4bKs1", &branch), ("watch1", &branch)]), user);
+        lone.from_ue(port, 5060, &text);
+        let (_, message) = lone.sent.remove(0);
+        let Message::Request(request) = message else { return None };
+        lone.from_core(request.response(403, "Forbidden").to_bytes());
+        lone.response(403);
+        request.headers().get(Name::PAssertedIdentity).map(str::to_owned)
+    };
+    let identity = |user: &str| Some(format!("<sip:{user}@home.example>"));
+    let told = |lone: &mut Lone, port: u16, branch: &str| {
+        let text = String::from_utf8(notify("sip:phone.invalid").to_vec()).unwrap();
+        let token = format!("sip:term.0a2d0002{port:04x}@");
+        let text = text.replace("z9hG4bKn1", branch).replace("sip:mo@", &token);
+        lone.from_core(text.into());
+        match lone.sent.remove(0) {
+            (flow, Message::Request(_)) => Some(flow.remote.port()),
+            _ => None,
+        }
+    };
+    for (user, port) in phones {
+        assert_eq!(asserted(&mut lone, user, port), identity(user));
+        assert_eq!(told(&mut lone, port, &format!("z9hG4bKto{user}")), Some(port));
+    }
+    assert_eq!(asserted(&mut lone, "alice", 20_003), None);
+    assert_eq!(told(&mut lone, 20_003, "z9hG4bKtonobody"), None);
+    // One is leaving: it may still ask why, and the other is not taken for it.
+    let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+    let text = document(&watches[0], 1, "terminated;reason=rejected", &ended).to_vec();
+    let text = String::from_utf8(text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let body = body.replace(&format!("{UE}:31001"), "192.168.1.2:5060");
+    let head: Vec<&str> = head.lines().filter(|line| !line.starts_with("Content-Le")).collect();
+    let text = format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len());
+    lone.from_core(text.into());
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+    for (user, port) in phones {
+        assert_eq!(asserted(&mut lone, user, port), identity(user));
+    }
+    assert_eq!(told(&mut lone, 20_002, "z9hG4bKlast"), Some(20_002));
+}
+
 /// TS 24.229 §5.2.3: one identity of several goes, or comes; a shorter time; a subscription that ends
 /// while the registration stays is made anew.
 #[test]
@@ -803,25 +1056,37 @@ fn the_home_network_changes_a_registration() {
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
 }
 
-/// TS 24.229 §5.2.3; RFC 3680 §5.2: what ended while nobody could say why: a full document with nobody in it ends the
+/// TS 24.229 §5.2.3; RFC 3680 §5.1, §5.2: what ended while nobody could say why: a full document with nobody in it ends the
 /// registration as well; one about other contacts does not.
 #[test]
 fn a_document_without_contacts() {
-    for (state, left) in [(State::Terminated, 0), (State::Init, 0), (State::Active, 1)] {
+    let of_all = |state| [(ALICE, state), (NUMBER, state)].to_vec();
+    for (registrations, is_full, left) in [
+        (of_all(State::Terminated), true, 0),
+        (of_all(State::Init), true, 0),
+        (of_all(State::Active), true, 1),
+        // With the one that is watched goes the set, unless another one of it is there.
+        (vec![(ALICE, State::Init)], true, 0),
+        (vec![(ALICE, State::Terminated)], true, 0),
+        (vec![(ALICE, State::Terminated)], false, 1),
+        (vec![(ALICE, State::Terminated), (NUMBER, State::Active)], true, 1),
+        (vec![("sip:bob@home.example", State::Terminated)], true, 1),
+    ] {
+        let case = format!("{registrations:?} {is_full}");
         let mut lone = Lone::registered(config(true));
         let watch = lone.watched();
         let active =
             [(ALICE, Event::Registered, true, 3_600), (NUMBER, Event::Created, true, 3_600)];
         let text = String::from_utf8(document(&watch, 1, "active", &active).to_vec()).unwrap();
         let (head, _) = text.split_once("\r\n\r\n").unwrap();
-        let registrations = [ALICE, NUMBER].map(|aor| Registration {
+        let registrations = registrations.into_iter().map(|(aor, state)| Registration {
             aor: aor.to_owned(),
             id: aor.to_owned(),
             state,
             wildcarded_identity: None,
             contacts: Vec::new(),
         });
-        let info = RegInfo { version: 1, is_full: true, registrations: registrations.to_vec() };
+        let info = RegInfo { version: 1, is_full, registrations: registrations.collect() };
         let body = info.to_xml();
         let head: Vec<&str> =
             head.lines().filter(|line| !line.starts_with("Content-Length")).collect();
@@ -829,7 +1094,7 @@ fn a_document_without_contacts() {
         let length = body.len();
         lone.from_core(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into());
         lone.response(200);
-        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{state:?}");
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{case}");
     }
 }
 
@@ -869,7 +1134,37 @@ fn dialogs_end_with_the_registration() {
     assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
 }
 
-/// What the operator clears has no watch and no dialog left.
+/// TS 24.229 §5.2.5.1, §5.2.5.2: the home network's NOTIFY about a deregistration overtakes its 200: nothing stays, also not
+/// of what is leaving.
+#[test]
+fn a_notify_before_the_200_of_a_deregistration() {
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    lone.protected(&register(31_001, 3, "X: y\r\n").replace("expires=600000", "expires=0"));
+    let (_, request) = lone.request();
+    let ended = [(ALICE, Event::Unregistered, false, 0), (NUMBER, Event::Unregistered, false, 0)];
+    lone.from_core(document(&watch, 1, "terminated;reason=noresource", &ended));
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 1);
+    lone.from_core(request.response(200, "OK").to_bytes());
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 0);
+    lone.pass(Duration::from_secs(129));
+    assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+}
+
+/// TS 24.229 §5.2.6.3.1: a dialog that is made when its UE is registered no more is not kept.
+#[test]
+fn a_dialog_after_the_end() {
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&subscribe(&[]));
+    let (_, request) = lone.request();
+    lone.feed(Input::Admin { id: 1, command: ["sa", "clear"].map(str::to_owned).to_vec() });
+    lone.from_core(taken(&request).to_bytes());
+    assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 0);
+}
+
+/// What the operator clears has no watch and no dialog left, and is not leaving either.
 #[test]
 fn cleared_by_the_operator() {
     let mut lone = Lone::registered(config(true));
@@ -885,6 +1180,16 @@ fn cleared_by_the_operator() {
     lone.feed(Input::Admin { id: 1, command });
     assert!(gauges.iter().all(|name| lone.counter(name, "") == 0));
     assert_eq!(lone.removed, [lone.set.clone().unwrap().id]);
+
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+    lone.from_core(document(&watch, 1, "terminated;reason=rejected", &ended));
+    lone.response(200);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 1);
+    let command = ["sa", "clear"].map(str::to_owned).to_vec();
+    lone.feed(Input::Admin { id: 1, command });
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 0);
 }
 
 /// TS 24.229 §5.2.3; RFC 6665 §4.1.2: a home network that refuses or is silent costs the subscription only.

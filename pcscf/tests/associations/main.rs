@@ -242,6 +242,56 @@ fn deregistration_ends_all_sets() {
     assert_eq!(removed, [old.id, new.id, temporary.id]);
 }
 
+impl Lone {
+    /// The home network accepts a REGISTER, and has these contacts then.
+    fn home_lists(&mut self, contacts: &[&str]) {
+        let request = self.forwarded();
+        let mut response = request.response(200, "OK");
+        let headers = response.headers_mut();
+        for contact in contacts {
+            headers.append(Name::Contact, &format!("<{contact}>;expires=3600"));
+        }
+        headers.append(Name::PAssociatedUri, request.headers().get(Name::To).unwrap());
+        self.home_says(&response);
+        assert_eq!(self.status(), 200);
+    }
+}
+
+/// TS 24.229 §5.2.5.1, RFC 3261 §10.2.2: who deregisters the contact that the same private identity has at another address stays
+/// registered; that one ends, when its UE can have been told. What the registrar no longer lists ends too.
+#[test]
+fn a_deregistration_of_another_contact() {
+    const HERE: &str = "sip:10.45.0.77:31001";
+    const THERE: &str = "sip:10.45.0.2:31001";
+    for (named, listed, left) in [
+        (THERE, &[HERE][..], [true, false]),
+        (HERE, &[THERE][..], [false, true]),
+        (THERE, &[][..], [false, false]),
+        ("sip:10.45.0.99:31001", &[HERE, THERE][..], [true, true]),
+    ] {
+        let mut lone = Lone::new();
+        let there = lone.registered(&alice());
+        let phone = Phone { address: "10.45.0.77".parse().unwrap(), ..alice() };
+        let (here, list) = lone.challenge(&phone);
+        lone.inside(&phone, &here, &Register::answer(&phone, &list));
+        lone.home_lists(&[HERE, THERE]);
+        assert_eq!(lone.registrations(), 2);
+        let register = Register { expires: 0, ..Register::refresh() };
+        let text = lone.write(&phone, here.ports.us, &register);
+        let text = text.replace(&format!("Contact: <{HERE}>"), &format!("Contact: <{named}>"));
+        lone.text(&phone, here.ports.uc, here.ports.ps, &text);
+        lone.home_lists(listed);
+        let count = left.iter().filter(|stays| **stays).count() as u64;
+        assert_eq!(lone.registrations(), count, "{named}");
+        assert_eq!(lone.removed(), [], "{named}");
+        lone.pass(130);
+        let removed = lone.removed();
+        for (set, stays) in [(&here, left[0]), (&there, left[1])] {
+            assert_eq!(!removed.contains(&set.id), stays, "{named}");
+        }
+    }
+}
+
 /// ipsec.md L-13: a phone with a new address starts in clear; once the registrar lists its new contact
 /// alone, what it had at the old address is dead. Another phone at the old address is not meant.
 #[test]
@@ -266,6 +316,36 @@ fn a_new_address_ends_what_the_old_one_had() {
     lone.refreshed(&moved, &new);
     lone.refreshed(&neighbour, &of_neighbour);
     assert_eq!(lone.registrations(), 2);
+}
+
+/// ipsec.md L-13, RFC 3261 §10.3: a phone in clear whose Contact is the same wherever it is has left its old address when it
+/// registers at another; of flows there may be several (RFC 5626 §6), and an emergency registration stands beside
+/// (TS 24.229 §5.4.8.2).
+#[test]
+fn a_new_address_with_the_same_contact() {
+    for contact in ["sip:alice@192.168.1.2:5060", "sip:alice@phone.invalid"] {
+        const FLOW: &str = ">;reg-id=1;+sip.instance=\"<urn:x>\"";
+        for (first, second, left) in [(">", ">", 1), (FLOW, FLOW, 2), (">", ";sos>", 2)] {
+            let mut config = config();
+            config.ipsec.policy = Policy::Off;
+            let mut lone = Lone::with(config);
+            for (address, more) in [("10.45.0.2", first), ("10.45.0.77", second)] {
+                let phone = Phone { address: address.parse().unwrap(), ..alice() };
+                let text = lone.write(&phone, 5060, &Register::refresh());
+                let text = text
+                    .replace(
+                        &format!("Contact: <sip:{address}:5060>"),
+                        &format!("Contact: <{contact}{more}"),
+                    )
+                    .replace("Supported: path", "Supported: outbound, path")
+                    .replace("Require: sec-agree\r\nProxy-Require: sec-agree\r\n", "");
+                lone.text(&phone, 5060, 5060, &text);
+                lone.home_accepts(3_600);
+                assert_eq!(lone.status(), 200);
+            }
+            assert_eq!(lone.registrations(), left, "{contact} {second}");
+        }
+    }
 }
 
 /// ipsec.md F-09: an authentication asked for over an old set keeps that one as it is.
