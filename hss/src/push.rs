@@ -267,7 +267,21 @@ impl Hss {
     }
 }
 
+impl Database {
+    /// Ids are given again when a user is removed, so that a name has to fit them.
+    pub fn is_provisioned(&self, termination: &Termination) -> Result<bool, Refusal> {
+        let found = self.private_identity(&termination.user_name)?;
+        Ok(found.is_some_and(|found| {
+            found.id == termination.private_identity
+                && found.subscription == termination.subscription
+        }))
+    }
+}
+
 fn end_registrations(database: &Database, wait: &Termination) -> Result<(), Refusal> {
+    if !database.is_provisioned(wait)? {
+        return Ok(());
+    }
     for set in &wait.sets {
         if !database.deregister(*set, Some(wait.private_identity))? {
             database.set_unregistered(*set, false)?;

@@ -133,6 +133,10 @@ impl Subject<'_> {
             None => Vec::new(),
         };
         self.database.register(identity.implicit_set, private.id)?;
+        if let Some(user_name) = &self.sar.user_name {
+            let is_refresh = self.sar.server_assignment_type == Type::ReRegistration;
+            self.database.forget_undelivered(user_name, &self.server.host, is_refresh)?;
+        }
         if let Some(left) = self.sar.restoration.as_ref().filter(|_| self.config.restoration) {
             let left = stored(left)?;
             self.database.store_restoration(identity.implicit_set, private.id, &left)?;

@@ -148,6 +148,7 @@ CREATE TABLE undelivered_termination (
     reason INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX undelivered_termination_host ON undelivered_termination (host);
+CREATE INDEX undelivered_termination_user_name ON undelivered_termination (user_name);
 ";
 
 /// Brings the tables up to [`VERSION`]. Refuses a file that a newer program wrote.

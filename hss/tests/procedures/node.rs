@@ -144,21 +144,23 @@ impl Network {
         self.answered.pop().expect("the HSS answers at once")
     }
 
-    fn register(&mut self, place: usize, user_name: &str) -> Answer {
+    fn challenge(&mut self, place: usize, user_name: &str) -> Answer {
         let server_name = [S1, S2][place].to_owned();
         let mar = Mar {
             user_name: user_name.into(),
             public_identity: ALICE_SIP.into(),
-            server_name: server_name.clone(),
+            server_name,
             sip_number_auth_items: 1,
             scheme: "Digest-AKAv1-MD5".into(),
             sip_authorization: None,
         };
-        assert_eq!(self.ask(place, Request::Mar(mar)).outcome(), Outcome::SUCCESS);
-        self.ask(
-            place,
-            Request::Sar(sar(user_name, &server_name, ServerAssignmentType::Registration)),
-        )
+        self.ask(place, Request::Mar(mar))
+    }
+
+    fn register(&mut self, place: usize, user_name: &str) -> Answer {
+        assert_eq!(self.challenge(place, user_name).outcome(), Outcome::SUCCESS);
+        let kind = ServerAssignmentType::Registration;
+        self.ask(place, Request::Sar(sar(user_name, [S1, S2][place], kind)))
     }
 
     fn command(&mut self, words: &[&str]) {
@@ -435,6 +437,78 @@ fn an_absent_server_is_told_later() {
         assert_eq!(told(&network), expected);
         assert!(network.is_registered(ALICE));
     }
+}
+
+/// TS 29.228 §6.1.3.1, §6.3.1: what an absent S-CSCF has to hear outlives a challenge, which anybody can bring about
+/// who knows the user's name; a refresh without one is then told the end.
+#[test]
+fn a_challenge_forgets_no_termination() {
+    use ServerAssignmentType::*;
+    for kind in [None, Some(AuthenticationTimeout), Some(AuthenticationFailure), Some(NoAssignment)]
+    {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.command(&["rtr", ALICE]);
+        network.wait(Duration::from_secs(6));
+        network.asked.clear();
+        assert_eq!(network.challenge(0, ALICE).outcome(), Outcome::SUCCESS);
+        if let Some(kind) = kind {
+            network.ask(0, Request::Sar(sar(ALICE, S1, kind)));
+        }
+        assert!(network.asked.is_empty(), "{kind:?}");
+        assert_eq!(network.undelivered(), 1.0, "{kind:?}");
+        network.answers = vec![Some(Outcome::SUCCESS)];
+        network.ask(0, Request::Sar(sar(ALICE, S1, ReRegistration)));
+        assert!(matches!(network.asked[..], [(0, Request::Rtr(_))]), "{kind:?}");
+        assert!(!network.is_registered(ALICE), "{kind:?}");
+        assert_eq!(network.undelivered(), 0.0, "{kind:?}");
+    }
+    // Displaced, and challenged at by a stranger: it is still to be told.
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.register(1, ALICE);
+    network.wait(Duration::from_secs(6));
+    network.asked.clear();
+    network.challenge(0, ALICE);
+    let lir = || Request::Lir(Lir { public_identity: BOB_SIP.into(), ..Lir::default() });
+    network.ask(0, lir());
+    assert!(network.asked.is_empty());
+    network.ask(0, Request::Sar(sar(ALICE, S1, AuthenticationTimeout)));
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.ask(0, lir());
+    assert!(matches!(network.asked[..], [(0, Request::Rtr(_))]));
+    assert!(network.is_registered(ALICE));
+}
+
+/// TS 29.228 §6.1.3.1: who authenticated anew is not ended, and nor is somebody else who got the numbers of a user that
+/// was removed.
+#[test]
+fn a_kept_termination_is_of_one_user() {
+    let absent = || {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.command(&["rtr", ALICE]);
+        network.wait(Duration::from_secs(6));
+        network.asked.clear();
+        network
+    };
+    let mut network = absent();
+    network.register(0, ALICE);
+    assert_eq!(network.undelivered(), 0.0);
+
+    let mut network = absent();
+    let database = network.hss.database();
+    let sql = "UPDATE private_identity SET identity = 'new@hims.net' WHERE identity = ?1";
+    database.write(sql, [ALICE]).unwrap();
+    let ids = "UPDATE registration SET is_registered = 1 WHERE private_identity =
+        (SELECT id FROM private_identity WHERE identity = 'new@hims.net')";
+    database.write(ids, []).unwrap();
+    database.commit().unwrap();
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.ask(0, Request::Lir(Lir { public_identity: BOB_SIP.into(), ..Lir::default() }));
+    let [(0, Request::Rtr(rtr))] = &network.asked[..] else { panic!("{:?}", network.asked) };
+    assert_eq!(rtr.user_name, ALICE, "the S-CSCF is told of the old one");
+    assert!(network.is_registered("new@hims.net"));
 }
 
 /// TS 29.228 §6.1.3.1: restoration tells the displaced S-CSCF (R-5).
