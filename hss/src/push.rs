@@ -123,10 +123,11 @@ impl Hss {
             if is_undelivered && !wait.is_repeated {
                 self.database.keep_undelivered(&wait)?;
             }
-            match ends {
-                true => end_registrations(&self.database, &self.without(&wait, emergency)?),
-                false => Ok(()),
+            if ends {
+                self.database.end_authentications(&wait)?;
+                end_registrations(&self.database, &self.without(&wait, emergency)?)?;
             }
+            Ok(())
         });
         let text = match (&applied, outcome) {
             (Err(refusal), _) => format!("{}: {refusal}", wait.user_name),
@@ -275,6 +276,23 @@ impl Database {
             found.id == termination.private_identity
                 && found.subscription == termination.subscription
         }))
+    }
+
+    /// A challenge that runs ends with the registrations: its answer finds nothing at the S-CSCF, which so
+    /// never tells how it ended, and would keep its name for ever. Not one of another S-CSCF.
+    fn end_authentications(&self, wait: &Termination) -> Result<(), Refusal> {
+        if !self.is_provisioned(wait)? {
+            return Ok(());
+        }
+        let server = self.subscription(wait.subscription)?.server;
+        if server.is_none_or(|server| server.host != wait.host) {
+            return Ok(());
+        }
+        self.write(
+            "UPDATE registration SET is_authentication_pending = 0
+             WHERE private_identity = ?1 AND is_authentication_pending",
+            [wait.private_identity],
+        )
     }
 }
 

@@ -307,6 +307,23 @@ fn an_operator_ends_a_registration() {
     assert_eq!(network.hss.owed(), 0);
 }
 
+/// TS 29.228 §6.1.3.1, §6.1.2.1: a challenge that was running ends with the registration, and pins no S-CSCF; one of
+/// another device does, until it ends.
+#[test]
+fn a_challenge_ends_with_the_registration() {
+    for (challenged, is_kept) in [(ALICE, false), (TABLET, true)] {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.challenge(0, challenged);
+        network.answers = vec![Some(Outcome::SUCCESS)];
+        network.command(&["rtr", ALICE]);
+        let all = network.hss.assignments().unwrap();
+        let alice: Vec<_> = all.iter().filter(|one| one.private_identity == ALICE).collect();
+        assert!(alice.iter().all(|one| !one.is_authentication_pending));
+        assert_eq!(alice[0].server_name.is_some(), is_kept, "{challenged}");
+    }
+}
+
 /// TS 29.228 §6.1.3.1: another device stays.
 #[test]
 fn ends_the_named_device_only() {
