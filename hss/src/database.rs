@@ -472,6 +472,20 @@ impl Database {
         )
     }
 
+    /// The same of all private identities of a subscription, one after another.
+    pub fn served_pairs_of_subscription(&self, subscription: i64) -> Result<Vec<Pair>, Refusal> {
+        self.rows(
+            "SELECT r.implicit_set, m.id, m.identity
+             FROM registration r
+             JOIN private_identity m ON m.id = r.private_identity
+             JOIN implicit_set i ON i.id = r.implicit_set
+             WHERE m.subscription = ?1 AND (r.is_registered OR i.is_unregistered)
+             ORDER BY m.id, r.implicit_set",
+            [subscription],
+            pair,
+        )
+    }
+
     /// Who may be named in a PPR for a set: who registered it, else anyone of it.
     pub fn push_candidates(&self, implicit_set: i64) -> Result<Vec<Pair>, Refusal> {
         self.rows(

@@ -9,7 +9,7 @@ use crate::database::{
     Database, PrivateIdentity, PublicIdentity, Restoration, Server, State, Subscription,
 };
 use crate::profile;
-use crate::push::Termination;
+use crate::push::{Holder, Termination};
 use crate::refusal::Refusal;
 
 /// The answer, and what other S-CSCFs have to be told because of it.
@@ -278,10 +278,15 @@ impl Subject<'_> {
         private: &PrivateIdentity,
     ) -> Result<Vec<Termination>, Refusal> {
         let mut terminations = Vec::new();
+        let mut others = Vec::new();
         for pair in self.database.registered_pairs(self.subscription.id)? {
             let is_this = pair.private_identity == private.id && pair.implicit_set == implicit_set;
             let is_restored = is_this
                 || self.database.has_restoration(pair.implicit_set, pair.private_identity)?;
+            if !is_restored {
+                others.push(pair);
+                continue;
+            }
             terminations.push(Termination {
                 host: old.host.clone(),
                 public_identities: self.database.public_identities_of(pair.implicit_set)?,
@@ -289,15 +294,15 @@ impl Subject<'_> {
                 user_name: pair.user_name,
                 private_identity: pair.private_identity,
                 subscription: self.subscription.id,
-                reason: if is_restored {
-                    ReasonCode::NewServerAssigned
-                } else {
-                    ReasonCode::ServerChange
-                },
+                associated: Vec::new(),
+                reason: ReasonCode::NewServerAssigned,
                 reply: None,
                 is_repeated: false,
             });
         }
+        // Last: it ends whatever the S-CSCF still has of a private identity.
+        let holders = Holder::of(others);
+        terminations.extend(Termination::server_change(&old.host, self.subscription.id, holders));
         Ok(terminations)
     }
 

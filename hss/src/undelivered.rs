@@ -32,6 +32,7 @@ enum Fate {
 }
 
 impl Database {
+    /// One of a single private identity: each is told, or forgotten, for itself.
     pub fn keep_undelivered(&self, termination: &Termination) -> Result<(), Refusal> {
         self.insert(
             "INSERT INTO undelivered_termination (host, user_name, private_identity, subscription,
@@ -81,6 +82,7 @@ impl Database {
                 subscription: row.get(3)?,
                 sets: from_json(&row.get::<_, String>(4)?),
                 public_identities: from_json(&row.get::<_, String>(5)?),
+                associated: Vec::new(),
                 reason: reason_of(row.get(6)?),
                 reply: None,
                 is_repeated: true,

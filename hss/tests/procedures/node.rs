@@ -331,9 +331,37 @@ fn ends_the_named_device_only() {
     network.register(0, ALICE);
     network.register(0, TABLET);
     network.answers = vec![Some(Outcome::SUCCESS)];
-    network.command(&["rtr", ALICE, "server-change"]);
+    network.command(&["rtr", ALICE]);
     assert!(!network.is_registered(ALICE) && network.is_registered(TABLET));
     assert_eq!(network.ask(0, uar()).outcome(), Outcome::SUBSEQUENT_REGISTRATION);
+}
+
+/// TS 29.228 §6.1.3.1, TS 29.229 §6.1.9: a change of the server is for every device and set of the subscription, also
+/// for one that is only being authenticated; the S-CSCF's name is released, so that they come to another one.
+#[test]
+fn a_change_of_the_server_is_for_all_devices() {
+    for is_answered in [true, false] {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.register(0, TABLET);
+        let mut work = sar(ALICE, S1, ServerAssignmentType::Registration);
+        work.public_identities = vec![WORK.into()];
+        assert_eq!(network.ask(0, Request::Sar(work)).outcome(), Outcome::SUCCESS);
+        network.challenge(0, TABLET);
+        network.answers = vec![is_answered.then_some(Outcome::SUCCESS)];
+        network.command(&["rtr", TABLET, "server-change"]);
+        let [(0, Request::Rtr(rtr))] = &network.asked[..] else { panic!("{:?}", network.asked) };
+        assert_eq!(
+            (&rtr.user_name[..], &rtr.associated_identities[..]),
+            (TABLET, &[ALICE.into()][..])
+        );
+        assert!(rtr.public_identities.is_empty());
+        network.wait(Duration::from_secs(6));
+        assert!(!network.is_registered(ALICE) && !network.is_registered(TABLET));
+        // Each of them is told for itself, later.
+        assert_eq!(network.undelivered(), if is_answered { 0.0 } else { 2.0 });
+        assert_eq!(network.ask(1, uar()).outcome(), Outcome::FIRST_REGISTRATION);
+    }
 }
 
 /// TS 29.228 §6.1.3.1: silence ends it as well; emergency registrations do not.
@@ -595,11 +623,18 @@ fn pushes_by_another_private_identity() {
 fn too_much_profile_changes_the_server() {
     let mut network = Network::new();
     network.register(0, ALICE);
+    network.register(0, TABLET);
     network.answers = vec![Some(Outcome::TOO_MUCH_DATA), Some(Outcome::SUCCESS)];
     network.command(&["ppr", ALICE]);
     let (0, Request::Rtr(rtr)) = &network.asked[1] else { panic!("{:?}", network.asked) };
     assert_eq!(rtr.reason_code, ReasonCode::ServerChange);
-    assert!(!network.is_registered(ALICE));
+    assert_eq!(
+        (&rtr.public_identities[..], &rtr.associated_identities[..]),
+        (&[][..], &[TABLET.to_owned()][..])
+    );
+    assert!(!network.is_registered(ALICE) && !network.is_registered(TABLET));
+    let Answer::Uaa(uaa) = network.ask(0, uar()) else { panic!() };
+    assert_eq!(uaa.server_name, None);
 }
 
 /// TS 29.228 §6.2.2.1: barring is pushed at once, but a set that is registered keeps its default identity.
