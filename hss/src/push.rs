@@ -277,7 +277,12 @@ impl Hss {
             out.push(Output::Reply { id: wait.reply, text: wait.report.join("\n") });
             return;
         };
-        match self.profile_push(pair, wait.subscription, &wait.host) {
+        // Due until the S-CSCF says that it has it: so no way of failing is forgotten.
+        let planned = self.database.procedure(|| {
+            self.database.set_profile_due(pair.implicit_set, true)?;
+            self.profile_push(pair, wait.subscription, &wait.host)
+        });
+        match planned {
             Ok(ppr) => {
                 let host = wait.host.clone();
                 let limit = self.push_limit();
@@ -315,7 +320,8 @@ impl Hss {
         let outcome = outcome_of(&result);
         let candidates = &mut wait.sets[0];
         let pair = candidates.remove(0);
-        wait.report.push(format!("{}: {}", pair.user_name, describe(outcome)));
+        let later = if outcome.is_err() { "; given when the S-CSCF asks next" } else { "" };
+        wait.report.push(format!("{}: {}{later}", pair.user_name, describe(outcome)));
         let termination = Termination {
             host: wait.host.clone(),
             user_name: pair.user_name.clone(),
@@ -333,6 +339,12 @@ impl Hss {
             applied = self.database.procedure(|| end_registrations(&self.database, &termination));
         } else {
             candidates.clear();
+        }
+        // What the S-CSCF cannot use it cannot use in an answer either.
+        let is_over = outcome == Ok(Outcome::NOT_SUPPORTED_USER_DATA);
+        if is_over || outcome.is_ok_and(Outcome::is_success) {
+            let set = pair.implicit_set;
+            applied = self.database.procedure(|| self.database.set_profile_due(set, false));
         }
         self.finished_push("PPR", &pair.user_name, &wait.host, outcome, applied.err());
         if outcome == Ok(Outcome::TOO_MUCH_DATA) {

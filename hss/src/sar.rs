@@ -324,7 +324,8 @@ impl Subject<'_> {
     }
 
     /// TS 29.228 §6.6: the profile of the whole set unless the S-CSCF has it, charging addresses,
-    /// and the other private identities of the subscription.
+    /// and the other private identities of the subscription. What the S-CSCF has is not what there is
+    /// when a PPR did not reach it (TS 29.228 §6.2.2.1).
     fn answer_with_profile(&self) -> Result<Saa, Refusal> {
         let identity = self.only_identity()?;
         let all = self.database.private_identities_of(self.subscription.id)?;
@@ -332,7 +333,14 @@ impl Subject<'_> {
         if answer.user_name.is_none() {
             answer.user_name = all.first().cloned();
         }
-        if !self.sar.user_data_already_available {
+        let (set, private) = (identity.implicit_set, self.private.as_ref().map(|one| one.id));
+        let is_due = self.database.is_profile_due(set, private)?;
+        // Another one that only reads does not become the one that serves.
+        let is_server = self.sar.server_assignment_type != Type::NoAssignment || self.is_assigned();
+        if is_due && is_server {
+            self.database.profile_given(set, private)?;
+        }
+        if is_due || !self.sar.user_data_already_available {
             let user_name = answer.user_name.as_deref().unwrap_or_default();
             let user_data = profile::user_data(self.database, identity.implicit_set, user_name)?;
             answer.user_data = Some(user_data.to_xml().into());

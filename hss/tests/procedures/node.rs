@@ -170,6 +170,12 @@ impl Network {
         self.release(out);
     }
 
+    fn input(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.hss.handle(self.now, input, &mut out);
+        self.release(out);
+    }
+
     fn wait(&mut self, span: Duration) {
         self.now = self.now + span;
         let mut out = Vec::new();
@@ -672,6 +678,58 @@ fn bars_identities() {
     network.command(&["rtr", ALICE]);
     network.command(&["bar", ALICE_SIP]);
     assert!(network.replies.pop().unwrap().ends_with(": barred"));
+}
+
+/// TS 29.228 §6.2.2.1, §6.6: a profile that did not reach the S-CSCF comes with its next SAR for each device, also for
+/// one that says it has a profile; once, and not when a later push got through, or when the S-CSCF cannot use it.
+#[test]
+fn a_profile_that_was_not_delivered_comes_later() {
+    let is_barred_in = |network: &mut Network, user_name: &str| {
+        let refresh = Sar {
+            user_data_already_available: true,
+            ..sar(user_name, S1, ServerAssignmentType::ReRegistration)
+        };
+        let Answer::Saa(saa) = network.ask(0, Request::Sar(refresh)) else { panic!() };
+        assert_eq!(saa.outcome, Outcome::SUCCESS);
+        let user_data = UserData::parse(&saa.user_data?).unwrap();
+        let mut identities = user_data.public_identities();
+        identities.find(|public| public.identity == ALICE_TEL).map(|public| public.is_barred)
+    };
+    let barred = |answer: Option<Outcome>| {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.register(0, TABLET);
+        network.answers = vec![answer];
+        network.command(&["bar", ALICE_TEL]);
+        network.wait(Duration::from_secs(6));
+        network
+    };
+    for answer in [None, Some(Outcome::UNABLE_TO_COMPLY)] {
+        let mut network = barred(answer);
+        assert_eq!(network.replies[0].contains("asks next"), answer.is_none());
+        for user_name in [ALICE, TABLET] {
+            assert_eq!(is_barred_in(&mut network, user_name), Some(true), "{user_name}");
+            assert_eq!(is_barred_in(&mut network, user_name), None, "{user_name}");
+        }
+    }
+    for answer in [Outcome::SUCCESS, Outcome::NOT_SUPPORTED_USER_DATA] {
+        let mut network = barred(Some(answer));
+        assert_eq!(is_barred_in(&mut network, ALICE), None, "{answer:?}");
+        assert!(network.is_registered(ALICE));
+    }
+    let mut network = barred(None);
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.command(&["ppr", ALICE]);
+    assert_eq!(is_barred_in(&mut network, ALICE), None);
+
+    // The S-CSCF is not even connected; and over a restart of the HSS.
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.input(Input::Closed { connection: ConnectionId(0) });
+    network.command(&["bar", ALICE_TEL]);
+    assert!(network.replies[0].contains("cannot be reached"), "{:?}", network.replies);
+    let mut network = network.restarted();
+    assert_eq!(is_barred_in(&mut network, ALICE), Some(true));
 }
 
 #[test]
