@@ -746,6 +746,56 @@ fn refuses_beyond_the_limit() {
     }
 }
 
+/// RFC 6733 §5.5.4, §6.1: a request that is longer than a message may be goes to no peer, neither the first nor the
+/// next: each would close the connection, on which everybody else waits.
+#[test]
+fn sends_no_request_that_is_too_long() {
+    let mut world = trio();
+    world.ask("scscf1", uar(), None, 1);
+    let long = "a".repeat(33_000);
+    let Request::Uar(uar_of_all) = uar() else { unreachable!() };
+    let too_long = Request::Uar(Uar {
+        user_name: long.clone(),
+        public_identity: format!("sip:{long}"),
+        ..uar_of_all
+    });
+    world.ask("scscf1", too_long, None, 2);
+    assert_eq!(world.outcome("scscf1", 2), Err(NoAnswer::Malformed));
+    world.run(100);
+    assert_eq!(world.outcome("scscf1", 1), Ok(Outcome::SUBSEQUENT_REGISTRATION));
+    assert_eq!(world.at("scscf1").endpoint.owed(), 0);
+    let seen = world.at("hss1").requests.len() + world.at("hss2").requests.len();
+    assert_eq!(seen, 1);
+    assert_eq!(world.counter("scscf1", "tessera_diameter_too_long_total"), 1);
+    assert_eq!(world.counter("scscf1", "tessera_diameter_failovers_total"), 0);
+}
+
+/// RFC 6733 §7.1.5: in the place of an answer that is too long goes one that says so, and the question ends.
+#[test]
+fn sends_no_answer_that_is_too_long() {
+    let mut world = pair();
+    world.at("hss1").is_slow = true;
+    let sar = Request::Sar(Sar {
+        user_name: Some("name.private@hims.net".into()),
+        public_identities: vec![IMPU.into()],
+        server_name: "sip:scscf1.hims.net".into(),
+        server_assignment_type: ServerAssignmentType::Registration,
+        ..Sar::default()
+    });
+    world.ask("scscf1", sar, None, 1);
+    world.run(100);
+    let received = world.at("hss1").received.pop().unwrap();
+    let user_data = Some(Bytes::from(vec![b'x'; 70_000]));
+    let saa = Answer::Saa(Saa { outcome: Outcome::SUCCESS, user_data, ..Saa::default() });
+    let hss = world.index("hss1");
+    world.with(hss, |endpoint, now, out| endpoint.answer(now, received, saa, out));
+    world.run(100);
+    assert_eq!(world.outcome("scscf1", 1), Ok(Outcome::UNABLE_TO_COMPLY));
+    assert!(world.sent("hss1", "scscf1", 301, false)[0].bytes().len() < 1_000);
+    assert_eq!(world.counter("hss1", "tessera_diameter_too_long_total"), 1);
+    assert_eq!(world.connections_between("scscf1", "hss1"), 1);
+}
+
 /// A connection to `hss1` whose other end is the test itself.
 struct Stranger {
     world: World,

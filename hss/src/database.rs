@@ -472,6 +472,53 @@ impl Database {
         )
     }
 
+    /// The same of all private identities of a subscription, one after another.
+    pub fn served_pairs_of_subscription(&self, subscription: i64) -> Result<Vec<Pair>, Refusal> {
+        self.rows(
+            "SELECT r.implicit_set, m.id, m.identity
+             FROM registration r
+             JOIN private_identity m ON m.id = r.private_identity
+             JOIN implicit_set i ON i.id = r.implicit_set
+             WHERE m.subscription = ?1 AND (r.is_registered OR i.is_unregistered)
+             ORDER BY m.id, r.implicit_set",
+            [subscription],
+            pair,
+        )
+    }
+
+    /// The S-CSCF lacks the profile of a set as it is now, for all who may register it, or has it.
+    pub fn set_profile_due(&self, implicit_set: i64, is_due: bool) -> Result<(), Refusal> {
+        self.write(
+            "UPDATE registration SET is_profile_due = ?2
+             WHERE implicit_set = ?1 AND is_profile_due <> ?2",
+            (implicit_set, is_due),
+        )
+    }
+
+    /// The same, asked of one private identity, or of any.
+    pub fn is_profile_due(
+        &self,
+        implicit_set: i64,
+        private_identity: Option<i64>,
+    ) -> Result<bool, Refusal> {
+        let sql = "SELECT 1 FROM registration WHERE implicit_set = ?1 AND is_profile_due
+            AND private_identity = coalesce(?2, private_identity)";
+        Ok(self.row(sql, (implicit_set, private_identity), |_| Ok(()))?.is_some())
+    }
+
+    /// A profile of the set went out in an answer, for one private identity, or for no one in particular.
+    pub fn profile_given(
+        &self,
+        implicit_set: i64,
+        private_identity: Option<i64>,
+    ) -> Result<(), Refusal> {
+        self.write(
+            "UPDATE registration SET is_profile_due = 0
+             WHERE implicit_set = ?1 AND private_identity = coalesce(?2, private_identity)",
+            (implicit_set, private_identity),
+        )
+    }
+
     /// Who may be named in a PPR for a set: who registered it, else anyone of it.
     pub fn push_candidates(&self, implicit_set: i64) -> Result<Vec<Pair>, Refusal> {
         self.rows(

@@ -29,11 +29,71 @@ pub struct Termination {
     pub sets: Vec<i64>,
     /// Empty: all of the private identity.
     pub public_identities: Vec<String>,
+    /// SERVER_CHANGE: the other private identities of the subscription that it ends.
+    pub associated: Vec<Holder>,
     pub reason: ReasonCode,
     /// The operator's command that waits.
     pub reply: Option<u64>,
     /// The S-CSCF was not there the first time: it is told once more, and no oftener.
     pub is_repeated: bool,
+}
+
+/// A private identity with the sets that an S-CSCF serves it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Holder {
+    pub user_name: String,
+    pub private_identity: i64,
+    pub sets: Vec<i64>,
+}
+
+impl Holder {
+    /// `pairs` in the order of their private identities.
+    pub fn of(pairs: Vec<Pair>) -> Vec<Holder> {
+        let mut holders: Vec<Holder> = Vec::new();
+        for Pair { implicit_set, private_identity, user_name } in pairs {
+            match holders.last_mut() {
+                Some(last) if last.private_identity == private_identity => {
+                    last.sets.push(implicit_set);
+                }
+                _ => holders.push(Holder { user_name, private_identity, sets: vec![implicit_set] }),
+            }
+        }
+        holders
+    }
+}
+
+impl Termination {
+    /// TS 29.228 §6.1.3.1, TS 29.229 §6.1.9: SERVER_CHANGE ends every set of every one of these at the S-CSCF,
+    /// so no public identity is named and all but the first are associated. `None`: there is nobody.
+    pub fn server_change(
+        host: &str,
+        subscription: i64,
+        holders: Vec<Holder>,
+    ) -> Option<Termination> {
+        let mut holders = holders.into_iter();
+        let Holder { user_name, private_identity, sets } = holders.next()?;
+        Some(Termination {
+            host: host.to_owned(),
+            user_name,
+            private_identity,
+            subscription,
+            sets,
+            public_identities: Vec::new(),
+            associated: holders.collect(),
+            reason: ReasonCode::ServerChange,
+            reply: None,
+            is_repeated: false,
+        })
+    }
+
+    /// The same, for each private identity alone.
+    fn apart(&self) -> Vec<Termination> {
+        let mut all = vec![Termination { associated: Vec::new(), ..self.clone() }];
+        for Holder { user_name, private_identity, sets } in self.associated.clone() {
+            all.push(Termination { user_name, private_identity, sets, ..all[0].clone() });
+        }
+        all
+    }
 }
 
 /// PPRs of one command, sent one after another.
@@ -74,12 +134,18 @@ impl Hss {
         let server = self.database.subscription(private.subscription)?.server;
         let pairs = self.database.served_pairs(private.id)?;
         let (Some(server), false) = (server, pairs.is_empty()) else { return Ok(None) };
+        if reason == ReasonCode::ServerChange {
+            let planned =
+                self.plan_server_change(&server.host, private.subscription, private.id)?;
+            return Ok(planned.map(|planned| Termination { reply: Some(reply), ..planned }));
+        }
         Ok(Some(Termination {
             host: server.host,
             user_name: user_name.to_owned(),
             private_identity: private.id,
             subscription: private.subscription,
             public_identities: Vec::new(),
+            associated: Vec::new(),
             sets: pairs.into_iter().map(|pair| pair.implicit_set).collect(),
             reason,
             reply: Some(reply),
@@ -87,12 +153,26 @@ impl Hss {
         }))
     }
 
+    /// All that the S-CSCF serves of the subscription, with that private identity in front: while one is
+    /// left there, each would come back to the same S-CSCF.
+    fn plan_server_change(
+        &self,
+        host: &str,
+        subscription: i64,
+        first: i64,
+    ) -> Result<Option<Termination>, Refusal> {
+        let mut holders = Holder::of(self.database.served_pairs_of_subscription(subscription)?);
+        holders.sort_by_key(|holder| holder.private_identity != first);
+        Ok(Termination::server_change(host, subscription, holders))
+    }
+
     /// TS 29.228 §6.1.3.1: tells the S-CSCF that holds the user.
     pub(crate) fn terminate(&mut self, now: Now, wait: Termination, out: &mut Vec<Output>) {
+        let associated = wait.associated.iter().map(|holder| holder.user_name.clone());
         let rtr = Rtr {
             destination_host: wait.host.clone(),
             user_name: wait.user_name.clone(),
-            associated_identities: Vec::new(),
+            associated_identities: associated.collect(),
             public_identities: wait.public_identities.clone(),
             reason_code: wait.reason,
             reason_info: None,
@@ -120,13 +200,16 @@ impl Hss {
         let ends = outcome != Ok(Outcome::UNABLE_TO_COMPLY)
             && wait.reason != ReasonCode::NewServerAssigned;
         let applied = self.database.procedure(|| {
-            if is_undelivered && !wait.is_repeated {
-                self.database.keep_undelivered(&wait)?;
+            for one in &wait.apart() {
+                if is_undelivered && !wait.is_repeated {
+                    self.database.keep_undelivered(one)?;
+                }
+                if ends {
+                    self.database.end_authentications(one)?;
+                    end_registrations(&self.database, &self.without(one, emergency)?)?;
+                }
             }
-            match ends {
-                true => end_registrations(&self.database, &self.without(&wait, emergency)?),
-                false => Ok(()),
-            }
+            Ok(())
         });
         let text = match (&applied, outcome) {
             (Err(refusal), _) => format!("{}: {refusal}", wait.user_name),
@@ -194,7 +277,12 @@ impl Hss {
             out.push(Output::Reply { id: wait.reply, text: wait.report.join("\n") });
             return;
         };
-        match self.profile_push(pair, wait.subscription, &wait.host) {
+        // Due until the S-CSCF says that it has it: so no way of failing is forgotten.
+        let planned = self.database.procedure(|| {
+            self.database.set_profile_due(pair.implicit_set, true)?;
+            self.profile_push(pair, wait.subscription, &wait.host)
+        });
+        match planned {
             Ok(ppr) => {
                 let host = wait.host.clone();
                 let limit = self.push_limit();
@@ -232,7 +320,8 @@ impl Hss {
         let outcome = outcome_of(&result);
         let candidates = &mut wait.sets[0];
         let pair = candidates.remove(0);
-        wait.report.push(format!("{}: {}", pair.user_name, describe(outcome)));
+        let later = if outcome.is_err() { "; given when the S-CSCF asks next" } else { "" };
+        wait.report.push(format!("{}: {}{later}", pair.user_name, describe(outcome)));
         let termination = Termination {
             host: wait.host.clone(),
             user_name: pair.user_name.clone(),
@@ -240,6 +329,7 @@ impl Hss {
             subscription: wait.subscription,
             sets: vec![pair.implicit_set],
             public_identities: Vec::new(),
+            associated: Vec::new(),
             reason: ReasonCode::ServerChange,
             reply: None,
             is_repeated: false,
@@ -250,12 +340,20 @@ impl Hss {
         } else {
             candidates.clear();
         }
+        // What the S-CSCF cannot use it cannot use in an answer either.
+        let is_over = outcome == Ok(Outcome::NOT_SUPPORTED_USER_DATA);
+        if is_over || outcome.is_ok_and(Outcome::is_success) {
+            let set = pair.implicit_set;
+            applied = self.database.procedure(|| self.database.set_profile_due(set, false));
+        }
         self.finished_push("PPR", &pair.user_name, &wait.host, outcome, applied.err());
         if outcome == Ok(Outcome::TOO_MUCH_DATA) {
-            match self.database.public_identities_of(pair.implicit_set) {
-                Ok(public_identities) => {
-                    self.terminate(now, Termination { public_identities, ..termination }, out);
-                }
+            // Nothing more for this S-CSCF: it loses all sets.
+            wait.sets.clear();
+            let (subscription, first) = (wait.subscription, pair.private_identity);
+            match self.plan_server_change(&wait.host, subscription, first) {
+                Ok(Some(termination)) => self.terminate(now, termination, out),
+                Ok(None) => {}
                 Err(refusal) => wait.report.push(format!("{}: {refusal}", pair.user_name)),
             }
         }
@@ -267,7 +365,41 @@ impl Hss {
     }
 }
 
+impl Database {
+    /// Ids are given again when a user is removed, so that a name has to fit them.
+    pub fn is_provisioned(&self, termination: &Termination) -> Result<bool, Refusal> {
+        let found = self.private_identity(&termination.user_name)?;
+        Ok(found.is_some_and(|found| {
+            found.id == termination.private_identity
+                && found.subscription == termination.subscription
+        }))
+    }
+
+    /// A challenge that runs ends with the registrations: its answer finds nothing at the S-CSCF, which so
+    /// never tells how it ended, and would keep its name for ever. Not one of another S-CSCF.
+    fn end_authentications(&self, wait: &Termination) -> Result<(), Refusal> {
+        if !self.is_provisioned(wait)? {
+            return Ok(());
+        }
+        let server = self.subscription(wait.subscription)?.server;
+        if server.is_none_or(|server| server.host != wait.host) {
+            return Ok(());
+        }
+        // A change of the server is for devices that are only being authenticated, too.
+        let is_for_all = wait.reason == ReasonCode::ServerChange;
+        self.write(
+            "UPDATE registration SET is_authentication_pending = 0
+             WHERE is_authentication_pending AND (private_identity = ?1 OR (?3 AND private_identity
+                IN (SELECT id FROM private_identity WHERE subscription = ?2)))",
+            (wait.private_identity, wait.subscription, is_for_all),
+        )
+    }
+}
+
 fn end_registrations(database: &Database, wait: &Termination) -> Result<(), Refusal> {
+    if !database.is_provisioned(wait)? {
+        return Ok(());
+    }
     for set in &wait.sets {
         if !database.deregister(*set, Some(wait.private_identity))? {
             database.set_unregistered(*set, false)?;

@@ -9,7 +9,7 @@ use crate::database::{
     Database, PrivateIdentity, PublicIdentity, Restoration, Server, State, Subscription,
 };
 use crate::profile;
-use crate::push::Termination;
+use crate::push::{Holder, Termination};
 use crate::refusal::Refusal;
 
 /// The answer, and what other S-CSCFs have to be told because of it.
@@ -133,6 +133,10 @@ impl Subject<'_> {
             None => Vec::new(),
         };
         self.database.register(identity.implicit_set, private.id)?;
+        if let Some(user_name) = &self.sar.user_name {
+            let is_refresh = self.sar.server_assignment_type == Type::ReRegistration;
+            self.database.forget_undelivered(user_name, &self.server.host, is_refresh)?;
+        }
         if let Some(left) = self.sar.restoration.as_ref().filter(|_| self.config.restoration) {
             let left = stored(left)?;
             self.database.store_restoration(identity.implicit_set, private.id, &left)?;
@@ -274,10 +278,15 @@ impl Subject<'_> {
         private: &PrivateIdentity,
     ) -> Result<Vec<Termination>, Refusal> {
         let mut terminations = Vec::new();
+        let mut others = Vec::new();
         for pair in self.database.registered_pairs(self.subscription.id)? {
             let is_this = pair.private_identity == private.id && pair.implicit_set == implicit_set;
             let is_restored = is_this
                 || self.database.has_restoration(pair.implicit_set, pair.private_identity)?;
+            if !is_restored {
+                others.push(pair);
+                continue;
+            }
             terminations.push(Termination {
                 host: old.host.clone(),
                 public_identities: self.database.public_identities_of(pair.implicit_set)?,
@@ -285,15 +294,15 @@ impl Subject<'_> {
                 user_name: pair.user_name,
                 private_identity: pair.private_identity,
                 subscription: self.subscription.id,
-                reason: if is_restored {
-                    ReasonCode::NewServerAssigned
-                } else {
-                    ReasonCode::ServerChange
-                },
+                associated: Vec::new(),
+                reason: ReasonCode::NewServerAssigned,
                 reply: None,
                 is_repeated: false,
             });
         }
+        // Last: it ends whatever the S-CSCF still has of a private identity.
+        let holders = Holder::of(others);
+        terminations.extend(Termination::server_change(&old.host, self.subscription.id, holders));
         Ok(terminations)
     }
 
@@ -315,7 +324,8 @@ impl Subject<'_> {
     }
 
     /// TS 29.228 §6.6: the profile of the whole set unless the S-CSCF has it, charging addresses,
-    /// and the other private identities of the subscription.
+    /// and the other private identities of the subscription. What the S-CSCF has is not what there is
+    /// when a PPR did not reach it (TS 29.228 §6.2.2.1).
     fn answer_with_profile(&self) -> Result<Saa, Refusal> {
         let identity = self.only_identity()?;
         let all = self.database.private_identities_of(self.subscription.id)?;
@@ -323,7 +333,14 @@ impl Subject<'_> {
         if answer.user_name.is_none() {
             answer.user_name = all.first().cloned();
         }
-        if !self.sar.user_data_already_available {
+        let (set, private) = (identity.implicit_set, self.private.as_ref().map(|one| one.id));
+        let is_due = self.database.is_profile_due(set, private)?;
+        // Another one that only reads does not become the one that serves.
+        let is_server = self.sar.server_assignment_type != Type::NoAssignment || self.is_assigned();
+        if is_due && is_server {
+            self.database.profile_given(set, private)?;
+        }
+        if is_due || !self.sar.user_data_already_available {
             let user_name = answer.user_name.as_deref().unwrap_or_default();
             let user_data = profile::user_data(self.database, identity.implicit_set, user_name)?;
             answer.user_data = Some(user_data.to_xml().into());

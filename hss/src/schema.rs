@@ -148,6 +148,10 @@ CREATE TABLE undelivered_termination (
     reason INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX undelivered_termination_host ON undelivered_termination (host);
+CREATE INDEX undelivered_termination_user_name ON undelivered_termination (user_name);
+
+-- A changed profile of the set has not reached the S-CSCF for this registration.
+ALTER TABLE registration ADD COLUMN is_profile_due INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Brings the tables up to [`VERSION`]. Refuses a file that a newer program wrote.

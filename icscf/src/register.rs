@@ -25,6 +25,10 @@ use crate::location::{Hops, OnLocated};
 use crate::stats::status_class;
 use crate::{Icscf, OnAnswer, OnReply, RETRY_AFTER_SECONDS};
 
+/// Octets of an identity. No SIP URI or NAI that a network gives out comes near it, and the HSS gets
+/// both identities, and logs and databases after it, before anybody has authenticated.
+const IDENTITY_OCTETS_MAX: usize = 1024;
+
 /// What one registration carries through all its waits.
 #[derive(Debug)]
 pub struct Procedure {
@@ -161,9 +165,18 @@ impl Icscf {
         let visited = headers.get(Name::PVisitedNetworkId).and_then(visited_network);
         let wishes = Wishes::read(headers)?;
 
+        let user_name = private_identity(credentials.as_ref(), &to, &self.config.home_domain)?;
+        let public_identity = to.public_identity().as_str().to_owned();
+        if public_identity.len() > IDENTITY_OCTETS_MAX {
+            return Err(Refusal::Malformed("To"));
+        }
+        if user_name.len() > IDENTITY_OCTETS_MAX {
+            return Err(Refusal::Malformed("username"));
+        }
+
         procedure.uar = Uar {
-            user_name: private_identity(credentials.as_ref(), &to, &self.config.home_domain)?,
-            public_identity: to.public_identity().as_str().to_owned(),
+            user_name,
+            public_identity,
             visited_network_identifier: visited.unwrap_or_else(|| self.config.home_domain.clone()),
             user_authorization_type: wishes.authorization_type(),
             is_emergency: wishes.is_emergency,

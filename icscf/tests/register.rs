@@ -381,6 +381,27 @@ fn overload_of_the_s_cscf_is_not_ours() {
     dialogue.asks_nothing();
 }
 
+/// TS 24.229 §5.3.1.3, RFC 3263 §4.3: a new user's S-CSCF is overloaded: the capabilities are known, so another one
+/// gets the REGISTER and the HSS is not asked again; when none is left, 500.
+#[test]
+fn another_s_cscf_after_503_when_capabilities_are_known() {
+    for second in [401, 503] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.receives(PCSCF, &register(&[]));
+        let received = dialogue.asks();
+        dialogue.answers(received, capabilities(Outcome::FIRST_REGISTRATION, &[1], &[]));
+        let request = dialogue.forwards_to(SCSCF1);
+        dialogue.scscf_replies(SCSCF1, &request, 503, "Retry-After: 9\r\n");
+        let request = dialogue.forwards_to(SCSCF2);
+        dialogue.asks_nothing();
+        dialogue.scscf_replies(SCSCF2, &request, second, "");
+        let expected = if second == 503 { 500 } else { second };
+        assert_eq!(dialogue.replies().status(), expected);
+        dialogue.asks_nothing();
+        dialogue.rests();
+    }
+}
+
 /// RFC 3261 §21.4.1: S-136: what cannot be read is refused with its name.
 #[test]
 fn malformed_is_400() {
@@ -398,6 +419,34 @@ fn malformed_is_400() {
         dialogue.asks_nothing();
         dialogue.rests();
     }
+}
+
+/// RFC 3261 §21.4.1, TS 29.228 §6.1.1: an identity that no network gives out costs the HSS nothing, whether To or
+/// the username is that long.
+#[test]
+fn a_long_identity_is_400() {
+    let text = |long: &str| {
+        let to = format!("To: <sip:{long}@hims.net>");
+        let text = register(&[("To: <sip:name@hims.net>", &to)]);
+        let kept = |line: &&str| !line.starts_with("Authorization");
+        text.split_inclusive("\r\n").filter(kept).collect::<String>()
+    };
+    let long = "a".repeat(1_025);
+    let username = format!("username=\"{long}\"");
+    for text in [
+        text(&long),
+        text(&"a".repeat(33_000)),
+        register(&[("username=\"name.private@hims.net\"", &username)]),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.receives(PCSCF, &text);
+        assert_eq!(dialogue.replies().status(), 400);
+        dialogue.asks_nothing();
+        dialogue.rests();
+    }
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(PCSCF, &text(&"a".repeat(1_000)));
+    assert!(uar(&dialogue.asks()).user_name.len() > 1_000);
 }
 
 /// RFC 3261 §10.3: S-14: another domain is not looked up here.

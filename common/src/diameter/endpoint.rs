@@ -99,7 +99,7 @@ pub enum NoAnswer {
     Timeout,
     /// Too many requests are pending.
     Overloaded,
-    /// The answer could not be decoded as what was asked for.
+    /// The answer could not be decoded as what was asked for, or the request is longer than a message may be.
     Malformed,
 }
 

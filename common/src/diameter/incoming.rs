@@ -200,6 +200,7 @@ impl<W> Endpoint<W> {
                 builder.number(base::AUTH_SESSION_STATE, base::NO_STATE_MAINTAINED);
             }
         });
+        let bytes = self.fitting(bytes, &header, &echoed);
         out.push(Output::Diameter { connection, bytes });
     }
 
@@ -207,12 +208,38 @@ impl<W> Endpoint<W> {
     fn deliver(&mut self, working: Working, bytes: Bytes, out: &mut Vec<Output>) {
         let (connection, hop_by_hop) = working.deliver_to;
         count(&mut self.stats.answers_sent, working.header.command);
+        let bytes = self.fitting(bytes, &working.header, &working.echoed);
         let moved = hop_by_hop != working.header.hop_by_hop;
         let bytes = if moved { message::with_hop_by_hop(bytes, hop_by_hop, 0) } else { bytes };
         self.duplicates.answered(working, &bytes);
         if self.connections.contains_key(&connection) {
             out.push(Output::Diameter { connection, bytes });
         }
+    }
+
+    /// RFC 6733 §7.1.5: in the place of an answer that is too long to be sent, UNABLE_TO_COMPLY; and where
+    /// what is echoed makes it long, without that: Hop-by-Hop and End-to-End Identifier still say what it
+    /// answers.
+    fn fitting(&mut self, bytes: Bytes, request: &Header, echoed: &Echoed) -> Bytes {
+        if !self.is_too_long(&bytes, request.command) {
+            return bytes;
+        }
+        let failure = Failure::new(result_code::UNABLE_TO_COMPLY, "the answer is too long");
+        let origin = (self.config.identity.as_str(), self.config.realm.as_str());
+        let application = self.application;
+        let answer = |echoed: &Echoed| {
+            base::failure_answer(request, echoed, origin, &failure, |builder| {
+                if request.application == application.id {
+                    application.write(builder);
+                    builder.number(base::AUTH_SESSION_STATE, base::NO_STATE_MAINTAINED);
+                }
+            })
+        };
+        let short = answer(echoed);
+        if short.len() <= self.limits.diameter_message_bytes {
+            return short;
+        }
+        answer(&Echoed::default())
     }
 
     /// A command as a label: other people's numbers must not make new ones.

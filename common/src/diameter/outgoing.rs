@@ -73,6 +73,10 @@ impl<W> Endpoint<W> {
         };
         let (mut builder, preference) = self.request(command, destination, peer);
         fill(&mut builder);
+        let bytes = builder.finish();
+        if self.is_too_long(&bytes, command) {
+            return self.end(wait, command, Err(NoAnswer::Malformed), Duration::ZERO);
+        }
         let end_to_end = self.next_end_to_end;
         self.next_end_to_end = end_to_end.wrapping_add(1);
         count(&mut self.stats.requests_sent, command);
@@ -80,7 +84,7 @@ impl<W> Endpoint<W> {
             wait,
             command,
             end_to_end,
-            bytes: builder.finish(),
+            bytes,
             peer,
             connection,
             asked_at: now,
@@ -104,6 +108,18 @@ impl<W> Endpoint<W> {
             Destination::Preferred(_) | Destination::Only(_) => pending,
         };
         self.send(now, pending, peer, 0, out);
+    }
+
+    /// What a peer with our limit would close the connection for, whoever else's requests are on it:
+    /// moved on to the next peer, one such message would cut off all of them.
+    pub(super) fn is_too_long(&mut self, bytes: &Bytes, command: u32) -> bool {
+        let (octets, limit) = (bytes.len(), self.limits.diameter_message_bytes);
+        if octets <= limit {
+            return false;
+        }
+        self.stats.too_long += 1;
+        tracing::warn!(command, octets, limit, "diameter message too long, not sent");
+        true
     }
 
     /// RFC 6733 §6.1.1: the AVPs that every request begins with.
@@ -173,6 +189,11 @@ impl<W> Endpoint<W> {
             let took = now.since(pending.asked_at);
             return self.end(pending.wait, pending.command, Err(NoAnswer::NoPeer), took);
         };
+        // Destination-Host may have come to it since it was asked.
+        if self.is_too_long(&pending.bytes, pending.command) {
+            let took = now.since(pending.asked_at);
+            return self.end(pending.wait, pending.command, Err(NoAnswer::Malformed), took);
+        }
         let hop_by_hop = self.next_hop_by_hop;
         self.next_hop_by_hop = hop_by_hop.wrapping_add(1);
         pending.bytes = message::with_hop_by_hop(pending.bytes, hop_by_hop, set_flags);

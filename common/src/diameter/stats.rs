@@ -18,6 +18,7 @@ pub(super) struct Stats {
     pub late_answers: u64,
     pub duplicates: u64,
     pub undecodable: u64,
+    pub too_long: u64,
     pub watchdogs_sent: u64,
     pub watchdogs_received: u64,
     pub suspects: u64,
@@ -72,6 +73,11 @@ impl Stats {
             ),
             ("tessera_diameter_duplicates_total", "Repeated requests found.", self.duplicates),
             ("tessera_diameter_undecodable_total", "Messages not decodable.", self.undecodable),
+            (
+                "tessera_diameter_too_long_total",
+                "Messages of ours longer than limits.diameter_message_bytes, not sent.",
+                self.too_long,
+            ),
             ("tessera_diameter_watchdogs_sent_total", "DWRs sent.", self.watchdogs_sent),
             (
                 "tessera_diameter_watchdogs_received_total",

@@ -144,27 +144,35 @@ impl Network {
         self.answered.pop().expect("the HSS answers at once")
     }
 
-    fn register(&mut self, place: usize, user_name: &str) -> Answer {
+    fn challenge(&mut self, place: usize, user_name: &str) -> Answer {
         let server_name = [S1, S2][place].to_owned();
         let mar = Mar {
             user_name: user_name.into(),
             public_identity: ALICE_SIP.into(),
-            server_name: server_name.clone(),
+            server_name,
             sip_number_auth_items: 1,
             scheme: "Digest-AKAv1-MD5".into(),
             sip_authorization: None,
         };
-        assert_eq!(self.ask(place, Request::Mar(mar)).outcome(), Outcome::SUCCESS);
-        self.ask(
-            place,
-            Request::Sar(sar(user_name, &server_name, ServerAssignmentType::Registration)),
-        )
+        self.ask(place, Request::Mar(mar))
+    }
+
+    fn register(&mut self, place: usize, user_name: &str) -> Answer {
+        assert_eq!(self.challenge(place, user_name).outcome(), Outcome::SUCCESS);
+        let kind = ServerAssignmentType::Registration;
+        self.ask(place, Request::Sar(sar(user_name, [S1, S2][place], kind)))
     }
 
     fn command(&mut self, words: &[&str]) {
         let command = words.iter().map(|word| (*word).to_owned()).collect();
         let mut out = Vec::new();
         self.hss.handle(self.now, Input::Admin { id: 1, command }, &mut out);
+        self.release(out);
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.hss.handle(self.now, input, &mut out);
         self.release(out);
     }
 
@@ -305,6 +313,23 @@ fn an_operator_ends_a_registration() {
     assert_eq!(network.hss.owed(), 0);
 }
 
+/// TS 29.228 §6.1.3.1, §6.1.2.1: a challenge that was running ends with the registration, and pins no S-CSCF; one of
+/// another device does, until it ends.
+#[test]
+fn a_challenge_ends_with_the_registration() {
+    for (challenged, is_kept) in [(ALICE, false), (TABLET, true)] {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.challenge(0, challenged);
+        network.answers = vec![Some(Outcome::SUCCESS)];
+        network.command(&["rtr", ALICE]);
+        let all = network.hss.assignments().unwrap();
+        let alice: Vec<_> = all.iter().filter(|one| one.private_identity == ALICE).collect();
+        assert!(alice.iter().all(|one| !one.is_authentication_pending));
+        assert_eq!(alice[0].server_name.is_some(), is_kept, "{challenged}");
+    }
+}
+
 /// TS 29.228 §6.1.3.1: another device stays (R-2).
 #[test]
 fn ends_the_named_device_only() {
@@ -312,9 +337,37 @@ fn ends_the_named_device_only() {
     network.register(0, ALICE);
     network.register(0, TABLET);
     network.answers = vec![Some(Outcome::SUCCESS)];
-    network.command(&["rtr", ALICE, "server-change"]);
+    network.command(&["rtr", ALICE]);
     assert!(!network.is_registered(ALICE) && network.is_registered(TABLET));
     assert_eq!(network.ask(0, uar()).outcome(), Outcome::SUBSEQUENT_REGISTRATION);
+}
+
+/// TS 29.228 §6.1.3.1, TS 29.229 §6.1.9: a change of the server is for every device and set of the subscription, also
+/// for one that is only being authenticated; the S-CSCF's name is released, so that they come to another one.
+#[test]
+fn a_change_of_the_server_is_for_all_devices() {
+    for is_answered in [true, false] {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.register(0, TABLET);
+        let mut work = sar(ALICE, S1, ServerAssignmentType::Registration);
+        work.public_identities = vec![WORK.into()];
+        assert_eq!(network.ask(0, Request::Sar(work)).outcome(), Outcome::SUCCESS);
+        network.challenge(0, TABLET);
+        network.answers = vec![is_answered.then_some(Outcome::SUCCESS)];
+        network.command(&["rtr", TABLET, "server-change"]);
+        let [(0, Request::Rtr(rtr))] = &network.asked[..] else { panic!("{:?}", network.asked) };
+        assert_eq!(
+            (&rtr.user_name[..], &rtr.associated_identities[..]),
+            (TABLET, &[ALICE.into()][..])
+        );
+        assert!(rtr.public_identities.is_empty());
+        network.wait(Duration::from_secs(6));
+        assert!(!network.is_registered(ALICE) && !network.is_registered(TABLET));
+        // Each of them is told for itself, later.
+        assert_eq!(network.undelivered(), if is_answered { 0.0 } else { 2.0 });
+        assert_eq!(network.ask(1, uar()).outcome(), Outcome::FIRST_REGISTRATION);
+    }
 }
 
 /// TS 29.228 §6.1.3.1: silence ends it as well (R-2); emergency registrations do not (R-3).
@@ -437,6 +490,80 @@ fn an_absent_server_is_told_later() {
     }
 }
 
+/// TS 29.228 §6.1.3.1, §6.3.1: what an absent S-CSCF has to hear outlives a challenge, which anybody can bring about
+/// who knows the user's name; a refresh without one is then told the end.
+#[test]
+fn a_challenge_forgets_no_termination() {
+    use ServerAssignmentType::*;
+    for kind in [None, Some(AuthenticationTimeout), Some(AuthenticationFailure), Some(NoAssignment)]
+    {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.command(&["rtr", ALICE]);
+        network.wait(Duration::from_secs(6));
+        network.asked.clear();
+        assert_eq!(network.challenge(0, ALICE).outcome(), Outcome::SUCCESS);
+        if let Some(kind) = kind {
+            network.ask(0, Request::Sar(sar(ALICE, S1, kind)));
+        }
+        assert!(network.asked.is_empty(), "{kind:?}");
+        assert_eq!(network.undelivered(), 1.0, "{kind:?}");
+        network.answers = vec![Some(Outcome::SUCCESS)];
+        network.ask(0, Request::Sar(sar(ALICE, S1, ReRegistration)));
+        assert!(matches!(network.asked[..], [(0, Request::Rtr(_))]), "{kind:?}");
+        assert!(!network.is_registered(ALICE), "{kind:?}");
+        assert_eq!(network.undelivered(), 0.0, "{kind:?}");
+    }
+    // Displaced, and challenged at by a stranger: it is still to be told.
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.register(1, ALICE);
+    network.wait(Duration::from_secs(6));
+    network.asked.clear();
+    network.challenge(0, ALICE);
+    let lir = || Request::Lir(Lir { public_identity: BOB_SIP.into(), ..Lir::default() });
+    network.ask(0, lir());
+    assert!(network.asked.is_empty());
+    network.ask(0, Request::Sar(sar(ALICE, S1, AuthenticationTimeout)));
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.ask(0, lir());
+    assert!(matches!(network.asked[..], [(0, Request::Rtr(_))]));
+    assert!(network.is_registered(ALICE));
+}
+
+/// TS 29.228 §6.1.3.1: who authenticated anew is not ended, and nor is somebody else who got the numbers of a user that
+/// was removed.
+#[test]
+fn a_kept_termination_is_of_one_user() {
+    let absent = || {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.command(&["rtr", ALICE]);
+        network.wait(Duration::from_secs(6));
+        network.asked.clear();
+        network
+    };
+    let mut network = absent();
+    network.register(0, ALICE);
+    assert_eq!(network.undelivered(), 0.0);
+
+    let mut network = absent();
+    let database = network.hss.database();
+    let sql = "UPDATE private_identity SET identity = 'new@hims.net' WHERE identity = ?1";
+    database.write(sql, [ALICE]).unwrap();
+    let ids = "UPDATE registration SET is_registered = 1 WHERE private_identity =
+        (SELECT id FROM private_identity WHERE identity = 'new@hims.net')";
+    database.write(ids, []).unwrap();
+    database.commit().unwrap();
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.ask(0, Request::Lir(Lir { public_identity: BOB_SIP.into(), ..Lir::default() }));
+    let [(0, Request::Rtr(rtr))] = &network.asked[..] else { panic!("{:?}", network.asked) };
+    assert_eq!(rtr.user_name, ALICE, "the S-CSCF is told of the old one");
+    let all = network.hss.assignments().unwrap();
+    let mut new = all.iter().filter(|one| one.private_identity == "new@hims.net");
+    assert!(new.all(|one| one.is_registered), "with every set");
+}
+
 /// TS 29.228 §6.1.3.1: restoration tells the displaced S-CSCF (R-5).
 #[test]
 fn a_displaced_server_is_told() {
@@ -504,11 +631,18 @@ fn pushes_by_another_private_identity() {
 fn too_much_profile_changes_the_server() {
     let mut network = Network::new();
     network.register(0, ALICE);
+    network.register(0, TABLET);
     network.answers = vec![Some(Outcome::TOO_MUCH_DATA), Some(Outcome::SUCCESS)];
     network.command(&["ppr", ALICE]);
     let (0, Request::Rtr(rtr)) = &network.asked[1] else { panic!("{:?}", network.asked) };
     assert_eq!(rtr.reason_code, ReasonCode::ServerChange);
-    assert!(!network.is_registered(ALICE));
+    assert_eq!(
+        (&rtr.public_identities[..], &rtr.associated_identities[..]),
+        (&[][..], &[TABLET.to_owned()][..])
+    );
+    assert!(!network.is_registered(ALICE) && !network.is_registered(TABLET));
+    let Answer::Uaa(uaa) = network.ask(0, uar()) else { panic!() };
+    assert_eq!(uaa.server_name, None);
 }
 
 /// TS 29.228 §6.2.2.1: barring is pushed at once, but a set that is registered keeps its default identity.
@@ -546,6 +680,58 @@ fn bars_identities() {
     network.command(&["rtr", ALICE]);
     network.command(&["bar", ALICE_SIP]);
     assert!(network.replies.pop().unwrap().ends_with(": barred"));
+}
+
+/// TS 29.228 §6.2.2.1, §6.6: a profile that did not reach the S-CSCF comes with its next SAR for each device, also for
+/// one that says it has a profile; once, and not when a later push got through, or when the S-CSCF cannot use it.
+#[test]
+fn a_profile_that_was_not_delivered_comes_later() {
+    let is_barred_in = |network: &mut Network, user_name: &str| {
+        let refresh = Sar {
+            user_data_already_available: true,
+            ..sar(user_name, S1, ServerAssignmentType::ReRegistration)
+        };
+        let Answer::Saa(saa) = network.ask(0, Request::Sar(refresh)) else { panic!() };
+        assert_eq!(saa.outcome, Outcome::SUCCESS);
+        let user_data = UserData::parse(&saa.user_data?).unwrap();
+        let mut identities = user_data.public_identities();
+        identities.find(|public| public.identity == ALICE_TEL).map(|public| public.is_barred)
+    };
+    let barred = |answer: Option<Outcome>| {
+        let mut network = Network::new();
+        network.register(0, ALICE);
+        network.register(0, TABLET);
+        network.answers = vec![answer];
+        network.command(&["bar", ALICE_TEL]);
+        network.wait(Duration::from_secs(6));
+        network
+    };
+    for answer in [None, Some(Outcome::UNABLE_TO_COMPLY)] {
+        let mut network = barred(answer);
+        assert_eq!(network.replies[0].contains("asks next"), answer.is_none());
+        for user_name in [ALICE, TABLET] {
+            assert_eq!(is_barred_in(&mut network, user_name), Some(true), "{user_name}");
+            assert_eq!(is_barred_in(&mut network, user_name), None, "{user_name}");
+        }
+    }
+    for answer in [Outcome::SUCCESS, Outcome::NOT_SUPPORTED_USER_DATA] {
+        let mut network = barred(Some(answer));
+        assert_eq!(is_barred_in(&mut network, ALICE), None, "{answer:?}");
+        assert!(network.is_registered(ALICE));
+    }
+    let mut network = barred(None);
+    network.answers = vec![Some(Outcome::SUCCESS)];
+    network.command(&["ppr", ALICE]);
+    assert_eq!(is_barred_in(&mut network, ALICE), None);
+
+    // The S-CSCF is not even connected; and over a restart of the HSS.
+    let mut network = Network::new();
+    network.register(0, ALICE);
+    network.input(Input::Closed { connection: ConnectionId(0) });
+    network.command(&["bar", ALICE_TEL]);
+    assert!(network.replies[0].contains("cannot be reached"), "{:?}", network.replies);
+    let mut network = network.restarted();
+    assert_eq!(is_barred_in(&mut network, ALICE), Some(true));
 }
 
 #[test]

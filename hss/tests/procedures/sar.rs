@@ -158,6 +158,7 @@ fn the_displaced_server_is_told() {
         ]
     );
     assert_eq!(assigned.terminations[0].public_identities, [TEMPORARY, ALICE_SIP, ALICE_TEL]);
+    assert!(assigned.terminations[1].public_identities.is_empty(), "all of the tablet");
     // Once told is enough.
     assert!(world.assign(ReRegistration, S2, |_| ()).unwrap().terminations.is_empty());
 }
@@ -245,6 +246,25 @@ fn reminds_of_a_registration() {
     assert_eq!(saa.outcome, Outcome::IN_ASSIGNMENT_TYPE);
     assert_eq!(saa.restoration.len(), 2);
     assert!(saa.user_data.is_some());
+}
+
+/// TS 29.228 §6.1.3.1: the displaced S-CSCF ends all it has of a private identity by SERVER_CHANGE, so it first hears
+/// which sets another one serves now.
+#[test]
+fn a_change_of_the_server_is_told_last() {
+    let mut world = World::registered();
+    let work = |r: &mut common::cx::Sar| r.public_identities = vec![WORK.into()];
+    world.assign(Registration, S1, work).unwrap();
+    world.assign(Registration, S1, tablet).unwrap();
+    wants_capabilities(&mut world);
+    let moved = world.assign(Registration, S2, work).unwrap();
+    let told: Vec<_> = moved.terminations.iter().map(|rtr| rtr.reason).collect();
+    assert_eq!(told, [ReasonCode::NewServerAssigned, ReasonCode::ServerChange]);
+    assert_eq!(moved.terminations[0].public_identities, [WORK]);
+    let change = &moved.terminations[1];
+    assert_eq!((change.user_name.as_str(), change.sets.len()), (ALICE, 1));
+    let [associated] = &change.associated[..] else { panic!("{change:?}") };
+    assert_eq!((associated.user_name.as_str(), associated.sets.len()), (TABLET, 1));
 }
 
 /// TS 23.380 §4.2: what was left goes with the registration, and where restoration is not wanted
