@@ -148,7 +148,21 @@ impl Directory {
             .mode(0o700)
             .create(&path)
             .map_err(|error| format!("{}: {error}", path.display()))?;
+        forget_what_was(&path);
         Ok(Directory { path, is_kept })
+    }
+}
+
+/// A kept directory may have been used before: nobody of that lab is here.
+fn forget_what_was(directory: &Path) {
+    let files = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_state = |path: &Path| {
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("db" | "db-wal" | "db-shm" | "sas"))
+    };
+    for file in files.map(|file| file.path()).filter(|path| is_state(path)) {
+        // What cannot be removed fails when it is opened.
+        let _ = std::fs::remove_file(file);
     }
 }
 
@@ -524,10 +538,7 @@ fn provision(directory: &Path, subscribers: &Path) -> Result<(), String> {
             false => Err(format!("hss: {}", String::from_utf8_lossy(&output.stderr).trim())),
         }
     };
-    // A kept directory may have been used before: its database stays, its subscribers do not match.
-    for suffix in ["hss.key", "hss.db", "hss.db-wal", "hss.db-shm"] {
-        let _ = std::fs::remove_file(directory.join(suffix));
-    }
+    let _ = std::fs::remove_file(&key);
     run(&["key".as_ref(), "create".as_ref(), key.as_os_str()])?;
     let config = directory.join("hss.toml");
     run(&[
