@@ -486,12 +486,11 @@ impl Database {
         )
     }
 
-    /// The S-CSCF lacks the profile of a set as it is now, for all who may register it, or has it.
-    pub fn set_profile_due(&self, implicit_set: i64, is_due: bool) -> Result<(), Refusal> {
+    /// The S-CSCF lacks the profile of a set as it is now, for all who may register it.
+    pub fn set_profile_due(&self, implicit_set: i64) -> Result<(), Refusal> {
         self.write(
-            "UPDATE registration SET is_profile_due = ?2
-             WHERE implicit_set = ?1 AND is_profile_due <> ?2",
-            (implicit_set, is_due),
+            "UPDATE registration SET is_profile_due = 1 WHERE implicit_set = ?1",
+            [implicit_set],
         )
     }
 
@@ -506,7 +505,7 @@ impl Database {
         Ok(self.row(sql, (implicit_set, private_identity), |_| Ok(()))?.is_some())
     }
 
-    /// A profile of the set went out in an answer, for one private identity, or for no one in particular.
+    /// The S-CSCF has the profile of the set, for one private identity, or for all.
     pub fn profile_given(
         &self,
         implicit_set: i64,

@@ -279,7 +279,7 @@ impl Hss {
         };
         // Due until the S-CSCF says that it has it: so no way of failing is forgotten.
         let planned = self.database.procedure(|| {
-            self.database.set_profile_due(pair.implicit_set, true)?;
+            self.database.set_profile_due(pair.implicit_set)?;
             self.profile_push(pair, wait.subscription, &wait.host)
         });
         match planned {
@@ -344,7 +344,7 @@ impl Hss {
         let is_over = outcome == Ok(Outcome::NOT_SUPPORTED_USER_DATA);
         if is_over || outcome.is_ok_and(Outcome::is_success) {
             let set = pair.implicit_set;
-            applied = self.database.procedure(|| self.database.set_profile_due(set, false));
+            applied = self.database.procedure(|| self.database.profile_given(set, None));
         }
         self.finished_push("PPR", &pair.user_name, &wait.host, outcome, applied.err());
         if outcome == Ok(Outcome::TOO_MUCH_DATA) {

@@ -103,6 +103,30 @@ impl LabWorld {
         self.http.get("lte").copied()
     }
 
+    /// A command of the LTE transport.
+    pub fn lte(&self, words: &[&str]) -> Result<String, String> {
+        let at = self.lte_address().ok_or("the LTE transport does not run")?;
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        lte::admin::ask(at, words)
+    }
+
+    /// As [`World::until`], with what is known of this world alone.
+    pub fn until_here(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        mut holds: impl FnMut(&mut LabWorld) -> bool,
+    ) -> Result<(), String> {
+        let begin = Instant::now();
+        while !holds(self) {
+            if begin.elapsed() > limit {
+                return Err(format!("{what}: not within {limit:?}"));
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Ok(())
+    }
+
     /// Also of a process that scenarios have no name for, as the following.
     pub fn metric_of(&self, process: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.http.get(process).map_or(0.0, |at| processes::metric(*at, name, labels))
@@ -262,14 +286,7 @@ impl World for LabWorld {
         limit: Duration,
         condition: &mut dyn FnMut(&mut dyn World) -> bool,
     ) -> Result<(), String> {
-        let begin = Instant::now();
-        while !condition(self) {
-            if begin.elapsed() > limit {
-                return Err(format!("{what}: not within {limit:?}"));
-            }
-            std::thread::sleep(LOOK_INTERVAL);
-        }
-        Ok(())
+        self.until_here(what, limit, |world| condition(world))
     }
 }
 

@@ -71,11 +71,9 @@ fn hand_over(world: &mut LabWorld, more: &[&str], kind: &str) -> Result<(), Stri
     world.reregister(ue);
     world.lte(&[&["handover", &imsi, target], more].concat())?;
     world.until("the refresh ends", OUTAGE_PATIENCE, &mut |world| world.completed(ue) == 2)?;
-    let begin = Instant::now();
-    while world.lte_metric("tessera_lte_handovers_total", &labels) != done + 1.0 {
-        ensure(begin.elapsed() < PATIENCE, || format!("no handover of the kind {kind}"))?;
-        std::thread::sleep(LOOK_INTERVAL);
-    }
+    world.until_here(&format!("a handover of the kind {kind}"), PATIENCE, |world| {
+        world.lte_metric("tessera_lte_handovers_total", &labels) == done + 1.0
+    })?;
     // Once more, all of it in the new cell.
     world.reregister(ue);
     world.until("another refresh", PATIENCE, &mut |world| world.completed(ue) == 3)?;
@@ -126,12 +124,13 @@ fn scscf_changes_between_the_registers(world: &mut LabWorld) -> Result<(), Strin
     let had = received(world);
     world.hang(Function::Hss, true);
     world.register(ue);
-    let begun = world.until_here("the I-CSCF has the REGISTER", |world| received(world) > had);
+    let begun =
+        world.until_here("the I-CSCF has the REGISTER", PATIENCE, |world| received(world) > had);
     let out = world.lte(&["outage", &imsi, "for", "3"]);
     world.hang(Function::Hss, false);
     begun?;
     out?;
-    world.until_here("a challenge", |world| {
+    world.until_here("a challenge", PATIENCE, |world| {
         challenges(world).iter().zip(before).any(|(now, before)| *now > before)
     })?;
     let now = challenges(world);
@@ -188,13 +187,6 @@ impl Known {
 }
 
 impl LabWorld {
-    /// A command of the LTE transport.
-    pub fn lte(&self, words: &[&str]) -> Result<String, String> {
-        let at = self.lte_address().ok_or("the LTE transport does not run")?;
-        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        lte::admin::ask(at, words)
-    }
-
     /// Puts a phone's radio to sleep, until it stays so for longer than a repetition over TCP takes. What is under
     /// way when it goes to sleep is lost, sent again, and has it awake: so only when nothing has come for a while.
     fn sleeps(&mut self, ue: usize, imsi: &str) -> Result<(), String> {
@@ -220,20 +212,6 @@ impl LabWorld {
                 std::thread::sleep(LOOK_INTERVAL);
             }
         }
-    }
-
-    /// As [`World::until`], with what is known of this world alone.
-    pub fn until_here(
-        &mut self,
-        what: &str,
-        mut holds: impl FnMut(&mut LabWorld) -> bool,
-    ) -> Result<(), String> {
-        let begin = Instant::now();
-        while !holds(self) {
-            ensure(begin.elapsed() < PATIENCE, || format!("{what}: not in time"))?;
-            std::thread::sleep(LOOK_INTERVAL);
-        }
-        Ok(())
     }
 
     fn lte_metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {

@@ -3,7 +3,7 @@
 //! somebody waits for a short time: see `config`.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::node::Transport;
 use scenarios::{Function, Phone, Standing, World, ensure};
@@ -14,8 +14,6 @@ use crate::handsets::Model;
 use crate::topology::{Addresses, IpVersion, ROUTER};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks at a condition.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
 const SECOND_ICSCF: &str = "icscf2";
 const SECOND_PCSCF: &str = "pcscf2";
@@ -112,7 +110,7 @@ fn entry_point_hangs(world: &mut LabWorld) -> Result<(), String> {
     result?;
     let now = registers_of(world, SECOND_ICSCF);
     ensure(now > before[1], || "the other one was not asked".into())?;
-    world.until_here("the first one finds what it was asked", |world| {
+    world.until_here("the first one finds what it was asked", PATIENCE, |world| {
         registers_of(world, "icscf") > before[0]
     })?;
     forgets_who_failed(world);
@@ -149,7 +147,7 @@ fn pcscf_is_killed(world: &mut LabWorld) -> Result<(), String> {
     world.until("it is told of its end", PATIENCE, &mut |world| {
         world.standing(ue) == Standing::Idle
     })?;
-    world.until_here("its P-CSCF, too", |world| held_by_second_pcscf(world) == at_second)
+    world.until_here("its P-CSCF, too", PATIENCE, |world| held_by_second_pcscf(world) == at_second)
 }
 
 /// TS 24.229 §5.1.1.2.1
@@ -229,17 +227,12 @@ fn no_answer(world: &mut LabWorld) -> Result<(), String> {
     world.reboot(ue);
     let is_protected = world.ask(|laboratory| laboratory.options.plane != Plane::Off);
     if is_protected {
-        world.until_here("a temporary set", |world| temporary(world) > 0.0)?;
+        world.until_here("a temporary set", PATIENCE, |world| temporary(world) > 0.0)?;
     }
-    world.until_here("the S-CSCF gives up", |world| self::lapsed(world) > lapsed)?;
-    world.until_here("the HSS is told", |world| sars(world) > told)?;
-    let limit = u64::from(PCSCF_AWAITS_SECONDS);
-    let begin = Instant::now();
-    while temporary(world) > 0.0 {
-        let is_late = begin.elapsed() > Duration::from_secs(2 * limit);
-        ensure(!is_late, || "the P-CSCF does not give up".into())?;
-        std::thread::sleep(LOOK_INTERVAL);
-    }
+    world.until_here("the S-CSCF gives up", PATIENCE, |world| self::lapsed(world) > lapsed)?;
+    world.until_here("the HSS is told", PATIENCE, |world| sars(world) > told)?;
+    let limit = Duration::from_secs(2 * u64::from(PCSCF_AWAITS_SECONDS));
+    world.until_here("the P-CSCF gives up", limit, |world| temporary(world) == 0.0)?;
     let now = at_scscfs(world, "tessera_scscf_registrations");
     ensure(now <= registered, || "somebody is registered".into())?;
     registers(world, ue)
@@ -293,16 +286,14 @@ fn an_end_is_told_after_a_crash(world: &mut LabWorld) -> Result<(), String> {
         .until("the S-CSCF ends it", PATIENCE, &mut |world| held(world)[serving] < now[serving]);
     world.kill(SCSCFS[serving]);
     // The kernel would go on sending for it: half a minute, as daemons have it told.
-    let begin = Instant::now();
-    while !world.sends_nothing_more(node) && begin.elapsed() < PATIENCE {
-        std::thread::sleep(LOOK_INTERVAL);
-    }
-    let is_silent = world.sends_nothing_more(node);
+    let silent = world.until_here("what it had sent is given up", PATIENCE, |world| {
+        world.sends_nothing_more(node)
+    });
     let whole = world.cut_off("pcscf", false);
     let standing = world.standing(ue);
     world.start(SCSCFS[serving]);
     ended?;
-    ensure(is_silent, || "what it had sent is still under way".into())?;
+    silent?;
     whole?;
     ensure(standing == Standing::Registered, || format!("it cannot know, and is {standing:?}"))?;
     world
@@ -344,12 +335,13 @@ fn challenged_off_the_air(
     let (before, had) = (challenges(world), received(world));
     world.hang(Function::Hss, true);
     world.register(ue);
-    let begun = world.until_here("the I-CSCF has the REGISTER", |world| received(world) > had);
+    let begun =
+        world.until_here("the I-CSCF has the REGISTER", PATIENCE, |world| received(world) > had);
     let out = world.lte(&["outage", imsi, "for", &seconds.to_string()]);
     world.hang(Function::Hss, false);
     begun?;
     out?;
-    world.until_here("a challenge", |world| {
+    world.until_here("a challenge", PATIENCE, |world| {
         challenges(world).iter().zip(before).any(|(now, before)| *now > before)
     })
 }
