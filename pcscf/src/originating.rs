@@ -5,6 +5,7 @@
 //! 3. `originate_answered` keep what the dialog needs, pass the answer on
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::node::{Flow, Now, Output};
@@ -15,13 +16,14 @@ use common::sip::locate::Hop;
 use common::sip::locator::Located;
 use common::sip::message::{Headers, Request, Response};
 use common::sip::p_headers::ChargingVector;
+use common::sip::uri::Uri;
 
 use crate::config::RouteMismatch;
 use crate::dialogs::{Dialog, Owner};
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::reg_event::is_reg_event;
 use crate::session::Refused;
-use crate::{OnPlace, OnReply, Pcscf};
+use crate::{OnPlace, OnReply, Pcscf, path};
 
 /// How long a dialog is remembered whose end nobody has named.
 const DIALOG_LIFE: Duration = Duration::from_secs(600_000);
@@ -112,7 +114,7 @@ impl Pcscf {
         headers.remove_token(Name::ProxyRequire, "sec-agree");
         due.iter().for_each(|route| headers.append(Name::Route, route));
         headers.append(Name::PAssertedIdentity, &asserted);
-        headers.push_front(Name::RecordRoute, &format!("<{};lr>", self.record_route()));
+        headers.push_front(Name::RecordRoute, &self.record_route(registration.place));
         let vector = ChargingVector {
             icid_value: icid,
             orig_ioi: Some(self.orig_ioi()),
@@ -143,9 +145,14 @@ impl Pcscf {
         Ok(routes)
     }
 
-    /// Our entry of Record-Route towards the home network.
-    pub(crate) fn record_route(&self) -> String {
-        format!("sip:mo@{}", self.mw_name())
+    /// Our entry of Record-Route towards the home network, for a UE at this place.
+    fn record_route(&self, place: Option<SocketAddr>) -> String {
+        format!("<sip:{}@{};lr>", path::record_route_user(place), self.mw_name())
+    }
+
+    fn is_own_record_route(&self, text: &str) -> bool {
+        let uri = Uri::parse(&uri_of(text));
+        uri.is_ok_and(|uri| self.is_own(&uri) && path::is_record_route(&uri))
     }
 
     pub(crate) fn orig_ioi(&self) -> String {
@@ -264,10 +271,9 @@ impl Pcscf {
         }
         // RFC 3261 §12.1.2: the UE turns Record-Route round; what stands before us there is what
         // comes behind us.
-        let own = self.record_route();
         let recorded: Vec<String> = headers.values(Name::RecordRoute).map(str::to_owned).collect();
-        let place = recorded.iter().position(|text| uri_of(text).starts_with(&own));
-        let mut routes: Vec<String> = recorded.iter().take(place.unwrap_or(0)).cloned().collect();
+        let own = recorded.iter().position(|text| self.is_own_record_route(text));
+        let mut routes: Vec<String> = recorded.iter().take(own.unwrap_or(0)).cloned().collect();
         routes.reverse();
         // §12.2: what was recorded when the dialog was made stands for all of it, and later answers need
         // not say it again.
@@ -288,7 +294,6 @@ impl Pcscf {
 
     /// registration.md PO-5: towards the UE our Record-Route is where it speaks to.
     fn show_protected_port(&self, headers: &mut Headers, flow: Flow) {
-        let own = self.record_route();
         let recorded: Vec<String> = headers.values(Name::RecordRoute).map(str::to_owned).collect();
         if recorded.is_empty() {
             return;
@@ -296,14 +301,14 @@ impl Pcscf {
         headers.remove(Name::RecordRoute);
         let gm = format!("<sip:mo@{};lr>", host_port(flow.local));
         for text in recorded {
-            let is_own = uri_of(&text).starts_with(&own);
+            let is_own = self.is_own_record_route(&text);
             headers.append(Name::RecordRoute, if is_own { &gm } else { &text });
         }
     }
 }
 
 /// Address and port as a URI has them.
-pub(crate) fn host_port(address: std::net::SocketAddr) -> common::sip::uri::HostPort {
+pub(crate) fn host_port(address: SocketAddr) -> common::sip::uri::HostPort {
     common::sip::uri::HostPort {
         host: common::sip::uri::Host::Address(address.ip()),
         port: Some(address.port()),

@@ -31,7 +31,7 @@ impl Pcscf {
         let transport = transport_of(request.uri());
         let target = match path::place_in(&route.uri) {
             Some(place) => self.target_at(place, request, transport),
-            None => self.target_of_ue(request, transport),
+            None => self.target_of_ue(path::recorded_place(&route.uri), request, transport),
         };
         let Some(target) = target else {
             // RFC 5626 §5.3: so that the registrar tries another flow.
@@ -56,8 +56,14 @@ impl Pcscf {
     }
 
     /// The UE of the dialog, whatever its Contact says: on its associations, or where it registered in clear,
-    /// which behind a NAT is the place that it spoke from. Or else the registered contact that a Request-URI names.
-    fn target_of_ue(&self, request: &Request, transport: Transport) -> Option<Target> {
+    /// which behind a NAT is the place that it spoke from. A dialog of before our start is known by its Record-Route
+    /// alone. Or else the registered contact that a Request-URI names.
+    fn target_of_ue(
+        &self,
+        recorded: Option<SocketAddr>,
+        request: &Request,
+        transport: Transport,
+    ) -> Option<Target> {
         let of_dialog = self.dialogs.of(request).and_then(|((impi, ue), _)| {
             if let Some(set) = self.security.set_to_use(impi, *ue) {
                 return Some(target_on(set, transport));
@@ -65,10 +71,12 @@ impl Pcscf {
             let place = self.registrations.get_or_leaving(impi, *ue)?.place?;
             self.target_in_clear(place, request, transport)
         });
-        of_dialog.or_else(|| {
+        let at_recorded = || self.target_at(recorded?, request, transport);
+        let at_contact = || {
             let place = path::place_of(&Uri::parse(request.uri()).ok()?)?;
             self.target_at(place, request, transport)
-        })
+        };
+        of_dialog.or_else(at_recorded).or_else(at_contact)
     }
 
     /// The UE at that place.

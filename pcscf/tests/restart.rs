@@ -266,7 +266,7 @@ fn challenge(request: &Request) -> Response {
 fn accepted(request: &Request, port_us: u16, seconds: u32) -> Response {
     let mut response = request.response(200, "OK");
     let headers = response.headers_mut();
-    headers.append(Name::ServiceRoute, "<sip:orig@scscf1.home.example;lr>");
+    headers.append(Name::ServiceRoute, "<sip:orig@192.0.2.31;lr>");
     headers.append(Name::PAssociatedUri, "<sip:alice@home.example>, <tel:+12025550123>");
     headers.append(Name::Contact, &format!("<sip:{UE}:{port_us}>;expires={seconds}"));
     headers.append(Name::PChargingVector, "icid-value=1;orig-ioi=v;term-ioi=home.example");
@@ -510,4 +510,45 @@ fn a_watch_is_tried_again() {
             assert_ne!(again.call_id(), first.call_id());
         }
     }
+}
+
+/// TS 24.229 §5.2.6.4: what the home network says in a dialog of before the start finds its UE by Record-Route, though
+/// the phone's Contact leads nowhere; over its associations as ever.
+#[test]
+fn a_dialog_of_before_the_start() {
+    let mut lone = Lone::new();
+    let set = lone.register();
+    let subscribe = format!(
+        "SUBSCRIBE sip:alice@home.example SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {UE}:31001;branch=z9hG4bKs1\r\nMax-Forwards: 70\r\n\
+         Route: <sip:{PCSCF}:5064;lr>, <sip:orig@192.0.2.31;lr>\r\n\
+         From: <sip:alice@home.example>;tag=s\r\nTo: <sip:alice@home.example>\r\n\
+         Call-ID: watch1\r\nCSeq: 1 SUBSCRIBE\r\nContact: <sip:phone.invalid>\r\nEvent: reg\r\n\
+         Expires: 600000\r\nContent-Length: 0\r\n\r\n"
+    );
+    lone.from_ue(set.ports.uc, set.ports.ps, &subscribe);
+    let forwarded = loop {
+        let request = lone.request();
+        if request.call_id() == "watch1" {
+            break request;
+        }
+    };
+    let recorded = forwarded.headers().get(Name::RecordRoute).unwrap();
+    assert_eq!(recorded, "<sip:mo.0a2d00027919@pcscf1.visited.example;lr>");
+    lone.crash(Duration::from_secs(60));
+    let notify = format!(
+        "NOTIFY sip:phone.invalid SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.31:5060;branch=z9hG4bKn1\r\n\
+         Max-Forwards: 70\r\nRoute: {recorded}\r\nFrom: <sip:alice@home.example>;tag=t\r\n\
+         To: <sip:alice@home.example>;tag=s\r\nCall-ID: watch1\r\nCSeq: 1 NOTIFY\r\n\
+         Contact: <sip:192.0.2.31>\r\nEvent: reg\r\n\
+         Subscription-State: active;expires=600000\r\nContent-Length: 0\r\n\r\n"
+    );
+    let flow = Flow {
+        transport: Transport::Udp,
+        local: "192.0.2.10:5060".parse().unwrap(),
+        remote: "192.0.2.31:5060".parse().unwrap(),
+    };
+    lone.feed(Input::Sip { flow, bytes: notify.into() });
+    let (flow, _) = lone.sent();
+    assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
 }

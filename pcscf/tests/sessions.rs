@@ -265,7 +265,10 @@ fn a_subscription_of_a_ue() {
     assert_eq!(flow.remote, SCSCF.parse().unwrap());
     let headers = request.headers();
     assert_eq!(headers.get(Name::Route), Some("<sip:orig@192.0.2.31:5060;lr>"));
-    assert_eq!(headers.get(Name::RecordRoute), Some("<sip:mo@pcscf1.visited.example;lr>"));
+    assert_eq!(
+        headers.get(Name::RecordRoute),
+        Some("<sip:mo.0a2d00027919@pcscf1.visited.example;lr>")
+    );
     let asserted: Vec<_> = headers.values(Name::PAssertedIdentity).collect();
     assert_eq!(asserted, ["<sip:alice@home.example>"]);
     for name in [

@@ -114,6 +114,8 @@ struct Client<W> {
     method: Method,
     flow: Flow,
     segment: Segment,
+    /// The port that our Via names.
+    sent_by_port: u16,
     branch: String,
     /// The request, and behind an acknowledged INVITE its ACK: what is sent again.
     bytes: Bytes,
@@ -552,6 +554,19 @@ impl<W> Endpoint<W> {
 impl<W> Drop for Endpoint<W> {
     fn drop(&mut self) {
         self.ledger.close();
+    }
+}
+
+impl<W> Client<W> {
+    /// What went out on Gm is answered by whom it went to, and at the port that our Via names, or on the way that it
+    /// took: so nobody outside a UE's security associations answers what went inside (TS 33.203 §7.1). In the core
+    /// RFC 3261 §17.1.3 is enough.
+    fn may_be_answered_on(&self, flow: &Flow) -> bool {
+        let (to, from) = (flow.local.port(), self.flow.local.port());
+        let is_way_back = to == from || (from == 0 && flow.remote == self.flow.remote);
+        self.segment == Segment::Core
+            || (flow.remote.ip() == self.flow.remote.ip()
+                && (to == self.sent_by_port || is_way_back))
     }
 }
 

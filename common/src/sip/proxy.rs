@@ -23,7 +23,7 @@ pub(crate) const UDP_REQUEST_LIMIT: usize = 1_300;
 /// RFC 3261 §8.1.1.6.
 const DEFAULT_MAX_FORWARDS: u32 = 70;
 
-const DEFAULT_PORT: u16 = 5060;
+pub(super) const DEFAULT_PORT: u16 = 5060;
 
 /// Why a request goes no further than its reception.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -50,7 +50,7 @@ impl<W> Endpoint<W> {
             Ok(Message::Request(request)) => {
                 self.receive_request(now, flow, reply, request, segment, out)
             }
-            Ok(Message::Response(response)) => self.receive_response(now, response, out),
+            Ok(Message::Response(response)) => self.receive_response(now, &flow, response, out),
             Err(error) => {
                 self.receive_unreadable(flow, reply, bytes, error, out);
                 None
@@ -331,6 +331,7 @@ impl<W> Endpoint<W> {
     fn receive_response(
         &mut self,
         now: Now,
+        flow: &Flow,
         response: Response,
         out: &mut Vec<Output>,
     ) -> Option<Event<W>> {
@@ -339,6 +340,10 @@ impl<W> Endpoint<W> {
             return None;
         };
         let client = self.clients.get(&key)?;
+        if !client.may_be_answered_on(flow) {
+            self.counters.dropped("response_on_another_way");
+            return None;
+        }
         let is_forwarded = client.upstream.is_some();
         let vias = response.headers().values(Name::Via).take(2).count();
         if is_forwarded != (vias == 2) || !(100..700).contains(&response.status()) {

@@ -254,3 +254,52 @@ fn asks_for_rport() {
     let event = bench.receive(1, udp(US, DOWNSTREAM), &answer(&filled, 200, "d"));
     assert!(matches!(event, Some(Event::Reply(_, Ok(_)))));
 }
+
+/// TS 33.203 §7.1: what went to a UE inside its associations is answered by it, at the port that Via names or on
+/// the way that it took; in clear, or by somebody else, nobody answers it. In the core a response may come any way.
+#[test]
+fn responses_on_the_way_of_their_request() {
+    let (ue, to_ue) = ("198.51.100.7:5062", udp("192.0.2.1:5101", "198.51.100.7:5062"));
+    let sent_by = HostPort::parse("192.0.2.1:5064").unwrap();
+    for (local, remote, is_taken) in [
+        ("192.0.2.1:5064", "198.51.100.7:5061", true),
+        ("192.0.2.1:5101", ue, true),
+        ("192.0.2.1:5060", ue, false),
+        ("192.0.2.1:5060", "198.51.100.7:5060", false),
+        ("192.0.2.1:5064", "198.51.100.8:5061", false),
+    ] {
+        for segment in [Segment::Gm, Segment::Core] {
+            let mut bench = Bench::new();
+            let sent_by = sent_by.clone();
+            let target = Target { flow: to_ue, tcp_local_port: 5101, sent_by, segment };
+            bench.send(0, "NOTIFY", target, LIMIT);
+            let sent = bench.one().1;
+            let bytes = Bytes::from(answer(&sent, 200, "d"));
+            let (endpoint, out) = (&mut bench.endpoint, &mut bench.out);
+            let event = endpoint.receive(at(1), udp(local, remote), bytes, segment, out);
+            let is_due = is_taken || segment == Segment::Core;
+            assert_eq!(event.is_some(), is_due, "{segment:?} {local} {remote}");
+            let dropped = bench.count("tessera_sip_dropped_total", &["response_on_another_way"]);
+            assert_eq!(dropped, u64::from(!is_due));
+            bench.until(300_000);
+        }
+    }
+}
+
+/// A connection that we opened from any port has no port to compare; its other end says whose it is.
+#[test]
+fn responses_over_a_connection_of_ours() {
+    for (remote, is_taken) in [("198.51.100.7:5062", true), ("198.51.100.7:5063", false)] {
+        let mut bench = Bench::new();
+        let target = Target {
+            flow: tcp("192.0.2.1:0", "198.51.100.7:5062"),
+            segment: Segment::Gm,
+            ..target()
+        };
+        bench.send(0, "NOTIFY", target, LIMIT);
+        let sent = bench.one().1;
+        let event = bench.receive(1, tcp("192.0.2.1:40123", remote), &answer(&sent, 200, "d"));
+        assert_eq!(event.is_some(), is_taken, "{remote}");
+        bench.until(300_000);
+    }
+}
