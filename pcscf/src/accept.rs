@@ -22,7 +22,7 @@ use common::sip::via::Via;
 use crate::config::Policy;
 use crate::refusal::Refusal;
 use crate::register::Attempt;
-use crate::registrations::{IdentitySet, Registration};
+use crate::registrations::{IdentitySet, Owner, Registration, is_for_emergency, is_same_contact};
 use crate::security::{BEYOND_REGISTRATION, State};
 use crate::{Pcscf, Side, Timer, path};
 
@@ -37,10 +37,13 @@ impl Pcscf {
         out: &mut Vec<Output>,
     ) {
         let is_in_clear = attempt.set.is_none();
+        let set = attempt.set.and_then(|id| self.security.get(id));
         // Its set has ended meanwhile (ipsec.md L-10, L-11): nothing can be said to the UE any more.
-        let is_set_gone = attempt.set.is_some_and(|id| self.security.get(id).is_none());
+        let is_set_gone = !is_in_clear && set.is_none();
+        // No associations of its own: those that it came over serve the other registration of its UE.
+        let is_guest = set.is_some_and(|set| !set.is_of(&attempt.owner));
         match granted(incoming.request().headers(), response.headers()) {
-            _ if is_in_clear && self.config.ipsec.policy == Policy::Required => {
+            _ if is_guest || is_in_clear && self.config.ipsec.policy == Policy::Required => {
                 return self.give_up(now, incoming, attempt, Refusal::NotChallenged, out);
             }
             _ if attempt.is_deregistration => {
@@ -61,28 +64,24 @@ impl Pcscf {
             None => {}
         }
         self.register_relay(now, incoming, &attempt, response, out);
-        self.watch(now, (attempt.impi, attempt.ue), out);
+        self.watch(now, attempt.owner, out);
     }
 
-    /// It concludes the challenge of a REGISTER that came in clear: an initial registration (TS 24.229 §5.1.1.2).
+    /// It concludes the challenge of a REGISTER that came over no associations of its own: an initial registration
+    /// (TS 24.229 §5.1.1.2).
     fn is_initial(&self, attempt: &Attempt) -> bool {
-        let set = attempt.set.and_then(|id| self.security.get(id));
-        let agreed = set.and_then(|set| set.agreed.as_ref());
-        agreed.is_some_and(|agreed| agreed.challenged_over.is_none())
+        let Some(set) = attempt.set.and_then(|id| self.security.get(id)) else { return false };
+        let is_over_none = |agreed| self.security.challenged_over(set, agreed).is_none();
+        set.agreed.as_deref().is_some_and(is_over_none)
     }
 
     /// TS 24.229 §5.2.3: we subscribe upon an initial registration. Another S-CSCF may serve the UE now, of which the
     /// earlier subscription would hear nothing; and what the earlier one still says about the end of the earlier
     /// registration, to us or to the UE, must not end the new one. It gets 481, and forgets us (RFC 6665 §4.2.2).
-    /// An emergency registration stands beside the other one, which goes on (TS 24.229 §5.1.6.2).
     fn forget_earlier_dialogs(&mut self, attempt: &Attempt) {
-        let owner = (attempt.impi.clone(), attempt.ue);
-        if self.registrations.get(&owner.0, owner.1).is_some_and(Registration::is_emergency) {
-            return;
-        }
-        self.watches.forget(&owner);
-        self.dialogs.forget(&owner);
-        self.timers.stop(&Timer::WatchAgain(owner.0, owner.1));
+        self.watches.forget(&attempt.owner);
+        self.dialogs.forget(&attempt.owner);
+        self.timers.stop(&Timer::WatchAgain(attempt.owner.clone()));
     }
 
     /// RFC 6223 §4.3: a UE in clear behind a NAT that wants to keep its way open is told how often. Others need
@@ -118,7 +117,7 @@ impl Pcscf {
             .and_then(ChargingVector::parse)
             .and_then(|vector| vector.term_ioi);
         let functions = values(Name::PChargingFunctionAddresses);
-        let known = self.registrations.remove(&attempt.impi, attempt.ue);
+        let known = self.registrations.remove(&attempt.owner);
         let mut identities = known.map(|known| known.identities).unwrap_or_default();
         identities.retain(|set| set.to != attempt.public_identity);
         identities.push(IdentitySet {
@@ -137,21 +136,20 @@ impl Pcscf {
             charging_function_addresses: (!functions.is_empty()).then(|| functions.join(", ")),
             expires_at,
         };
-        self.registrations.insert(attempt.impi.clone(), attempt.ue, registration);
+        self.registrations.insert(attempt.owner.clone(), registration);
         let ends = expires_at + BEYOND_REGISTRATION;
-        let owner = (attempt.impi.clone(), attempt.ue);
-        self.timers.set(Timer::RegistrationEnds(owner.0, owner.1), ends);
+        self.timers.set(Timer::RegistrationEnds(attempt.owner.clone()), ends);
         match attempt.set.and_then(|id| self.security.get(id)) {
             // Registered in clear, where our policy allows it: no set protects that (ipsec.md L-04).
             None => {
-                for id in self.security.sets_of(&attempt.impi, attempt.ue) {
+                for id in self.security.sets_of(&attempt.owner) {
                     self.drop_set(id, out);
                 }
             }
             Some(set) if set.is_established() => {
                 // An old set stays as it is (F-09): the registration lives on the one in use.
                 let carries = match set.state {
-                    State::Old => self.security.set_to_use(&set.impi, set.ue),
+                    State::Old => self.security.set_to_use(&attempt.owner),
                     _ => Some(set),
                 };
                 if let Some((id, current)) = carries.map(|set| (set.id, set.expires_at)) {
@@ -169,6 +167,8 @@ impl Pcscf {
     /// at another address, the UE has moved, and what it had there is dead. So it is where the contact there is the
     /// one that was registered here: a private address or a name stays the same wherever the phone goes, and the
     /// registrar has one binding for it (RFC 3261 §10.3), unless phones register flows (RFC 5626 §6).
+    /// Of an emergency registration, which has a binding of its own (TS 24.229 §5.4.8.2), the normal one says nothing,
+    /// nor the other way round.
     fn forget_left_addresses(
         &mut self,
         attempt: &Attempt,
@@ -176,54 +176,52 @@ impl Pcscf {
         out: &mut Vec<Output>,
     ) {
         let listed = contacts(response.headers());
-        let registered = self.registrations.get(&attempt.impi, attempt.ue);
-        let is_emergency = registered.is_some_and(Registration::is_emergency);
+        let Owner { private_identity: impi, ue: here, is_emergency } = &attempt.owner;
+        let registered = self.registrations.get(&attempt.owner);
         let registered = registered.and_then(|one| Uri::parse(&one.contact_uri).ok());
         let bound_here = registered.filter(|_| !path::is_flow(attempt.request.headers()));
-        for ue in self.registrations.addresses_of(&attempt.impi) {
-            let Some(known) = self.registrations.get(&attempt.impi, ue) else { continue };
+        for other in self.registrations.of(impi) {
+            let Some(known) = self.registrations.get(&other) else { continue };
             let is_listed = Uri::parse(&known.contact_uri).is_ok_and(|uri| {
-                // An emergency registration has a binding of its own (TS 24.229 §5.4.8.2).
                 let is_bound_here =
-                    bound_here.as_ref().is_some_and(|here| here.is_equivalent(&uri))
-                        && known.is_emergency() == is_emergency;
-                !is_bound_here && listed.iter().any(|other| other.is_equivalent(&uri))
+                    bound_here.as_ref().is_some_and(|bound| is_same_contact(bound, &uri));
+                !is_bound_here && listed.iter().any(|listed| is_same_contact(listed, &uri))
             });
-            if ue == attempt.ue || is_listed {
+            if other.ue == *here || other.is_emergency != *is_emergency || is_listed {
                 continue;
             }
-            if !self.registrations.end(&attempt.impi, ue, &attempt.public_identity) {
+            if !self.registrations.end(&other, &attempt.public_identity) {
                 continue;
             }
             tracing::info!(
-                identity = %logged(attempt.impi.as_str(), self.config.log_identities),
-                left = %ue,
+                identity = %logged(impi.as_str(), self.config.log_identities),
+                left = %other.ue,
                 "the UE has another address"
             );
-            self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), ue));
-            self.forget_followers(&(attempt.impi.clone(), ue));
-            for id in self.security.sets_of(&attempt.impi, ue) {
+            self.forget_followers(&other);
+            for id in self.security.sets_of(&other) {
                 self.drop_set(id, out);
             }
+            self.timers.stop(&Timer::RegistrationEnds(other));
         }
     }
 
-    /// TS 24.229 §5.2.5.1: the contacts that the same private identity has at other addresses, and that are named.
+    /// TS 24.229 §5.2.5.1: the other contacts that the same private identity has, and that are named.
     /// Their UEs are told by the home network, and so have the time that they have after any end that it makes.
     fn end_named(&mut self, now: Now, attempt: &Attempt, request: &Headers) {
-        let (impi, identity) = (&attempt.impi, &attempt.public_identity);
+        let identity = &attempt.public_identity;
         let named = contacts(request);
-        for ue in self.registrations.addresses_of(impi) {
-            let Some(known) = self.registrations.get(impi, ue) else { continue };
+        for other in self.registrations.of(&attempt.owner.private_identity) {
+            let Some(known) = self.registrations.get(&other) else { continue };
             let is_named = Uri::parse(&known.contact_uri)
-                .is_ok_and(|uri| named.iter().any(|other| other.is_equivalent(&uri)));
-            if ue == attempt.ue || !is_named {
+                .is_ok_and(|uri| named.iter().any(|named| is_same_contact(named, &uri)));
+            if other == attempt.owner || !is_named {
                 continue;
             }
             if known.identities.iter().all(|set| set.holds(identity)) {
-                self.ended_by_home(now, &(impi.clone(), ue), Event::Unregistered);
+                self.ended_by_home(now, &other, Event::Unregistered);
             } else {
-                self.registrations.end(impi, ue, identity);
+                self.registrations.end(&other, identity);
             }
         }
     }
@@ -240,13 +238,11 @@ impl Pcscf {
         out: &mut Vec<Output>,
     ) {
         self.end_named(now, attempt, request);
-        let (impi, ue) = (&attempt.impi, attempt.ue);
-        let known = self.registrations.get(impi, ue);
+        let owner = &attempt.owner;
+        let known = self.registrations.get(owner);
         let is_own = known.is_some_and(|known| ends(&known.contact_uri, request, response));
-        if known.is_some()
-            && !(is_own && self.registrations.end(impi, ue, &attempt.public_identity))
-        {
-            let ends = self.registrations.get(impi, ue).map(|known| known.expires_at);
+        if known.is_some() && !(is_own && self.registrations.end(owner, &attempt.public_identity)) {
+            let ends = self.registrations.get(owner).map(|known| known.expires_at);
             let set = attempt.set.and_then(|id| self.security.get(id));
             if let (Some(ends), Some(set)) = (ends, set.filter(|set| !set.is_established())) {
                 let id = set.id;
@@ -255,10 +251,10 @@ impl Pcscf {
             return;
         }
         // The home network's NOTIFY about this very end may have come before its 200.
-        self.registrations.has_left(impi, ue);
-        self.timers.stop(&Timer::RegistrationEnds(attempt.impi.clone(), attempt.ue));
-        self.forget_followers(&(attempt.impi.clone(), attempt.ue));
-        for id in self.security.sets_of(&attempt.impi, attempt.ue) {
+        self.registrations.has_left(owner);
+        self.timers.stop(&Timer::RegistrationEnds(owner.clone()));
+        self.forget_followers(owner);
+        for id in self.security.sets_of(&attempt.owner) {
             let Some(set) = self.security.get(id) else { continue };
             let ends = set.expires_at.min(now + self.config.gm.old_set_life());
             self.set_life(id, ends);
@@ -267,17 +263,18 @@ impl Pcscf {
 }
 
 /// RFC 3261 §10.2.2: a deregistration ends this contact: by `*`, by its name, or because the registrar no longer
-/// lists it. A UE may name another contact than its own, and stays registered then.
+/// lists it. A UE may name another contact than its own, and stays registered then. `*` is not for the contact of an
+/// emergency registration, which no UE ends (TS 24.229 §5.1.6.2).
 fn ends(contact_uri: &str, request: &Headers, response: &Headers) -> bool {
     let Ok(own) = Uri::parse(contact_uri) else { return true };
-    let has = |headers| contacts(headers).iter().any(|uri| uri.is_equivalent(&own));
+    let has = |headers| contacts(headers).iter().any(|uri| is_same_contact(uri, &own));
     let mut values = request.values(Name::Contact);
     let is_all = values.any(|value| matches!(Contact::parse(value), Ok(Contact::Star)));
-    is_all || has(request) || !has(response)
+    (is_all && !is_for_emergency(&own)) || has(request) || !has(response)
 }
 
 /// URIs of all contacts.
-fn contacts(headers: &Headers) -> Vec<Uri> {
+pub(crate) fn contacts(headers: &Headers) -> Vec<Uri> {
     let uri = |value| match Contact::parse(value) {
         Ok(Contact::Address(address)) => Some(address.uri),
         _ => None,
@@ -294,15 +291,20 @@ fn apart(value: &str) -> Vec<String> {
     pieces.filter(|piece| Address::parse(piece).is_ok()).map(str::to_owned).collect()
 }
 
-/// What the registrar granted to the contact of this REGISTER: its URI and seconds.
-fn granted(request: &Headers, response: &Headers) -> Option<(String, u32)> {
-    let asked = request.values(Name::Contact).find_map(|value| match Contact::parse(value) {
+/// The contact that the REGISTER is to bind.
+pub(crate) fn contact_to_bind(request: &Headers) -> Option<Address> {
+    request.values(Name::Contact).find_map(|value| match Contact::parse(value) {
         Ok(Contact::Address(address)) if address.expires_seconds() != Some(0) => Some(address),
         _ => None,
-    })?;
+    })
+}
+
+/// What the registrar granted to the contact of this REGISTER: its URI and seconds.
+fn granted(request: &Headers, response: &Headers) -> Option<(String, u32)> {
+    let asked = contact_to_bind(request)?;
     let default = response.get(Name::Expires).and_then(|value| value.trim().parse().ok());
     let bound = response.values(Name::Contact).find_map(|value| match Contact::parse(value) {
-        Ok(Contact::Address(address)) if address.uri.is_equivalent(&asked.uri) => Some(address),
+        Ok(Contact::Address(address)) if is_same_contact(&address.uri, &asked.uri) => Some(address),
         _ => None,
     })?;
     let seconds = bound.expires_seconds().or(default).unwrap_or(3_600);

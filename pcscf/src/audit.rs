@@ -235,17 +235,18 @@ impl Pcscf {
         let traffic: HashMap<SetId, &[Traffic; 4]> =
             held.iter().map(|(set, traffic)| (*set, traffic)).collect();
         let mut sets: Vec<&Set> = self.security.iter().collect();
-        sets.sort_by_key(|set| (&set.impi, set.ue, set.id));
+        sets.sort_by_key(|set| (set.owner(), set.id));
         let mut text = String::new();
         let mut owner = None;
         for set in sets {
-            if owner != Some((&set.impi, set.ue)) {
-                owner = Some((&set.impi, set.ue));
-                let left = self.registrations.get(&set.impi, set.ue).map(|registration| {
+            if owner.as_ref() != Some(&set.owner()) {
+                let of = set.owner();
+                let left = self.registrations.get(&of).map(|registration| {
                     format!("registered for {} s", registration.expires_at.since(now).as_secs())
                 });
                 let left = left.unwrap_or_else(|| "not registered".into());
-                let _ = writeln!(text, "{} at {}: {left}", set.impi, set.ue);
+                let _ = writeln!(text, "{of}: {left}");
+                owner = Some(of);
             }
             let _ = writeln!(
                 text,

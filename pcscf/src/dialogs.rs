@@ -2,17 +2,14 @@
 //! later requests go the same way.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 
-use common::identity::Impi;
 use common::node::Now;
 use common::sip::message::Request;
 
+use crate::registrations::Owner;
+
 /// Dialogs of one UE; the oldest makes room.
 const DIALOGS_LIMIT: usize = 32;
-
-/// A UE: private identity and address.
-pub type Owner = (Impi, IpAddr);
 
 /// One dialog.
 #[derive(Clone, PartialEq, Eq, Debug)]

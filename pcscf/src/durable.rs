@@ -3,7 +3,7 @@
 //!
 //! | kind | key | value |
 //! |---|---|---|
-//! | `registration` | private identity, blank, address | [`Registration`] with its owner |
+//! | `registration` | private identity, blank, address; of an emergency one ` sos` | [`Registration`] with its owner |
 //! | `set` | number | [`Set`] |
 //! | `set_numbers` | `reserved` | sets of later runs get numbers from here on |
 //!
@@ -20,7 +20,7 @@ use common::ipsec::sa::SetId;
 use common::node::{Now, Output, Record, StoredRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::registrations::Registration;
+use crate::registrations::{Owner, Registration};
 use crate::security::{BEYOND_REGISTRATION, Set};
 use crate::{Pcscf, Timer};
 
@@ -133,7 +133,7 @@ impl Pcscf {
     /// its timer. Then the data plane hears which sets there are (ipsec.md L-16).
     pub(crate) fn start(&mut self, now: Now, records: Vec<StoredRecord>, out: &mut Vec<Output>) {
         for record in records {
-            if let Err(reason) = self.take_back(&record) {
+            if let Err(reason) = self.take_back(&record, out) {
                 self.durable.unreadable += 1;
                 let (kind, key) = (&record.kind, &record.key);
                 tracing::warn!(kind, key, reason, "a stored record cannot be used and is dropped");
@@ -154,19 +154,27 @@ impl Pcscf {
         self.begin_audits(now, out);
     }
 
-    fn take_back(&mut self, record: &StoredRecord) -> Result<(), String> {
+    fn take_back(&mut self, record: &StoredRecord, out: &mut Vec<Output>) -> Result<(), String> {
         let unreadable = |error: serde_json::Error| error.to_string();
         match record.kind.as_str() {
             REGISTRATION => {
                 let Owned { private_identity, ue, registration } =
                     serde_json::from_str::<Owned<Registration>>(&record.value)
                         .map_err(unreadable)?;
-                if !self.registrations.has_room(&private_identity, ue) {
+                let is_emergency = registration.is_emergency();
+                let owner = Owner { private_identity, ue, is_emergency };
+                if !self.registrations.has_room(&owner) {
                     return Err("limits.registrations is reached".into());
                 }
+                // Versions before this one kept an emergency registration in the place of the normal one.
+                if record.key != key_of(&owner) {
+                    let kept = keep_registration(&owner, &registration);
+                    let former = forget(REGISTRATION, record.key.clone());
+                    out.extend([kept, former].map(|record| Output::Persist { record }));
+                }
                 let ends = registration.expires_at + BEYOND_REGISTRATION;
-                self.timers.set(Timer::RegistrationEnds(private_identity.clone(), ue), ends);
-                self.registrations.insert(private_identity, ue, registration);
+                self.timers.set(Timer::RegistrationEnds(owner.clone()), ends);
+                self.registrations.insert(owner, registration);
                 self.registrations.touched();
             }
             SET => {
@@ -190,14 +198,10 @@ impl Pcscf {
     /// the data plane how long its sets live.
     pub(crate) fn persist(&mut self, first: usize, out: &mut Vec<Output>) {
         let mut records = Vec::new();
-        for (impi, ue) in self.registrations.touched() {
-            let key = format!("{impi} {ue}");
-            records.push(match self.registrations.get(&impi, ue) {
-                Some(registration) => {
-                    let owned = Owned { private_identity: impi, ue, registration };
-                    keep(REGISTRATION, key, &owned)
-                }
-                None => forget(REGISTRATION, key),
+        for owner in self.registrations.touched() {
+            records.push(match self.registrations.get(&owner) {
+                Some(registration) => keep_registration(&owner, registration),
+                None => forget(REGISTRATION, key_of(&owner)),
             });
         }
         for id in self.security.touched() {
@@ -227,6 +231,18 @@ impl Pcscf {
     pub(crate) fn logged<'a>(&self, impi: &'a Impi) -> std::borrow::Cow<'a, str> {
         logged(impi.as_str(), self.config.log_identities)
     }
+}
+
+/// Whether it is an emergency registration, its Contact says as well.
+fn keep_registration(owner: &Owner, registration: &Registration) -> Record {
+    let private_identity = owner.private_identity.clone();
+    let owned = Owned { private_identity, ue: owner.ue, registration };
+    keep(REGISTRATION, key_of(owner), &owned)
+}
+
+fn key_of(owner: &Owner) -> String {
+    let Owner { private_identity, ue, is_emergency } = owner;
+    format!("{private_identity} {ue}{}", if *is_emergency { " sos" } else { "" })
 }
 
 fn keep(kind: &'static str, key: String, value: &impl Serialize) -> Record {

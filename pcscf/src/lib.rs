@@ -37,9 +37,6 @@ pub mod security;
 pub mod session;
 mod terminating;
 
-use std::net::IpAddr;
-
-use common::identity::Impi;
 use common::ipsec::sa::SetId;
 use common::node::{Flow, Input, Node, Now, Output, Transport};
 use common::questions::Questions;
@@ -59,7 +56,7 @@ use crate::dialogs::Dialogs;
 use crate::durable::Durable;
 use crate::refusal::Counters;
 use crate::reg_event::Watches;
-use crate::registrations::Registrations;
+use crate::registrations::{Owner, Registrations};
 use crate::security::Security;
 
 /// The core of a P-CSCF.
@@ -111,11 +108,11 @@ enum Timer {
     /// The set that this new one follows has 64 × T1 left (ipsec.md L-07).
     OldSetRunsOut(SetId),
     /// The registration and its 30 s of grace are over (registration.md D-09).
-    RegistrationEnds(Impi, IpAddr),
+    RegistrationEnds(Owner),
     /// The data plane is to be compared with what we know.
     AuditDue,
     /// Our subscription to that registration is to be renewed.
-    WatchAgain(Impi, IpAddr),
+    WatchAgain(Owner),
 }
 
 /// Which side of the P-CSCF a flow belongs to.
@@ -222,13 +219,13 @@ impl Pcscf {
         match timer {
             Timer::SetEnds(set) => self.set_ended(now, set, out),
             Timer::OldSetRunsOut(new) => self.old_set_runs_out(now, new),
-            Timer::RegistrationEnds(impi, ue) => {
-                self.registrations.remove(&impi, ue);
-                self.registrations.has_left(&impi, ue);
-                self.forget_followers(&(impi, ue));
+            Timer::RegistrationEnds(owner) => {
+                self.registrations.remove(&owner);
+                self.registrations.has_left(&owner);
+                self.forget_followers(&owner);
             }
             Timer::AuditDue => self.audit_is_due(now, out),
-            Timer::WatchAgain(impi, ue) => self.watch_again(now, (impi, ue), out),
+            Timer::WatchAgain(owner) => self.watch_again(now, owner, out),
         }
     }
 
@@ -375,7 +372,7 @@ impl Node for Pcscf {
             &[],
             self.dialogs.len() as f64,
         );
-        let emergency = self.registrations.iter().filter(|(.., one)| one.is_emergency()).count();
+        let emergency = self.registrations.iter().filter(|(owner, _)| owner.is_emergency).count();
         samples.gauge(
             "tessera_pcscf_emergency_registrations",
             "Of the UEs registered through this P-CSCF, those for emergency calls alone",

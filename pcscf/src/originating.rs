@@ -19,9 +19,10 @@ use common::sip::p_headers::ChargingVector;
 use common::sip::uri::Uri;
 
 use crate::config::RouteMismatch;
-use crate::dialogs::{Dialog, Owner};
+use crate::dialogs::Dialog;
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::reg_event::is_reg_event;
+use crate::registrations::Owner;
 use crate::session::Refused;
 use crate::{OnPlace, OnReply, Pcscf, path};
 
@@ -77,7 +78,7 @@ impl Pcscf {
         if !headers.values(Name::ProxyRequire).all(|tag| tag.eq_ignore_ascii_case("sec-agree")) {
             return Err((420, "Bad Extension", "bad_extension"));
         }
-        let Some(registration) = self.registrations.get_or_leaving(&owner.0, owner.1) else {
+        let Some(registration) = self.registrations.get_or_leaving(&owner) else {
             return Err((403, "Not Registered", "not_registered"));
         };
         let asked = self.routes_behind_us(headers)?;
@@ -237,7 +238,7 @@ impl Pcscf {
         tracing::info!(
             procedure = "request of a UE",
             method = incoming.request().method_text(),
-            ue = %wait.owner.1,
+            ue = %wait.owner.ue,
             status = response.status(),
         );
         let headers = response.headers_mut();
@@ -254,9 +255,8 @@ impl Pcscf {
         wait: &Originating,
         response: &Response,
     ) {
-        let (impi, ue) = &wait.owner;
         // Nothing ends the dialogs of a UE whose registration has gone while its request was under way.
-        if self.registrations.get_or_leaving(impi, *ue).is_none() {
+        if self.registrations.get_or_leaving(&wait.owner).is_none() {
             return;
         }
         let request = incoming.request();

@@ -23,6 +23,9 @@ pub enum Refusal {
     OfferCollides,
     /// The private identity is not the one the association belongs to (TS 24.229 §5.2.2.1).
     ForeignIdentity,
+    /// An emergency registration was challenged, and Contact is that of the normal one now, or the other way round
+    /// (TS 24.229 §5.1.6.2).
+    ForeignContact,
     /// Via names another address than the association's (TS 24.229 §5.2.2.1).
     ForeignAddress,
     /// The home network challenges a refresh that offers nothing to build associations from.
@@ -46,7 +49,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 19] = [
+    pub const ALL: [Refusal; 20] = [
         Refusal::NoAssociation,
         Refusal::Malformed,
         Refusal::BadExtension,
@@ -56,6 +59,7 @@ impl Refusal {
         Refusal::SecurityClientChanged,
         Refusal::OfferCollides,
         Refusal::ForeignIdentity,
+        Refusal::ForeignContact,
         Refusal::ForeignAddress,
         Refusal::NothingToSecure,
         Refusal::ChallengedAgain,
@@ -72,9 +76,10 @@ impl Refusal {
     pub fn status(self) -> (u16, &'static str) {
         match self {
             Refusal::Malformed => (400, "Bad Request"),
-            Refusal::NoAssociation | Refusal::ForeignIdentity | Refusal::ForeignAddress => {
-                (403, "Forbidden")
-            }
+            Refusal::NoAssociation
+            | Refusal::ForeignIdentity
+            | Refusal::ForeignContact
+            | Refusal::ForeignAddress => (403, "Forbidden"),
             // With this the UE begins anew: its answer may have come too late only (TS 24.229 §5.1.1.2.1).
             Refusal::ChallengedAgain => (500, "Challenged Again"),
             // Of a refresh; with this the UE registers anew (TS 24.229 §5.1.1.4.1).
@@ -105,6 +110,7 @@ impl Refusal {
             Refusal::SecurityClientChanged => "security_client_changed",
             Refusal::OfferCollides => "offer_collides",
             Refusal::ForeignIdentity => "foreign_identity",
+            Refusal::ForeignContact => "foreign_contact",
             Refusal::ForeignAddress => "foreign_address",
             Refusal::NothingToSecure => "nothing_to_secure",
             Refusal::ChallengedAgain => "challenged_again",

@@ -21,8 +21,7 @@ use common::sip::message::{Headers, Request, Response};
 use common::sip::p_headers::ChargingVector;
 use common::sip::uri::{HostPort, Scheme, Uri};
 
-use crate::dialogs::Owner;
-use crate::registrations::Registration;
+use crate::registrations::{Owner, Registration, is_same_contact};
 use crate::security::BEYOND_REGISTRATION;
 use crate::{OnPlace, OnReply, Pcscf, Timer};
 
@@ -109,10 +108,10 @@ impl Pcscf {
         if !self.config.reg_event.subscribe || self.watches.by_owner.contains_key(&owner) {
             return;
         }
-        let Some(registration) = self.registrations.get(&owner.0, owner.1) else { return };
-        if registration.is_emergency() {
+        if owner.is_emergency {
             return;
         }
+        let Some(registration) = self.registrations.get(&owner) else { return };
         let Some(public_identity) = registration.default_identity() else { return };
         let watch = Watch {
             remote_target: public_identity.clone(),
@@ -135,9 +134,9 @@ impl Pcscf {
         if !self.config.reg_event.subscribe {
             return;
         }
-        for (number, (impi, ue, _)) in self.registrations.iter().enumerate() {
+        for (number, (owner, _)) in self.registrations.iter().enumerate() {
             let after = Duration::from_millis(1_000 + number as u64 * BETWEEN_WATCHES_MILLIS);
-            self.timers.set(Timer::WatchAgain(impi.clone(), ue), now + after);
+            self.timers.set(Timer::WatchAgain(owner.clone()), now + after);
         }
     }
 
@@ -278,8 +277,7 @@ impl Pcscf {
         watch.route_set.reverse();
         let granted = headers.get(Name::Expires).and_then(|text| delta_seconds(text.trim()));
         let granted = Duration::from_secs(u64::from(granted.unwrap_or(EXPIRES_SECONDS)));
-        let (impi, ue) = wait.owner;
-        self.timers.set(Timer::WatchAgain(impi, ue), now + renewal_after(granted));
+        self.timers.set(Timer::WatchAgain(wait.owner), now + renewal_after(granted));
         self.watches.count("subscribed");
     }
 
@@ -297,8 +295,7 @@ impl Pcscf {
         }
         self.watches.forget(&wait.owner);
         if may_be_later {
-            let (impi, ue) = wait.owner.clone();
-            self.timers.set(Timer::WatchAgain(impi, ue), now + RETRY);
+            self.timers.set(Timer::WatchAgain(wait.owner.clone()), now + RETRY);
         }
     }
 
@@ -347,7 +344,7 @@ impl Pcscf {
             self.watches.forget(&owner);
         }
         self.apply(now, &owner, &info);
-        let still = self.registrations.get(&owner.0, owner.1);
+        let still = self.registrations.get(&owner);
         let is_other =
             still.and_then(Registration::default_identity).is_some_and(|uri| uri != watched);
         let is_asked = ["deactivated", "timeout"].iter().any(|reason| state.contains(reason));
@@ -372,7 +369,7 @@ impl Pcscf {
 
     /// TS 24.229 §5.2.3, §5.2.5.2: identities that are registered, no more, or for a shorter time.
     pub(crate) fn apply(&mut self, now: Now, owner: &Owner, info: &RegInfo) {
-        let Some(known) = self.registrations.get(&owner.0, owner.1) else { return };
+        let Some(known) = self.registrations.get(owner) else { return };
         let Ok(own) = Uri::parse(&known.contact_uri) else { return };
         let mut registration = known.clone();
         let mut ended = None;
@@ -385,7 +382,7 @@ impl Pcscf {
             .collect();
         for one in &info.registrations {
             let is_own = |contact: &&reginfo::Contact| {
-                Uri::parse(&contact.uri).is_ok_and(|uri| uri.is_equivalent(&own))
+                Uri::parse(&contact.uri).is_ok_and(|uri| is_same_contact(&uri, &own))
             };
             let Ok(aor) = Uri::parse(&one.aor) else { continue };
             let Some(contact) = one.contacts.iter().find(is_own) else {
@@ -421,15 +418,15 @@ impl Pcscf {
         }
         let ends = registration.expires_at + BEYOND_REGISTRATION;
         if registration.expires_at < known.expires_at {
-            for id in self.security.sets_of(&owner.0, owner.1) {
+            for id in self.security.sets_of(owner) {
                 let established = self.security.get(id).filter(|set| set.is_established());
                 let Some(set) = established else { continue };
                 let ends = ends.min(set.expires_at);
                 self.set_life(id, ends);
             }
         }
-        self.timers.set(Timer::RegistrationEnds(owner.0.clone(), owner.1), ends);
-        self.registrations.insert(owner.0.clone(), owner.1, registration);
+        self.timers.set(Timer::RegistrationEnds(owner.clone()), ends);
+        self.registrations.insert(owner.clone(), registration);
     }
 
     /// TS 24.229 §5.2.5.2: the registration goes at once; the associations stay until the NOTIFY to
@@ -438,17 +435,17 @@ impl Pcscf {
         self.watches.count("deregistered");
         tracing::info!(
             procedure = "network-initiated deregistration",
-            identity = %logged(owner.0.as_str(), self.config.log_identities),
-            ue = %owner.1,
+            identity = %logged(owner.private_identity.as_str(), self.config.log_identities),
+            ue = %owner.ue,
             event = event.name(),
         );
-        self.registrations.leave(&owner.0, owner.1);
+        self.registrations.leave(owner);
         self.watches.forget(owner);
         let until = now + self.config.gm.old_set_life();
         // Dialogs, too: by them the NOTIFY finds the UE.
-        self.timers.set(Timer::RegistrationEnds(owner.0.clone(), owner.1), until);
-        self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
-        for id in self.security.sets_of(&owner.0, owner.1) {
+        self.timers.set(Timer::RegistrationEnds(owner.clone()), until);
+        self.timers.stop(&Timer::WatchAgain(owner.clone()));
+        for id in self.security.sets_of(owner) {
             let Some(set) = self.security.get(id) else { continue };
             let ends = set.expires_at.min(until);
             self.set_life(id, ends);
@@ -457,10 +454,10 @@ impl Pcscf {
 
     /// A UE is registered no more: what hangs on it goes too.
     pub(crate) fn forget_followers(&mut self, owner: &Owner) {
-        if self.registrations.get(&owner.0, owner.1).is_none() {
+        if self.registrations.get(owner).is_none() {
             self.watches.forget(owner);
             self.dialogs.forget(owner);
-            self.timers.stop(&Timer::WatchAgain(owner.0.clone(), owner.1));
+            self.timers.stop(&Timer::WatchAgain(owner.clone()));
         }
     }
 }
@@ -486,7 +483,7 @@ fn home_of(public_identity: &str, owner: &Owner) -> String {
     match uri.filter(is_sip).and_then(|uri| uri.host_port) {
         Some(HostPort { host, .. }) => format!("sip:{host}"),
         None => {
-            let impi = owner.0.as_str();
+            let impi = owner.private_identity.as_str();
             format!("sip:{}", impi.rsplit_once('@').map_or(impi, |(_, realm)| realm))
         }
     }

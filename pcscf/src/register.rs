@@ -28,9 +28,11 @@ use common::sip::security::Mechanism;
 use common::sip::uri::{Host, Uri};
 use common::sip::via::Via;
 
+use crate::accept::{contact_to_bind, contacts};
 use crate::config::Policy;
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
 use crate::refusal::Refusal;
+use crate::registrations::{Owner, is_for_emergency};
 use crate::sec_agree::{agree_on_temporary, set_security_server, take_keys};
 use crate::security::{Security, Set, State, Wanted};
 use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer, path};
@@ -39,13 +41,12 @@ use crate::{OnInstalled, OnPlace, OnReply, Pcscf, Side, Timer, path};
 #[derive(Debug)]
 pub struct Attempt {
     pub(crate) began: Now,
-    pub(crate) impi: Impi,
+    pub(crate) owner: Owner,
     pub(crate) public_identity: Impu,
     /// Where the REGISTER came from: the UE's address, or that of the NAT in front of it.
     pub(crate) source: IpAddr,
     /// As in [`crate::security::Set`].
     pub(crate) nat: Option<IpAddr>,
-    pub(crate) ue: IpAddr,
     pub(crate) pcscf: IpAddr,
     /// What Path names.
     pub(crate) place: SocketAddr,
@@ -101,7 +102,7 @@ impl Pcscf {
             Err(refusal) => return self.refuse(now, incoming, refusal, out),
         };
         if attempt.is_to_be_challenged()
-            && !self.security.await_challenge(&attempt.impi, attempt.source)
+            && !self.security.await_challenge(&attempt.owner.private_identity, attempt.source)
         {
             return self.refuse(now, incoming, Refusal::TooManyChallenges, out);
         }
@@ -151,12 +152,22 @@ impl Pcscf {
             None => private_address(request.headers(), source, &self.config.gm.addresses),
             Some(_) => None,
         };
+        let is_deregistration = is_deregistration(request.headers())?;
+        let is_emergency = is_of_emergency(request.headers(), set, is_deregistration);
         let agreed = match set.map(|set| (set.state, set)) {
             None => self.agree_in_clear(request.headers(), private.is_some())?,
-            Some((State::Temporary, set)) => agree_on_temporary(request.headers(), set)?,
-            Some((_, set)) => self.agree_on_established(request.headers(), set)?,
+            Some((State::Temporary, set)) => {
+                // It was challenged as the other kind of registration.
+                if set.is_emergency != is_emergency {
+                    return Err(Refusal::ForeignContact);
+                }
+                agree_on_temporary(request.headers(), set)?
+            }
+            Some((_, set)) => {
+                let owner = Owner { is_emergency, ..set.owner() };
+                self.agree_on_established(request.headers(), set, &owner)?
+            }
         };
-        let is_deregistration = is_deregistration(request.headers())?;
         // Of a UE inside a tunnel the sockets will see the private address.
         let in_tunnel = agreed.offer.as_ref().is_some_and(|offer| offer.is_udp_encapsulated);
         let (ue, nat) = match (set, private) {
@@ -169,11 +180,13 @@ impl Pcscf {
                 (source, None)
             }
         };
-        let is_full = !self.registrations.has_room(&impi, ue);
+        let owner = Owner { private_identity: impi, ue, is_emergency };
+        let is_full = !self.registrations.has_room(&owner);
         if is_full && !is_deregistration {
             return Err(Refusal::Exhausted);
         }
-        let integrity_protected = is_integrity_protected(set.map(|set| set.state), &credentials);
+        let own = set.filter(|set| set.is_of(&owner));
+        let integrity_protected = is_integrity_protected(own.map(|set| set.state), &credentials);
         let place = match (set, &agreed.offer) {
             (Some(set), _) => SocketAddr::new(set.ue, set.ports.us),
             (None, Some(offer)) => SocketAddr::new(ue, offer.port_s),
@@ -184,7 +197,7 @@ impl Pcscf {
             public_identity,
             source,
             nat,
-            ue,
+            owner,
             pcscf: flow.local.ip(),
             place,
             set: set.map(|set| set.id),
@@ -193,7 +206,6 @@ impl Pcscf {
             is_deregistration,
             request: self.to_home_network(request, credentials, integrity_protected, place, icid),
             deadline: now + Duration::from_secs(self.config.mw.register_seconds),
-            impi,
         })
     }
 
@@ -373,9 +385,8 @@ impl Pcscf {
             return self.give_up(now, incoming, attempt, Refusal::NoKeys, out);
         };
         let wanted = Wanted {
-            impi: &attempt.impi,
+            owner: &attempt.owner,
             nat: attempt.nat,
-            ue: attempt.ue,
             pcscf: attempt.pcscf,
             offer: &offer,
             challenged_over: attempt.set,
@@ -384,7 +395,7 @@ impl Pcscf {
             return self.give_up(now, incoming, attempt, Refusal::Exhausted, out);
         };
         for displaced in &allotted.displaced {
-            self.displace(*displaced, attempt.ue, out);
+            self.displace(*displaced, attempt.owner.ue, out);
         }
         let pairs = self.listed_pairs(offer.pair);
         let set = self.security.create(now, wanted, &allotted);
@@ -500,8 +511,8 @@ impl Pcscf {
         self.counters.count_status(response.status());
         tracing::info!(
             procedure = "register",
-            identity = %logged(attempt.impi.as_str(), self.config.log_identities),
-            ue = %attempt.ue,
+            identity = %logged(attempt.owner.private_identity.as_str(), self.config.log_identities),
+            ue = %attempt.owner.ue,
             protected = attempt.set.is_some(),
             deregistration = attempt.is_deregistration,
             status = response.status(),
@@ -638,6 +649,21 @@ fn is_integrity_protected(
         None => "no",
         Some(State::Temporary) if !has_response => "no",
         Some(_) => "yes",
+    }
+}
+
+/// Whether it is about an emergency registration or about the normal one: the contact says so that it is to bind or, in
+/// clear, to end (TS 24.229 §5.1.6.2). What else comes over associations is about the registration that they belong to.
+///
+/// A REGISTER that is to bind the other kind of contact over associations is no re-registration: the initial one of the
+/// other kind comes in clear. It is taken all the same, as if it had: it is not called protected, has to be challenged,
+/// and its challenge makes a set of its own.
+fn is_of_emergency(headers: &Headers, set: Option<&Set>, is_deregistration: bool) -> bool {
+    let bound = contact_to_bind(headers).filter(|_| !is_deregistration);
+    match (bound, set) {
+        (Some(contact), _) => is_for_emergency(&contact.uri),
+        (None, Some(set)) => set.is_emergency,
+        (None, None) => contacts(headers).iter().any(is_for_emergency),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the P-CSCF knows of a registered UE (TS 24.229 §5.2.2.3), and the operator's view of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use common::identity::{Impi, Impu};
@@ -13,6 +13,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::Touched;
 use crate::{Pcscf, Timer};
+
+/// A UE, as what belongs to it is kept: its private identity and its address. An emergency registration has a contact
+/// and associations of its own, beside those of the normal one of the same UE (TS 24.229 §5.1.6.2).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Owner {
+    pub private_identity: Impi,
+    pub ue: IpAddr,
+    pub is_emergency: bool,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Owner { private_identity, ue, is_emergency } = self;
+        write!(
+            f,
+            "{private_identity} at {ue}{}",
+            if *is_emergency { " for emergencies" } else { "" }
+        )
+    }
+}
 
 /// What one REGISTER registered: the identity in To and its implicit set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -77,7 +97,7 @@ impl Registration {
         // Most have not the letters even, and all are asked at each scrape.
         let has_letters = |text: &[u8]| text.eq_ignore_ascii_case(b"sos");
         self.contact_uri.as_bytes().windows(3).any(has_letters)
-            && Uri::parse(&self.contact_uri).is_ok_and(|uri| uri.parameter("sos").is_some())
+            && Uri::parse(&self.contact_uri).is_ok_and(|uri| is_for_emergency(&uri))
     }
 
     /// The URI is an identity of this registration.
@@ -100,101 +120,112 @@ impl Registration {
     }
 }
 
+/// The contact of an emergency registration (TS 24.229 §5.1.6.2).
+pub(crate) fn is_for_emergency(contact: &Uri) -> bool {
+    contact.parameter("sos").is_some()
+}
+
+/// RFC 3261 §19.1.4 lets a parameter be missing in one of two URIs; but `sos` makes another contact of it
+/// (TS 24.229 §5.4.8.2).
+pub(crate) fn is_same_contact(one: &Uri, other: &Uri) -> bool {
+    one.is_equivalent(other) && is_for_emergency(one) == is_for_emergency(other)
+}
+
 #[derive(Debug)]
 pub struct Registrations {
-    by_contact: Touched<(Impi, IpAddr), Registration>,
-    by_address: BTreeMap<IpAddr, BTreeSet<Impi>>,
+    by_owner: Touched<Owner, Registration>,
+    by_address: BTreeMap<IpAddr, BTreeSet<Owner>>,
     /// Ended by the home network, by address: until their UEs have been told. Not durable.
-    leaving: BTreeMap<(IpAddr, Impi), Registration>,
+    leaving: BTreeMap<(IpAddr, Owner), Registration>,
     limit: usize,
 }
 
 impl Registrations {
     pub fn new(limit: usize) -> Self {
-        let (by_contact, by_address) = (Touched::default(), BTreeMap::new());
-        Registrations { by_contact, by_address, leaving: BTreeMap::new(), limit }
+        let (by_owner, by_address) = (Touched::default(), BTreeMap::new());
+        Registrations { by_owner, by_address, leaving: BTreeMap::new(), limit }
     }
 
     /// There is room for this UE: it is known already, or the limit is not reached.
-    pub fn has_room(&self, impi: &Impi, ue: IpAddr) -> bool {
-        self.by_contact.len() < self.limit || self.get(impi, ue).is_some()
+    pub fn has_room(&self, owner: &Owner) -> bool {
+        self.by_owner.len() < self.limit || self.get(owner).is_some()
     }
 
-    pub fn get(&self, impi: &Impi, ue: IpAddr) -> Option<&Registration> {
-        self.by_contact.get(&(impi.clone(), ue))
+    pub fn get(&self, owner: &Owner) -> Option<&Registration> {
+        self.by_owner.get(owner)
     }
 
-    /// Private identities registered from an address.
-    pub fn at(&self, ue: IpAddr) -> impl Iterator<Item = &Impi> {
+    /// Who is registered from an address.
+    pub fn at(&self, ue: IpAddr) -> impl Iterator<Item = &Owner> {
         self.by_address.get(&ue).into_iter().flatten()
     }
 
     /// As [`Registrations::get`], or while it is leaving.
-    pub fn get_or_leaving(&self, impi: &Impi, ue: IpAddr) -> Option<&Registration> {
-        self.get(impi, ue).or_else(|| self.leaving.get(&(ue, impi.clone())))
+    pub fn get_or_leaving(&self, owner: &Owner) -> Option<&Registration> {
+        self.get(owner).or_else(|| self.leaving.get(&(owner.ue, owner.clone())))
     }
 
-    /// Private identities that are leaving from an address.
-    pub fn leaving_at(&self, ue: IpAddr) -> impl Iterator<Item = &Impi> {
-        let first = (ue, Impi::new(""));
-        let at = self.leaving.range(first..).take_while(move |((of, _), _)| *of == ue);
-        at.map(|((_, impi), _)| impi)
+    /// Who is leaving from an address.
+    pub fn leaving_at(&self, ue: IpAddr) -> impl Iterator<Item = &Owner> {
+        let first = Owner { private_identity: Impi::new(""), ue, is_emergency: false };
+        let at = self.leaving.range((ue, first)..).take_while(move |((of, _), _)| *of == ue);
+        at.map(|((_, owner), _)| owner)
     }
 
     /// The home network has ended it, and tells the UE of it.
-    pub fn leave(&mut self, impi: &Impi, ue: IpAddr) {
-        let Some(registration) = self.remove(impi, ue) else { return };
+    pub fn leave(&mut self, owner: &Owner) {
+        let Some(registration) = self.remove(owner) else { return };
         if self.leaving.len() < self.limit {
-            self.leaving.insert((ue, impi.clone()), registration);
+            self.leaving.insert((owner.ue, owner.clone()), registration);
         }
     }
 
-    pub fn has_left(&mut self, impi: &Impi, ue: IpAddr) {
-        self.leaving.remove(&(ue, impi.clone()));
+    pub fn has_left(&mut self, owner: &Owner) {
+        self.leaving.remove(&(owner.ue, owner.clone()));
     }
 
-    pub fn insert(&mut self, impi: Impi, ue: IpAddr, registration: Registration) {
-        self.has_left(&impi, ue);
-        self.by_address.entry(ue).or_default().insert(impi.clone());
-        self.by_contact.insert((impi, ue), registration);
+    pub fn insert(&mut self, owner: Owner, registration: Registration) {
+        self.has_left(&owner);
+        self.by_address.entry(owner.ue).or_default().insert(owner.clone());
+        self.by_owner.insert(owner, registration);
     }
 
-    pub fn remove(&mut self, impi: &Impi, ue: IpAddr) -> Option<Registration> {
-        if let Some(impis) = self.by_address.get_mut(&ue) {
-            impis.remove(impi);
-            if impis.is_empty() {
-                self.by_address.remove(&ue);
+    pub fn remove(&mut self, owner: &Owner) -> Option<Registration> {
+        if let Some(owners) = self.by_address.get_mut(&owner.ue) {
+            owners.remove(owner);
+            if owners.is_empty() {
+                self.by_address.remove(&owner.ue);
             }
         }
-        self.by_contact.remove(&(impi.clone(), ue))
+        self.by_owner.remove(owner)
     }
 
-    /// Where a private identity is registered.
-    pub fn addresses_of(&self, impi: &Impi) -> Vec<IpAddr> {
-        let first = (impi.clone(), IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        let of_it = self.by_contact.range(first..).take_while(|((of, _), _)| of == impi);
-        of_it.map(|((_, ue), _)| *ue).collect()
+    /// All that a private identity has registered.
+    pub fn of(&self, impi: &Impi) -> Vec<Owner> {
+        let ue = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let first = Owner { private_identity: impi.clone(), ue, is_emergency: false };
+        let of_it = self.by_owner.range(first..).map(|(owner, _)| owner);
+        of_it.take_while(|owner| owner.private_identity == *impi).cloned().collect()
     }
 
     /// Ends the registration of an identity and its implicit set; true: it was the last one, and the
     /// contact is registered no more.
-    pub fn end(&mut self, impi: &Impi, ue: IpAddr, identity: &Impu) -> bool {
-        let contact = (impi.clone(), ue);
-        let Some(known) = self.by_contact.get_mut(&contact) else { return false };
+    pub fn end(&mut self, owner: &Owner, identity: &Impu) -> bool {
+        let Some(known) = self.by_owner.get_mut(owner) else { return false };
         known.identities.retain(|set| !set.holds(identity));
         let is_last = known.identities.is_empty();
         if is_last {
-            self.remove(impi, ue);
+            self.remove(owner);
         }
         is_last
     }
 
     pub fn len(&self) -> usize {
-        self.by_contact.len()
+        self.by_owner.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.by_contact.is_empty()
+        self.by_owner.is_empty()
     }
 
     /// How many are leaving.
@@ -203,12 +234,12 @@ impl Registrations {
     }
 
     /// Registrations that were made, changed or removed since the last call.
-    pub fn touched(&mut self) -> BTreeSet<(Impi, IpAddr)> {
-        self.by_contact.take()
+    pub fn touched(&mut self) -> BTreeSet<Owner> {
+        self.by_owner.take()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&Impi, IpAddr, &Registration)> {
-        self.by_contact.iter().map(|((impi, ue), registration)| (impi, *ue, registration))
+    pub fn iter(&self) -> impl Iterator<Item = (&Owner, &Registration)> {
+        self.by_owner.iter()
     }
 }
 
@@ -225,12 +256,12 @@ impl Pcscf {
         let text = match words.as_slice() {
             ["registrations"] => {
                 let mut text = String::new();
-                for (impi, ue, registration) in self.registrations.iter() {
+                for (owner, registration) in self.registrations.iter() {
                     let seconds = registration.expires_at.since(now).as_secs();
                     let or_none = |text: &Option<String>| text.clone().unwrap_or("-".to_owned());
                     let _ = writeln!(
                         text,
-                        "{impi} at {ue}: {} for {seconds} s, default {}, term-ioi {}, charging {}",
+                        "{owner}: {} for {seconds} s, default {}, term-ioi {}, charging {}",
                         registration.contact_uri,
                         registration
                             .identities
@@ -262,17 +293,14 @@ impl Pcscf {
         for set in sets {
             self.drop_set(set, out);
         }
-        let all: Vec<(Impi, IpAddr)> = self
-            .registrations
-            .iter()
-            .map(|(impi, ue, _)| (impi.clone(), ue))
-            .chain(self.registrations.leaving.keys().map(|(ue, impi)| (impi.clone(), *ue)))
-            .collect();
-        for (impi, ue) in all {
-            self.registrations.remove(&impi, ue);
-            self.registrations.has_left(&impi, ue);
-            self.forget_followers(&(impi.clone(), ue));
-            self.timers.stop(&Timer::RegistrationEnds(impi, ue));
+        let leaving = self.registrations.leaving.keys().map(|(_, owner)| owner);
+        let all: Vec<Owner> =
+            self.registrations.iter().map(|(owner, _)| owner).chain(leaving).cloned().collect();
+        for owner in all {
+            self.registrations.remove(&owner);
+            self.registrations.has_left(&owner);
+            self.forget_followers(&owner);
+            self.timers.stop(&Timer::RegistrationEnds(owner));
         }
     }
 }

@@ -12,6 +12,7 @@ use common::sip::security::{Mechanism, is_same_list, mechanisms};
 use crate::Pcscf;
 use crate::config::{Policy, Prefer, SecurityAnswer};
 use crate::refusal::Refusal;
+use crate::registrations::Owner;
 use crate::security::Set;
 
 /// What the offer of a REGISTER comes to.
@@ -53,11 +54,13 @@ impl Pcscf {
     }
 
     /// TS 33.203 §7.4: an offer over an established set brings new SPIs and a new client port, and
-    /// keeps the server port. Without an offer a refresh goes on, but cannot be challenged.
+    /// keeps the server port. Without an offer a refresh goes on, but cannot be challenged. `owner`: whose the new set
+    /// will be.
     pub(crate) fn agree_on_established(
         &self,
         headers: &Headers,
         set: &Set,
+        owner: &Owner,
     ) -> Result<SecAgree, Refusal> {
         let security_client =
             mechanisms(headers, Name::SecurityClient).map_err(|_| Refusal::Malformed)?;
@@ -71,7 +74,7 @@ impl Pcscf {
         if set.is_made_with(&offer) {
             return Ok(SecAgree { offer: None, security_client });
         }
-        if !self.security.may_follow(set, &offer) {
+        if !self.security.may_follow(set, owner, &offer) {
             return Err(Refusal::OfferCollides);
         }
         Ok(SecAgree { offer: Some(offer), security_client })

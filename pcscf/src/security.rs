@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, SpiRange};
 use crate::durable::Touched;
+use crate::registrations::Owner;
 
 mod allot;
 mod life;
@@ -77,6 +78,9 @@ pub struct Set {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nat: Option<IpAddr>,
     pub ue: IpAddr,
+    /// Of the emergency registration of the UE.
+    #[serde(default)]
+    pub is_emergency: bool,
     pub pcscf: IpAddr,
     pub ports: Ports,
     pub spis: Spis,
@@ -92,6 +96,16 @@ pub struct Set {
 impl Set {
     pub fn is_established(&self) -> bool {
         self.state != State::Temporary
+    }
+
+    pub fn owner(&self) -> Owner {
+        let Set { impi, ue, is_emergency, .. } = self;
+        Owner { private_identity: impi.clone(), ue: *ue, is_emergency: *is_emergency }
+    }
+
+    pub fn is_of(&self, owner: &Owner) -> bool {
+        (&self.impi, self.ue, self.is_emergency)
+            == (&owner.private_identity, owner.ue, owner.is_emergency)
     }
 
     /// Established, and the UE has not used it yet.
@@ -213,15 +227,14 @@ impl Security {
         self.sets.get(&id)
     }
 
-    /// All sets of a UE: same private identity at the same address, oldest first.
-    pub fn sets_of(&self, impi: &Impi, ue: IpAddr) -> Vec<SetId> {
-        let Some(ids) = self.by_ue.get(&ue) else { return Vec::new() };
-        ids.iter().copied().filter(|id| self.sets[id].impi == *impi).collect()
+    /// All sets of a UE, oldest first.
+    pub fn sets_of(&self, owner: &Owner) -> Vec<SetId> {
+        self.at(owner.ue).filter(|set| set.is_of(owner)).map(|set| set.id).collect()
     }
 
     /// The set to send on: in use, else new.
-    pub fn set_to_use(&self, impi: &Impi, ue: IpAddr) -> Option<&Set> {
-        let sets = self.sets_of(impi, ue);
+    pub fn set_to_use(&self, owner: &Owner) -> Option<&Set> {
+        let sets = self.sets_of(owner);
         let in_state =
             |state| sets.iter().rev().map(|id| &self.sets[id]).find(move |set| set.state == state);
         in_state(State::InUse).or_else(|| in_state(State::New))
@@ -241,7 +254,8 @@ impl Security {
     /// same address of a UE, or an SPI that is in use at the same address of the network. And requests
     /// to one of two subscribers must not reach the other.
     fn clashing(&self, wanted: &Wanted<'_>) -> impl Iterator<Item = &Set> {
-        let Wanted { impi, nat, ue, offer, .. } = *wanted;
+        let Wanted { owner: Owner { private_identity: impi, ue, .. }, nat, offer, .. } = *wanted;
+        let ue = *ue;
         let source = nat.unwrap_or(ue);
         let by_port = self.at(ue).filter(move |set| {
             let is_elsewhere = set.source() != source && set.impi != *impi;
@@ -266,10 +280,14 @@ impl Security {
     }
 
     fn best_of<'a>(&self, sets: impl Iterator<Item = &'a Set>, port_us: u16) -> Option<&'a Set> {
-        let rank = |set: &&Set| match set.state {
-            State::InUse => 0,
-            State::New => 1,
-            State::Old | State::Temporary => 2,
+        let rank = |set: &&Set| {
+            let by_state = match set.state {
+                State::InUse => 0,
+                State::New => 1,
+                State::Old | State::Temporary => 2,
+            };
+            // A UE may have one server port for both of its registrations.
+            (by_state, set.is_emergency)
         };
         sets.filter(|set| set.ports.us == port_us && set.is_established()).min_by_key(rank)
     }
@@ -277,22 +295,23 @@ impl Security {
     /// TS 33.203 §7.4, ipsec.md: an offer over `set` brings what no living set at that
     /// address has, and keeps the server port. A port or an SPI of the UE's own old sets may come
     /// again, since only the UE itself can have let go of them; so may those of a challenge that is
-    /// repeated.
-    pub fn may_follow(&self, set: &Set, offer: &Offer) -> bool {
+    /// repeated. The new one will belong to `owner`.
+    pub fn may_follow(&self, set: &Set, owner: &Owner, offer: &Offer) -> bool {
         let gives_way = |other: &Set| {
             other.id != set.id
-                && other.impi == set.impi
+                && other.is_of(owner)
                 && matches!(other.state, State::Old | State::Temporary)
         };
-        let wanted = Wanted {
-            impi: &set.impi,
-            nat: set.nat,
-            ue: set.ue,
-            pcscf: set.pcscf,
-            offer,
-            challenged_over: Some(set.id),
-        };
+        let wanted =
+            Wanted { owner, nat: set.nat, pcscf: set.pcscf, offer, challenged_over: Some(set.id) };
         offer.port_s == set.ports.us && self.clashing(&wanted).all(gives_way)
+    }
+
+    /// What the set was challenged over, of the same owner: another authentication (ipsec.md L-05). Any else is an initial
+    /// one, also where it came over the associations of the other registration of its UE.
+    pub fn challenged_over(&self, set: &Set, agreed: &Agreed) -> Option<SetId> {
+        let older = self.get(agreed.challenged_over?)?;
+        older.is_of(&set.owner()).then_some(older.id)
     }
 
     /// The challenge is over, one way or the other: what was agreed for it.

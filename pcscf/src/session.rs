@@ -11,7 +11,6 @@
 
 use std::net::SocketAddr;
 
-use common::identity::Impi;
 use common::node::{Now, Output};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
@@ -19,7 +18,7 @@ use common::sip::message::Method;
 use common::sip::uri::{Host, Uri};
 
 use crate::config::Policy;
-use crate::dialogs::Owner;
+use crate::registrations::Owner;
 use crate::{Pcscf, Side};
 
 /// What is taken here.
@@ -121,33 +120,38 @@ impl Pcscf {
     /// registration the home network has just ended is let through to be told so.
     fn speaker(&self, incoming: &Incoming, side: Side) -> Option<Owner> {
         let flow = incoming.flow();
-        let ue = flow.remote.ip();
-        let impi = match side {
+        let owner = match side {
             Side::GmProtected => {
                 let set = self.security.set_of(&flow)?;
-                set.is_established().then(|| set.impi.clone())?
+                set.is_established().then(|| set.owner())?
             }
+            // The normal registration before the emergency one.
             Side::Gm if self.config.ipsec.policy != Policy::Required => {
-                self.in_clear(flow.remote)?
+                self.in_clear(flow.remote).into_iter().min()?.clone()
             }
             _ => return None,
         };
-        self.registrations.get_or_leaving(&impi, ue).is_some().then_some((impi, ue))
+        self.registrations.get_or_leaving(&owner).is_some().then_some(owner)
     }
 
-    /// The one subscriber that is registered from an address without associations, or leaving; where there are
-    /// several, behind one NAT, the one that registered from this very place. Two at one place are nobody.
-    pub(crate) fn in_clear(&self, place: SocketAddr) -> Option<Impi> {
+    /// What the one subscriber has that is registered from an address without associations, or leaving: the normal
+    /// registration, the emergency one, or both. Where there are several, behind one NAT, it is the one that registered
+    /// from this very place. Two at one place are nobody.
+    pub(crate) fn in_clear(&self, place: SocketAddr) -> Vec<&Owner> {
         let ue = place.ip();
-        let all = || self.registrations.at(ue).chain(self.registrations.leaving_at(ue));
-        let is_alone = all().nth(1).is_none();
-        let is_there = |impi: &&Impi| {
-            let known = self.registrations.get_or_leaving(impi, ue);
-            is_alone || known.is_some_and(|known| known.place == Some(place))
-        };
-        let mut found = all().filter(is_there);
-        let impi = found.next().filter(|impi| self.security.sets_of(impi, ue).is_empty())?;
-        found.next().is_none().then(|| impi.clone())
+        let mut there: Vec<&Owner> =
+            self.registrations.at(ue).chain(self.registrations.leaving_at(ue)).collect();
+        if !is_one_subscriber(&there) {
+            there.retain(|owner| {
+                let known = self.registrations.get_or_leaving(owner);
+                known.is_some_and(|known| known.place == Some(place))
+            });
+        }
+        if !is_one_subscriber(&there) {
+            return Vec::new();
+        }
+        there.retain(|owner| self.security.sets_of(owner).is_empty());
+        there
     }
 
     /// Neither Request-URI nor Route lead beyond this node.
@@ -173,6 +177,10 @@ impl Pcscf {
             None => false,
         }
     }
+}
+
+fn is_one_subscriber(owners: &[&Owner]) -> bool {
+    owners.windows(2).all(|pair| pair[0].private_identity == pair[1].private_identity)
 }
 
 /// TS 24.229 §5.2.10: in clear nothing but REGISTER and what is for an emergency service (RFC 5031).

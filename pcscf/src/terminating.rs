@@ -64,11 +64,11 @@ impl Pcscf {
         request: &Request,
         transport: Transport,
     ) -> Option<Target> {
-        let of_dialog = self.dialogs.of(request).and_then(|((impi, ue), _)| {
-            if let Some(set) = self.security.set_to_use(impi, *ue) {
+        let of_dialog = self.dialogs.of(request).and_then(|(owner, _)| {
+            if let Some(set) = self.security.set_to_use(owner) {
                 return Some(target_on(set, transport));
             }
-            let place = self.registrations.get_or_leaving(impi, *ue)?.place?;
+            let place = self.registrations.get_or_leaving(owner)?.place?;
             self.target_in_clear(place, request, transport)
         });
         let at_recorded = || self.target_at(recorded?, request, transport);
@@ -98,12 +98,11 @@ impl Pcscf {
         request: &Request,
         transport: Transport,
     ) -> Option<Target> {
-        let has_dialog = self.dialogs.of(request).is_some_and(|((impi, of), _)| {
-            *of == ue.ip() && self.security.sets_of(impi, *of).is_empty()
+        let has_dialog = self.dialogs.of(request).is_some_and(|(owner, _)| {
+            owner.ue == ue.ip() && self.security.sets_of(owner).is_empty()
         });
-        let of_place = self.in_clear(ue);
-        let is_registered =
-            of_place.is_some_and(|impi| self.registrations.get(&impi, ue.ip()).is_some());
+        let mut of_place = self.in_clear(ue).into_iter();
+        let is_registered = of_place.any(|owner| self.registrations.get(owner).is_some());
         if !is_registered && !has_dialog {
             return None;
         }

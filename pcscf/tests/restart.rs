@@ -309,6 +309,62 @@ fn a_crash_costs_no_registration() {
     assert_eq!((lone.rows_of("registration"), lone.rows_of("set")), (0, 0));
 }
 
+/// TS 24.229 §5.1.6.2; ipsec.md L-16: the normal registration of a phone and its emergency one come back both, with a set each;
+/// and from the store of an earlier version, which had one place for both, the one that stood there.
+#[test]
+fn a_crash_costs_neither_of_two_kinds() {
+    let mut lone = Lone::new();
+    lone.all_is_there();
+    let normal = lone.register();
+    let of_emergency = |text: String| {
+        text.replace(":31001>", ":34001;sos>")
+            .replace("31000", "34000")
+            .replace("31001", "34001")
+            .replace("spi-c=7001;spi-s=7002", "spi-c=9001;spi-s=9002")
+            .replace("call1", "call2")
+            .replace("z9hG4bK", "z9hG4bKsos")
+    };
+    lone.request();
+    lone.from_ue(5060, 5060, &of_emergency(register(5060, 1, &offer())));
+    let forwarded = lone.request();
+    lone.from_core(&challenge(&forwarded));
+    let (id, emergency) = lone.take(|output| match output {
+        Output::InstallSas { id, set } => Some((*id, KnownSet::from(&**set))),
+        _ => None,
+    });
+    lone.feed(Input::SasInstalled { id, result: Ok(()) });
+    let (_, response) = lone.response();
+    let list = response.headers().get(Name::SecurityServer).unwrap().to_owned();
+    let text = of_emergency(register(31_001, 2, &offer()))
+        .replace("Authorization", &format!("Security-Verify: {list}\r\nAuthorization"));
+    lone.from_ue(34_000, emergency.ports.ps, &text);
+    let forwarded = lone.request();
+    let mut response = accepted(&forwarded, 34_001, 3_600);
+    response.headers_mut().set(Name::Contact, &format!("<sip:{UE}:34001;sos>;expires=3600"));
+    lone.from_core(&response);
+    assert_eq!(lone.response().1.status(), 200);
+    assert_eq!((lone.rows_of("registration"), lone.rows_of("set")), (2, 2));
+    for _ in 0..2 {
+        lone.crash(Duration::from_secs(1));
+        assert_eq!(lone.all_is_there(), [normal, emergency]);
+        assert_eq!(lone.metric("tessera_pcscf_registrations"), 2.0);
+        assert_eq!(lone.metric("tessera_pcscf_emergency_registrations"), 1.0);
+    }
+    // Each over its own set: the end of one set is the end of one registration.
+    lone.feed(Input::SasExpired { set: normal.id });
+    assert_eq!(lone.metric("tessera_pcscf_registrations"), 1.0);
+    assert_eq!(lone.metric("tessera_pcscf_emergency_registrations"), 1.0);
+
+    let row = |key: &str| ("registration".to_owned(), key.to_owned());
+    let value = lone.rows.remove(&row("alice@home.example 10.45.0.2 sos")).unwrap();
+    lone.rows.insert(row("alice@home.example 10.45.0.2"), value);
+    lone.crash(Duration::from_secs(1));
+    assert_eq!(lone.metric("tessera_pcscf_emergency_registrations"), 1.0);
+    assert_eq!(lone.rows_of("registration"), 1);
+    lone.pass(Duration::from_secs(3_700));
+    assert_eq!((lone.rows_of("registration"), lone.rows_of("set")), (0, 0));
+}
+
 /// TS 24.229 §5.2.2.3; registration.md P-02, P-11: the term-ioi of the home network and its charging functions are for us, also
 /// when we come back, and not for the UE; the operator is shown them.
 #[test]

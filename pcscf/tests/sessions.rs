@@ -154,7 +154,11 @@ impl Lone {
         let verify = format!("Security-Verify: {}\r\n", list.join(", "));
         lone.protected(&written(register(31_001, cseq + 1, &verify)));
         let (_, second) = lone.request();
-        lone.from_core(accepted(&second).to_bytes());
+        let mut response = accepted(&second);
+        let contact = response.headers().get(Name::Contact).unwrap();
+        let contact = contact.replace(">;expires", &format!("{more}>;expires"));
+        response.headers_mut().set(Name::Contact, &contact);
+        lone.from_core(response.to_bytes());
         let (_, response) = lone.response(200);
         assert!(response.headers().has(Name::ServiceRoute));
     }
@@ -713,6 +717,7 @@ fn an_initial_registration_is_watched_anew() {
                         spi-s=7004;port-c=31002;port-s=31001";
     for (is_initial, more) in [(true, ""), (false, ""), (true, ";sos")] {
         let mut lone = Lone::registered(config(true));
+        let first = lone.set.clone().unwrap().id;
         let earlier = lone.watched();
         lone.protected(&subscribe(&[]));
         let (_, request) = lone.request();
@@ -723,6 +728,25 @@ fn an_initial_registration_is_watched_anew() {
             lone.is_silent();
             assert_eq!(lone.counter("tessera_pcscf_emergency_registrations", ""), 1);
             assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), 1);
+            // What the home network says of one contact ends nothing of the other.
+            let ended = [(ALICE, Event::Rejected, false, 0), (NUMBER, Event::Rejected, false, 0)];
+            let text = document(&earlier, 1, "active;expires=60", &ended).to_vec();
+            let text = String::from_utf8(text).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let length = format!("Content-Length: {}", body.len());
+            let body = body
+                .replace(&format!("sip:{UE}:31001"), &format!("sip:{UE}:31001;sos"))
+                .replace("state=\"terminated\">\n<contact", "state=\"active\">\n<contact");
+            let head = head.replace(&length, &format!("Content-Length: {}", body.len()));
+            lone.from_core(format!("{head}\r\n\r\n{body}").into());
+            lone.response(200);
+            assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 2);
+            lone.from_core(document(&earlier, 2, "terminated;reason=rejected", &ended));
+            lone.response(200);
+            assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+            assert_eq!(lone.counter("tessera_pcscf_emergency_registrations", ""), 1);
+            lone.pass(Duration::from_secs(129));
+            assert_eq!(lone.removed, [first]);
             continue;
         }
         assert_eq!(lone.counter("tessera_pcscf_dialogs", ""), u64::from(!is_initial));

@@ -15,6 +15,7 @@ use common::node::Now;
 
 use super::{Agreed, Security, Set, State};
 use crate::config::SpiRange;
+use crate::registrations::Owner;
 
 /// No port or SPI is left, or too many sets exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,10 +23,9 @@ pub struct Exhausted;
 
 /// For whom a temporary set is to be made, and from what.
 pub struct Wanted<'a> {
-    pub impi: &'a Impi,
+    pub owner: &'a Owner,
     /// As in [`Set`].
     pub nat: Option<IpAddr>,
-    pub ue: IpAddr,
     pub pcscf: IpAddr,
     pub offer: &'a Offer,
     /// As in [`Agreed`].
@@ -66,11 +66,11 @@ impl Security {
     /// displaces. Nothing changes yet: where something is lacking, nothing is lost.
     pub fn allot(&mut self, wanted: &Wanted<'_>) -> Result<Allotted, Exhausted> {
         // Whoever is somewhere else has nothing to do with this UE, and loses nothing to it.
-        let source = wanted.nat.unwrap_or(wanted.ue);
-        let is_elsewhere = |set: &Set| (set.source(), set.ue) != (source, wanted.ue);
+        let ue = wanted.owner.ue;
+        let source = wanted.nat.unwrap_or(ue);
+        let is_elsewhere = |set: &Set| (set.source(), set.ue) != (source, ue);
         let other = self.clashing(wanted).find(|set| is_elsewhere(set)).map(|set| set.id.0);
         if let Some(set) = other {
-            let ue = wanted.ue;
             tracing::warn!(%ue, %source, set, "another UE behind a NAT has these ports or SPIs");
             self.clashed += 1;
             return Err(Exhausted);
@@ -96,7 +96,7 @@ impl Security {
         if is_full {
             return None;
         }
-        let (ue, us) = (wanted.ue, wanted.offer.port_s);
+        let (ue, us) = (wanted.owner.ue, wanted.offer.port_s);
         let count = self.protected_client_ports.len();
         let start = self.random.below(count as u64) as usize;
         let port_pc = (0..count)
@@ -113,14 +113,14 @@ impl Security {
     /// has restarted; and of too many challenges for one identity the oldest.
     fn displaced_by(&self, wanted: &Wanted<'_>) -> Vec<SetId> {
         let is_earlier = |set: &&Set| {
-            set.impi == *wanted.impi && set.nat == wanted.nat && set.state == State::Temporary
+            set.is_of(wanted.owner) && set.nat == wanted.nat && set.state == State::Temporary
         };
-        let earlier = self.at(wanted.ue).filter(is_earlier);
+        let earlier = self.at(wanted.owner.ue).filter(is_earlier);
         let displaced: BTreeSet<SetId> =
             earlier.chain(self.clashing(wanted)).map(|set| set.id).collect();
         let mut displaced: Vec<SetId> = displaced.into_iter().collect();
         if wanted.challenged_over.is_none()
-            && let Some(others) = self.from_clear.get(wanted.impi)
+            && let Some(others) = self.from_clear.get(&wanted.owner.private_identity)
         {
             let others: Vec<SetId> =
                 others.iter().copied().filter(|id| !displaced.contains(id)).collect();
@@ -132,7 +132,8 @@ impl Security {
 
     /// TS 33.203 §7.1: the temporary set. What it displaces has gone before.
     pub fn create(&mut self, now: Now, wanted: Wanted<'_>, allotted: &Allotted) -> &mut Set {
-        let Wanted { impi, nat, ue, pcscf, offer, challenged_over } = wanted;
+        let Wanted { owner, nat, pcscf, offer, challenged_over } = wanted;
+        let Owner { private_identity: impi, ue, is_emergency } = owner.clone();
         let Allotted { port_pc, spi_pc, spi_ps, displaced: _ } = *allotted;
         let ports = Ports {
             uc: offer.port_c,
@@ -158,9 +159,10 @@ impl Security {
             Agreed { security_client: Vec::new(), security_server: Vec::new(), challenged_over };
         let set = Set {
             id,
-            impi: impi.clone(),
+            impi,
             nat,
             ue,
+            is_emergency,
             pcscf,
             ports,
             spis,

@@ -19,7 +19,7 @@ impl Pcscf {
     pub(crate) fn reply_flow(&self, flow: &Flow) -> Option<Flow> {
         let set = self.security.set_of(flow)?;
         let answer_on = match set.state {
-            State::Old => self.security.set_to_use(&set.impi, set.ue).unwrap_or(set),
+            State::Old => self.security.set_to_use(&set.owner()).unwrap_or(set),
             _ => set,
         };
         Some(Flow { transport: flow.transport, ..answer_on.flow_to_ue() })
@@ -41,7 +41,7 @@ impl Pcscf {
     /// though the UE has not used it yet.
     pub(crate) fn old_set_runs_out(&mut self, now: Now, id: SetId) {
         let Some(new) = self.security.get(id).filter(|set| set.state == State::New) else { return };
-        let in_use = self.security.set_to_use(&new.impi, new.ue).filter(|set| set.id != id);
+        let in_use = self.security.set_to_use(&new.owner()).filter(|set| set.id != id);
         match in_use.map(|set| set.expires_at) {
             // A refresh over it has prolonged its life meanwhile (L-08).
             Some(ends) if ends > now + self.config.gm.old_set_life() => {
@@ -57,8 +57,8 @@ impl Pcscf {
         self.timers.stop(&Timer::OldSetRunsOut(id));
         let Some(set) = self.security.sets.get_mut(&id) else { return };
         set.state = State::InUse;
-        let (impi, ue) = (set.impi.clone(), set.ue);
-        for other in self.security.sets_of(&impi, ue) {
+        let owner = set.owner();
+        for other in self.security.sets_of(&owner) {
             let Some(set) = self.security.sets.get_mut(&other) else { continue };
             if other != id && set.is_established() {
                 set.state = State::Old;
@@ -79,23 +79,23 @@ impl Pcscf {
     /// TS 33.203 §7.4: a set whose life is over leaves the kernel at once.
     pub(crate) fn set_ended(&mut self, now: Now, id: SetId, out: &mut Vec<Output>) {
         let Some(set) = self.security.get(id) else { return };
-        let (impi, ue, was) = (set.impi.clone(), set.ue, set.state);
+        let (owner, was) = (set.owner(), set.state);
         self.drop_set(id, out);
         // Old about to end and new still unused: the new one is the one to use (ipsec.md L-07).
         if was == State::InUse
-            && let Some(next) = self.security.set_to_use(&impi, ue).map(|set| set.id)
+            && let Some(next) = self.security.set_to_use(&owner).map(|set| set.id)
         {
             self.put_into_use(now, next);
         }
         let is_left = self
             .security
-            .sets_of(&impi, ue)
+            .sets_of(&owner)
             .iter()
             .any(|id| self.security.get(*id).is_some_and(Set::is_established));
         if was != State::Temporary && !is_left {
             // The S-CSCF ended the registration 30 s ago (registration.md D-09).
-            self.registrations.remove(&impi, ue);
-            self.forget_followers(&(impi, ue));
+            self.registrations.remove(&owner);
+            self.forget_followers(&owner);
         }
     }
 
@@ -110,13 +110,12 @@ impl Pcscf {
 
     /// Promotes the temporary set of a successful challenge.
     pub(crate) fn establish(&mut self, now: Now, id: SetId, ends: Now, out: &mut Vec<Output>) {
-        let challenged_over =
-            self.security.take_agreed(id).and_then(|agreed| agreed.challenged_over);
+        let agreed = self.security.take_agreed(id);
         let Some(set) = self.security.sets.get_mut(&id) else { return };
-        let (impi, ue) = (set.impi.clone(), set.ue);
         set.state = State::New;
-        let others = self.security.sets_of(&impi, ue).into_iter().filter(|other| *other != id);
-        match challenged_over.filter(|old| self.security.get(*old).is_some()) {
+        let set = &self.security.sets[&id];
+        let others = self.security.sets_of(&set.owner()).into_iter().filter(|other| *other != id);
+        match agreed.and_then(|agreed| self.security.challenged_over(set, &agreed)) {
             // Re-authentication: the set that protected the challenged REGISTER stays in use until
             // the UE speaks on the new one (TS 24.229 §5.2.2.3; ipsec.md L-05).
             Some(old) => {

@@ -43,6 +43,8 @@ pub struct Phone {
     pub spi_us: u32,
     /// What Security-Client says in front of SPIs and ports, once for each entry.
     pub algorithms: Vec<String>,
+    /// It registers for emergency calls.
+    pub is_emergency: bool,
 }
 
 impl Phone {
@@ -56,6 +58,7 @@ impl Phone {
             spi_uc: 7_001,
             spi_us: 7_002,
             algorithms: vec!["alg=hmac-sha-1-96;ealg=aes-cbc".into()],
+            is_emergency: false,
         }
     }
 
@@ -155,6 +158,7 @@ impl Lone {
         self.next += 1;
         let Phone { user, address, .. } = phone;
         let host = SocketAddr::new(*address, sent_by);
+        let sos = if phone.is_emergency { ";sos" } else { "" };
         let transport = if phone.transport == Transport::Tcp { "TCP" } else { "UDP" };
         let Register { digest, expires, more } = register;
         format!(
@@ -163,7 +167,7 @@ impl Lone {
              Max-Forwards: 70\r\n\
              From: <sip:{user}@home.example>;tag=a\r\n\
              To: <sip:{user}@home.example>\r\n\
-             Contact: <sip:{host}>;expires={expires}\r\n\
+             Contact: <sip:{host}{sos}>;expires={expires}\r\n\
              Call-ID: call{number}\r\n\
              CSeq: {number} REGISTER\r\n\
              Supported: path, gruu\r\n\
@@ -266,6 +270,10 @@ impl Lone {
     /// The home network challenges what it has got; the question to the kernel and the set, if any.
     pub fn home_challenges(&mut self) -> Option<(QuestionId, SaSet)> {
         let request = self.forwarded();
+        self.home_challenges_this(&request)
+    }
+
+    fn home_challenges_this(&mut self, request: &Request) -> Option<(QuestionId, SaSet)> {
         let mut response = request.response(401, "Unauthorized");
         response.headers_mut().append(Name::WwwAuthenticate, CHALLENGE);
         self.home_says(&response);
@@ -300,6 +308,15 @@ impl Lone {
         }
     }
 
+    /// The answer to the operator.
+    pub fn replied(&mut self) -> String {
+        let replies = self.out.iter().filter_map(|output| match output {
+            Output::Reply { text, .. } => Some(text.clone()),
+            _ => None,
+        });
+        replies.last().expect("an answer to the operator")
+    }
+
     pub fn removed(&mut self) -> Vec<SetId> {
         let mut removed = Vec::new();
         self.out.retain(|output| match output {
@@ -314,7 +331,13 @@ impl Lone {
 
     /// From the challenge of the home network to the 401 of the phone: its set, Security-Server, flow.
     pub fn challenged(&mut self) -> (SaSet, String, Flow) {
-        let (id, set) = self.home_challenges().expect("a set was to be installed");
+        let request = self.forwarded();
+        self.challenge_for(&request)
+    }
+
+    /// The same for what the test has looked at.
+    pub fn challenge_for(&mut self, request: &Request) -> (SaSet, String, Flow) {
+        let (id, set) = self.home_challenges_this(request).expect("a set was to be installed");
         assert!(self.is_silent(), "the 401 must wait for the kernel");
         self.feed(Input::SasInstalled { id, result: Ok(()) });
         let (flow, response) = self.answered();

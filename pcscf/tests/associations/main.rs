@@ -1,6 +1,7 @@
 //! Dialogues with a P-CSCF alone: the life of sets of associations, ports and SPIs, and who may speak
 //! (TS 33.203 §7, TS 24.229 §5.2.2; rows L, A, N and F of ipsec.md).
 
+mod emergency;
 mod home;
 mod lone;
 mod nat;

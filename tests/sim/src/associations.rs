@@ -337,12 +337,18 @@ impl Associations {
         }
     }
 
-    /// L-13: a contact that the registrar lists no more.
+    /// L-13: a contact that the registrar lists no more. One for emergency calls and one that is not say nothing of each
+    /// other.
     fn left_behind(&mut self, now: Now, owner: &Owner, response: &Headers) {
         let listed: Vec<Uri> = contacts(response).into_iter().map(|(uri, _)| uri).collect();
+        let is_emergency = |place: &Place| {
+            let (contact, _) = place.contact.as_ref()?;
+            Some(Uri::parse(contact).ok()?.parameter("sos").is_some())
+        };
+        let own = self.places.get(owner).and_then(is_emergency);
         let is_left = |(other, place): (&Owner, &Place)| {
             let uri = Uri::parse(&place.contact.as_ref()?.0).ok()?;
-            let is_meant = other.0 == owner.0 && other.1 != owner.1;
+            let is_meant = other.0 == owner.0 && other.1 != owner.1 && is_emergency(place) == own;
             let is_listed = listed.iter().any(|one| one.is_equivalent(&uri));
             (is_meant && !is_listed).then(|| other.clone())
         };
