@@ -373,6 +373,32 @@ fn refuses_requests_that_lack_an_avp() {
     }
 }
 
+/// TS 29.228 §6.2.2, RFC 6733 §7.1.5: a PPR with nothing that could be new is refused; any one of what it may
+/// bring is enough, and an AVP that nobody knows is none of it.
+#[test]
+fn refuses_a_push_of_nothing() {
+    let full = encode(&requests()[9]);
+    let without_data = decode(full.encode_without(avp::USER_DATA));
+    assert!(Request::decode(&without_data).is_ok());
+    let without_charging = decode(full.encode_without(avp::CHARGING_INFORMATION));
+    assert!(Request::decode(&without_charging).is_ok());
+    let ppr = |more: &dyn Fn(&mut Builder)| {
+        request_message(305, |builder| {
+            builder.text(base::DESTINATION_HOST, "scscf1.hims.net");
+            builder.text(base::USER_NAME, IMPI);
+            more(builder);
+        })
+    };
+    let unknown = Definition::octets(4711, avp::VENDOR_3GPP, false);
+    for nothing in [ppr(&|_| {}), ppr(&|builder| builder.text(unknown, "news"))] {
+        let failure = Request::decode(&nothing).unwrap_err();
+        assert_eq!(failure, Failure::missing(avp::USER_DATA));
+    }
+    for news in [avp::SIP_AUTH_DATA_ITEM, avp::ALLOWED_WAF_WWSF_IDENTITIES] {
+        assert!(Request::decode(&ppr(&|builder| builder.group(news, |_| {}))).is_ok());
+    }
+}
+
 /// RFC 6733 §4.1, §7.1.5: either M setting of a known AVP is fine; unknown with M is 5001 and comes
 /// back in Failed-AVP; unknown without M is passed over.
 #[test]

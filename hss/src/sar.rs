@@ -197,7 +197,13 @@ impl Subject<'_> {
     /// TS 29.228 §6.1.2.1, the deregistrations: whole implicit sets, for the private identity
     /// named or for all. `wants_name_kept`: the S-CSCF would go on serving the user unregistered,
     /// which we grant where there are services for that.
+    ///
+    /// Whom another S-CSCF took over hears so by IDENTITY_ALREADY_REGISTERED: the clause leaves the code open,
+    /// and UNABLE_TO_COMPLY is what a fault of ours looks like, after which it should ask again.
     fn deregister(&self, wants_name_kept: bool) -> Result<Saa, Refusal> {
+        if self.subscription.server.is_some() && !self.is_assigned() {
+            return Err(Refusal::AssignedElsewhere);
+        }
         self.require_assigned()?;
         let private = self.private.as_ref().map(|private| private.id);
         let mut sets: Vec<(i64, bool)> = self

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::cx::uar::UserAuthorizationType;
 use common::cx::{self, Answered, Outcome, ServerCapabilities, Uar};
+use common::diameter::base::result_code;
 use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
 use common::sip::address::{Address, Contact};
@@ -28,6 +29,9 @@ use crate::{Icscf, OnAnswer, OnReply, RETRY_AFTER_SECONDS};
 /// Octets of an identity. No SIP URI or NAI that a network gives out comes near it, and the HSS gets
 /// both identities, and logs and databases after it, before anybody has authenticated.
 const IDENTITY_OCTETS_MAX: usize = 1024;
+
+/// Octets of P-Visited-Network-ID: as long as a domain name can be (RFC 1035 §3.1).
+const VISITED_NETWORK_OCTETS_MAX: usize = 255;
 
 /// What one registration carries through all its waits.
 #[derive(Debug)]
@@ -82,6 +86,8 @@ pub enum Refusal {
     ForeignDomain,
     /// The HSS knows no such user, no such pair, or allows no registration (TS 24.229 §5.3.1.2).
     NotAllowed(Outcome),
+    /// The SLF names no HSS for the user (TS 24.229 §5.3.1.3).
+    NoHss,
     /// The HSS could not do it (TS 24.229 §5.3.1.3).
     HssFailed(Outcome),
     /// The HSS gave no answer, or none was connected (TS 24.229 §5.3.1.3).
@@ -105,7 +111,7 @@ impl Refusal {
         match self {
             Refusal::Malformed(_) => (400, "Bad Request"),
             Refusal::ForeignDomain => (404, "Not Found"),
-            Refusal::NotAllowed(_) => (403, "Forbidden"),
+            Refusal::NotAllowed(_) | Refusal::NoHss => (403, "Forbidden"),
             Refusal::HssFailed(_) | Refusal::HssSilent(_) => (480, "Temporarily Unavailable"),
             Refusal::Overloaded => (503, "Service Unavailable"),
             Refusal::NoneCapable => (600, "Busy Everywhere"),
@@ -121,6 +127,7 @@ impl Refusal {
             Refusal::Malformed(_) => "malformed",
             Refusal::ForeignDomain => "foreign_domain",
             Refusal::NotAllowed(_) => "not_allowed",
+            Refusal::NoHss => "no_hss",
             Refusal::HssFailed(_) => "hss_failed",
             Refusal::HssSilent(_) => "hss_silent",
             Refusal::Overloaded => "overloaded",
@@ -172,6 +179,9 @@ impl Icscf {
         }
         if user_name.len() > IDENTITY_OCTETS_MAX {
             return Err(Refusal::Malformed("username"));
+        }
+        if visited.as_ref().is_some_and(|visited| visited.len() > VISITED_NETWORK_OCTETS_MAX) {
+            return Err(Refusal::Malformed("P-Visited-Network-ID"));
         }
 
         procedure.uar = Uar {
@@ -499,6 +509,8 @@ fn taken(branch: Branch<OnReply>) -> Option<(Incoming, Forwarded)> {
     }
 }
 
+/// DEVIATES: TS 24.229 §5.3.1.3 has 403 also where it is an SLF that is silent, because a UE that is forbidden
+/// does not come again, and an SLF does.
 pub(crate) fn no_answer_refusal(no_answer: NoAnswer) -> Refusal {
     match no_answer {
         NoAnswer::Overloaded => Refusal::Overloaded,
@@ -514,6 +526,7 @@ fn outcome_refusal(outcome: Outcome) -> Refusal {
         | Outcome::IDENTITY_NOT_REGISTERED
         | Outcome::ROAMING_NOT_ALLOWED
         | Outcome::AUTHORIZATION_REJECTED => Refusal::NotAllowed(outcome),
+        Outcome::Base(result_code::REDIRECT_INDICATION) => Refusal::NoHss,
         _ => Refusal::HssFailed(outcome),
     }
 }

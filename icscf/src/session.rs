@@ -87,6 +87,8 @@ pub enum Refusal {
     UserUnknown,
     /// The user is not registered and has no services for that (TS 24.229 §5.3.2.1).
     NotRegistered,
+    /// The same, of a SUBSCRIBE that would watch the registration.
+    NothingToWatch,
     /// The HSS could not do it (TS 24.229 §5.3.2.2).
     HssFailed(Outcome),
     /// The HSS gave no answer (TS 24.229 §5.3.2.2).
@@ -106,6 +108,9 @@ impl Refusal {
         match self {
             Refusal::Malformed(_) => (400, "Bad Request"),
             Refusal::ForeignDomain | Refusal::UserUnknown => (404, "Not Found"),
+            // TS 24.229 §5.3.2.1 has 404 or 480 for a user who is not registered: a watcher has to tell this
+            // from an HSS that fails, because it learns of no end of a registration in another way.
+            Refusal::NothingToWatch => (404, "Not Registered"),
             Refusal::NoDialog => (481, "Call/Transaction Does Not Exist"),
             Refusal::NotRegistered | Refusal::HssFailed(_) | Refusal::HssSilent(_) => {
                 (480, "Temporarily Unavailable")
@@ -124,6 +129,7 @@ impl Refusal {
             Refusal::NoDialog => "no_dialog",
             Refusal::UserUnknown => "user_unknown",
             Refusal::NotRegistered => "not_registered",
+            Refusal::NothingToWatch => "nothing_to_watch",
             Refusal::HssFailed(_) => "hss_failed",
             Refusal::HssSilent(_) => "hss_silent",
             Refusal::Overloaded => "overloaded",
@@ -245,6 +251,9 @@ impl Icscf {
             }
             Ok(Answered { answer: cx::Answer::Lia(lia), .. }) => match lia.outcome {
                 Outcome::USER_UNKNOWN => Refusal::UserUnknown,
+                Outcome::IDENTITY_NOT_REGISTERED if is_watching(incoming.request()) => {
+                    Refusal::NothingToWatch
+                }
                 Outcome::IDENTITY_NOT_REGISTERED => Refusal::NotRegistered,
                 other => Refusal::HssFailed(other),
             },
@@ -473,6 +482,13 @@ impl Icscf {
         );
         self.sip.respond(now, incoming, response, out);
     }
+}
+
+/// RFC 3680 §4.1
+fn is_watching(request: &Request) -> bool {
+    let event = request.headers().get(Name::Event).and_then(|event| event.split(';').next());
+    request.method() == Method::Subscribe
+        && event.is_some_and(|event| event.trim().eq_ignore_ascii_case("reg"))
 }
 
 /// Whom a request is for.

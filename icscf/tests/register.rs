@@ -205,7 +205,8 @@ fn maps_refusals_of_the_hss() {
         (Outcome::Experimental(5012), 480),
         (Outcome::Base(3002), 480),
         (Outcome::Base(3004), 480),
-        (Outcome::Base(3006), 480),
+        // An SLF that names no HSS.
+        (Outcome::Base(3006), 403),
         (Outcome::Base(4001), 480),
         // The same numbers in the other AVP mean other things.
         (Outcome::Base(5001), 480),
@@ -447,6 +448,24 @@ fn a_long_identity_is_400() {
     let mut dialogue = Dialogue::new(config());
     dialogue.receives(PCSCF, &text(&"a".repeat(1_000)));
     assert!(uar(&dialogue.asks()).user_name.len() > 1_000);
+}
+
+/// TS 24.229 §5.3.1.2: nor does the HSS get a visited network longer than a domain name can be.
+#[test]
+fn a_long_visited_network_is_400() {
+    for (octets, is_taken) in [(255, true), (256, false), (20_000, false)] {
+        let mut dialogue = Dialogue::new(config());
+        let visited = format!("\"{}\"", "v".repeat(octets));
+        dialogue.receives(PCSCF, &register(&[("\"vims.net\"", &visited)]));
+        if is_taken {
+            assert_eq!(uar(&dialogue.asks()).visited_network_identifier.len(), octets);
+            continue;
+        }
+        assert_eq!(dialogue.replies().status(), 400);
+        assert_eq!(dialogue.counter("tessera_icscf_registrations_total", "malformed"), 1);
+        dialogue.asks_nothing();
+        dialogue.rests();
+    }
 }
 
 /// RFC 3261 §10.3: S-14: another domain is not looked up here.

@@ -64,6 +64,24 @@ fn maps_refusals_of_the_hss() {
     }
 }
 
+/// TS 24.229 §5.3.2.1: who would watch a registration is told that there is none, and not that there is no telling.
+#[test]
+fn tells_watchers_that_nobody_is_registered() {
+    for (event, outcome, status) in [
+        ("reg", Outcome::IDENTITY_NOT_REGISTERED, 404),
+        ("reg;id=7", Outcome::IDENTITY_NOT_REGISTERED, 404),
+        ("reg", Outcome::UNABLE_TO_COMPLY, 480),
+        ("presence", Outcome::IDENTITY_NOT_REGISTERED, 480),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        let header = format!("Event: {event}\r\nMax-Forwards");
+        let changes = [("INVITE", "SUBSCRIBE"), ("Max-Forwards", header.as_str())];
+        let received = asked(&mut dialogue, &invite(&changes));
+        dialogue.answers(received, lia(outcome, None));
+        assert_eq!(dialogue.replies().status(), status, "{event} {outcome:?}");
+    }
+}
+
 /// TS 24.229 §5.3.2.1: a SIP URI that stands for a number is asked for as `tel:`.
 #[test]
 fn asks_for_telephone_numbers() {

@@ -4,7 +4,7 @@
 //! 2. `assigned`            take the profile, bind the contacts, answer 200; or undo and refuse
 
 use common::cx::sar::ServerAssignmentType;
-use common::cx::user_data::{ServiceProfile, UserData};
+use common::cx::user_data::{PublicIdentity, ServiceProfile, UserData};
 use common::cx::{self, Answered, Outcome, Saa, Sar};
 use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
@@ -14,7 +14,7 @@ use common::sip::message::Response;
 use crate::contacts::Origin;
 use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
-use crate::state::{Binding, Charging, Registration};
+use crate::state::{Binding, Change, Charging, Registration};
 use crate::third_party::{Notice, Occasion};
 use crate::watch::Cause;
 use crate::{OnAnswer, Scscf};
@@ -78,12 +78,8 @@ impl Scscf {
                 job.hss_host = Some(origin_host);
                 saa
             }
-            Ok(_) => {
-                return self.refuse(now, job, Refusal::HssSilent(NoAnswer::Malformed), out);
-            }
-            Err(no_answer) => {
-                return self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
-            }
+            Ok(_) => return self.unanswered(now, job, NoAnswer::Malformed, out),
+            Err(no_answer) => return self.unanswered(now, job, no_answer, out),
         };
         if let Some(refusal) = outcome_refusal(saa.outcome) {
             return self.refuse(now, job, refusal, out);
@@ -92,6 +88,30 @@ impl Scscf {
             Ok(service_profiles) => self.bind(now, job, service_profiles, saa, out),
             Err(refusal) => self.unassign(now, job, refusal, out),
         }
+    }
+
+    /// TS 29.228 §6.1.2.1: the HSS may have the user registered at this S-CSCF from now on, which knows nobody: it
+    /// hears that the user is gone, unless the UE comes again before. Who was registered stays so, here and
+    /// there; and of a user whom another S-CSCF has had, the HSS may have that registration still.
+    fn unanswered(
+        &mut self,
+        now: Now,
+        job: Registering,
+        no_answer: NoAnswer,
+        out: &mut Vec<Output>,
+    ) {
+        let held = self.registrations.find(&job.private_identity, &job.public_identity);
+        let was_asked = no_answer != NoAnswer::Overloaded;
+        if held.is_none() && was_asked && !job.is_reselected() {
+            let identity = job.public_identity.as_str().to_owned();
+            let public_identities = vec![PublicIdentity { identity, ..PublicIdentity::default() }];
+            let profile = ServiceProfile { public_identities, ..ServiceProfile::default() };
+            let gone = self.registration(&job, vec![profile], Charging::default());
+            let (private_identity, set) = (gone.private_identity.clone(), gone.set());
+            self.registrations.commit(Change::Stored(Box::new(gone)), out);
+            self.tell_end_later(now, private_identity, set);
+        }
+        self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
     }
 
     /// TS 29.228 §6.1.2.1: the profile of the answer, or the one at hand. It must hold the identity
@@ -133,6 +153,7 @@ impl Scscf {
             unchallenged: 0,
             is_reauthentication_due: false,
             told: Vec::new(),
+            refused_ends: 0,
             bindings: Vec::new(),
         }
     }
@@ -267,8 +288,8 @@ impl Scscf {
     }
 
     /// TS 29.228 §6.1.2.1: an assignment that was granted and cannot be used is given back, and
-    /// nothing of it stays here but what an emergency registration made (TS 24.229 §5.4.8.4). Servers hear of the
-    /// end, and phones: to come again where only this S-CSCF cannot use the profile.
+    /// nothing of it stays here but what an emergency registration made (TS 24.229 §5.4.8.4): where there is that,
+    /// the HSS hears nothing either, or it would have no S-CSCF for it. Servers hear of the end, and phones: to come again where only this S-CSCF cannot use the profile.
     fn unassign(&mut self, now: Now, job: Registering, refusal: Refusal, out: &mut Vec<Output>) {
         let (assignment_type, told) = match refusal {
             Refusal::ProfileUnusable => {
@@ -276,15 +297,14 @@ impl Scscf {
             }
             _ => (ServerAssignmentType::AdministrativeDeregistration, Cause::Rejected),
         };
-        self.tell_hss(now, &job, assignment_type, out);
         self.forget_restored(now, &job, out);
         let private_identity = &job.private_identity;
         let held = self.registrations.find(private_identity, &job.public_identity).cloned();
-        if let Some(held) = held
-            && !self.spare_emergency(now, private_identity, &held.set(), told, out)
-        {
-            self.remove(now, private_identity, &held.set(), told, out);
-            self.say_goodbye(now, Some(&held), out);
+        let set = held.as_ref().map_or_else(|| job.public_identity.clone(), Registration::set);
+        if !self.spare_emergency(now, private_identity, &set, told, out) {
+            self.tell_hss(now, &job, assignment_type, out);
+            self.remove(now, private_identity, &set, told, out);
+            self.say_goodbye(now, held.as_ref(), out);
         }
         self.refuse(now, job, refusal, out);
     }

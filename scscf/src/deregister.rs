@@ -17,6 +17,9 @@ use crate::state::{Binding, Change, Registration};
 use crate::third_party::{Notice, Occasion, Occurrence};
 use crate::{OnAnswer, Scscf, watch};
 
+/// How often an HSS that is unable to comply is told again that a registration is over.
+const REFUSED_ENDS_MAX: u32 = 10;
+
 /// Waits for the SAA.
 #[derive(Debug)]
 pub struct Deregistering {
@@ -345,7 +348,11 @@ impl Scscf {
         if is_final {
             self.remove(now, &private_identity, &set, cause.for_watchers(), out);
         } else {
-            self.keep_empty(now, &private_identity, &set, cause.for_watchers(), out);
+            let is_refused = matches!(&result,
+                Ok(Answered { answer: cx::Answer::Saa(saa), .. })
+                    if saa.outcome == Outcome::UNABLE_TO_COMPLY);
+            let told = cause.for_watchers();
+            self.keep_empty(now, &private_identity, &set, is_refused, told, out);
         }
         match cause {
             Cause::User(mut job) => {
@@ -433,7 +440,36 @@ impl Scscf {
         }
     }
 
+    /// `is_refused`: the HSS has said no, and not merely not now.
     fn keep_empty(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        set: &Impu,
+        is_refused: bool,
+        cause: watch::Cause,
+        out: &mut Vec<Output>,
+    ) {
+        self.stats.untold += 1;
+        let Some(held) = self.registrations.of_set(private_identity, set) else { return };
+        let refused_ends = held.refused_ends + u32::from(is_refused);
+        if refused_ends > REFUSED_ENDS_MAX {
+            return self.give_up(now, private_identity, set, cause, out);
+        }
+        if !held.bindings.is_empty() || is_refused {
+            let registration = Registration { bindings: Vec::new(), refused_ends, ..held.clone() };
+            self.store(now, registration, cause, out);
+        }
+        self.tell_end_later(now, private_identity.clone(), set.clone());
+    }
+
+    /// The user is gone, and the HSS has yet to hear of it.
+    pub(crate) fn tell_end_later(&mut self, now: Now, private_identity: Impi, set: Impu) {
+        let later = now + self.config.timeouts.retry();
+        self.registrations.look_again(private_identity, set, later);
+    }
+
+    fn give_up(
         &mut self,
         now: Now,
         private_identity: &Impi,
@@ -441,31 +477,27 @@ impl Scscf {
         cause: watch::Cause,
         out: &mut Vec<Output>,
     ) {
-        self.stats.untold += 1;
-        let Some(held) = self.registrations.of_set(private_identity, set) else { return };
-        if !held.bindings.is_empty() {
-            let registration = Registration { bindings: Vec::new(), ..held.clone() };
-            self.store(now, registration, cause, out);
-        }
-        let later = now + self.config.timeouts.retry();
-        self.registrations.look_again(private_identity.clone(), set.clone(), later);
+        self.stats.deregistration("given_up");
+        tracing::warn!(
+            private_identity = %self.logged(private_identity.as_str()),
+            public_identity = %self.logged(set.as_str()),
+            "the HSS refuses to hear that a registration is over, and may have it still"
+        );
+        self.remove(now, private_identity, set, cause, out);
     }
 }
 
-/// TS 29.228 §6.1.2.1: the HSS has the user registered at this S-CSCF no longer. Anything else, an HSS that is
-/// too busy for one, leaves it registered there for good unless it is told again.
+/// RFC 6733 §7.1: nothing changes by asking again: done, or a permanent failure. An HSS that is too busy, for
+/// one, has the user registered here for good unless it is told again. UNABLE_TO_COMPLY, though permanent by its
+/// number, is what an HSS answers whose database fails, too.
 fn is_final(outcome: Outcome) -> bool {
-    outcome.is_success()
-        || matches!(
-            outcome,
-            Outcome::USER_UNKNOWN
-                | Outcome::IDENTITIES_DONT_MATCH
-                | Outcome::IDENTITY_ALREADY_REGISTERED
-        )
+    let (Outcome::Base(code) | Outcome::Experimental(code)) = outcome;
+    let is_permanent = (5000..6000).contains(&code) && outcome != Outcome::UNABLE_TO_COMPLY;
+    outcome.is_success() || is_permanent
 }
 
-/// TS 29.228 §6.1.2.1: the name of another S-CSCF is stored.
+/// TS 29.228 §6.1.2.1, TS 29.229 §6.2.2.5: the name of another S-CSCF is stored. UNABLE_TO_COMPLY may be a fault.
 fn is_elsewhere(result: &Result<Answered, NoAnswer>) -> bool {
     matches!(result, Ok(Answered { answer: cx::Answer::Saa(saa), .. })
-        if matches!(saa.outcome, Outcome::UNABLE_TO_COMPLY | Outcome::IDENTITY_ALREADY_REGISTERED))
+        if saa.outcome == Outcome::IDENTITY_ALREADY_REGISTERED)
 }

@@ -158,6 +158,7 @@ mod tests {
             unchallenged: 0,
             is_reauthentication_due: false,
             told: Vec::new(),
+            refused_ends: 0,
             bindings: Vec::new(),
         };
         Ended { registration, cause: Cause::Rejected, gone: Vec::new() }

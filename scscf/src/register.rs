@@ -24,7 +24,7 @@ use crate::authenticate::Proof;
 use crate::config::{Protection, Reauthenticate};
 use crate::contacts::Contacts;
 use crate::restore::Restored;
-use crate::state::{Registration, end_of};
+use crate::state::{Binding, Registration, end_of};
 use crate::third_party::Notice;
 use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
 
@@ -32,7 +32,7 @@ use crate::{Job, RETRY_AFTER_SECONDS, Scscf};
 const SUPPORTED: [&str; 3] = ["path", "outbound", "gruu"];
 
 /// 64·T1 on Gm (TS 24.229 §7.7): as long as a UE waits for an answer to its REGISTER.
-const REPEATED_FOR_SECONDS: u64 = 128;
+pub(crate) const REPEATED_FOR_SECONDS: u64 = 128;
 
 /// One REGISTER on its way to its answer.
 #[derive(Debug)]
@@ -211,14 +211,23 @@ pub(crate) fn is_repeated(job: &Registering, registration: &Registration) -> boo
         registration.bindings.iter().any(|binding| {
             let would_end = end_of(wanted.expires_seconds, job.received);
             let age = would_end.checked_sub(binding.expires_at_seconds);
-            wanted.is_bound_as(binding)
-                && binding.call_id == request.call_id()
-                && binding.cseq == request.cseq()
+            is_bound_by(request, wanted, binding)
                 && age.is_some_and(|seconds| seconds <= REPEATED_FOR_SECONDS)
         })
     };
     let wanted = &job.contacts.wanted;
     job.is_protected && !wanted.is_empty() && wanted.iter().all(is_bound_by_it)
+}
+
+/// The binding is what this very REGISTER made of the contact.
+pub(crate) fn is_bound_by(
+    request: &Request,
+    wanted: &crate::contacts::Wanted,
+    binding: &Binding,
+) -> bool {
+    wanted.is_bound_as(binding)
+        && binding.call_id == request.call_id()
+        && binding.cseq == request.cseq()
 }
 
 impl Scscf {

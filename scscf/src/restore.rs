@@ -28,8 +28,9 @@ use common::sip::address::Address;
 use common::sip::parameter;
 use common::sip::uri::{Host, Uri};
 
-use crate::register::{Decision, Refusal, Registering, is_repeated};
-use crate::state::{Binding, Change, Charging, Registration};
+use crate::contacts::Wanted;
+use crate::register::{Decision, REPEATED_FOR_SECONDS, Refusal, Registering, is_bound_by};
+use crate::state::{Binding, Change, Charging, Registration, end_of};
 use crate::subscriptions::{Subscription, Watcher};
 use crate::{OnAnswer, Scscf, Timer};
 
@@ -237,7 +238,7 @@ impl Scscf {
     /// S-CSCF failed on, behind its SAR, is only to be assigned here.
     fn decide_restored(&self, job: &Registering) -> Decision {
         let registration = self.registrations.find(&job.private_identity, &job.public_identity);
-        if registration.is_some_and(|registration| is_repeated(job, registration)) {
+        if registration.is_some_and(|registration| is_the_one_left(job, registration)) {
             return Decision::Accept;
         }
         if let Some(refusal) = self.contradiction(job, registration) {
@@ -434,6 +435,22 @@ impl Scscf {
         self.stats.restoration(outcome);
         self.finish(now, private_identity, out);
     }
+}
+
+/// The REGISTER that the other S-CSCF failed on, as `register::is_repeated` has it. Of several contacts only the
+/// end of the last one was left (TS 29.229 §6.3.46), which may be another REGISTER's and later.
+fn is_the_one_left(job: &Registering, registration: &Registration) -> bool {
+    let wanted: Vec<_> =
+        job.contacts.wanted.iter().filter(|wanted| wanted.expires_seconds > 0).collect();
+    let request = job.incoming.request();
+    let is_bound = |wanted: &&Wanted| {
+        registration.bindings.iter().any(|binding| is_bound_by(request, wanted, binding))
+    };
+    let longest = wanted.iter().map(|wanted| wanted.expires_seconds).max();
+    let left = registration.bindings.iter().map(|binding| binding.expires_at_seconds).max();
+    let (Some(longest), Some(left)) = (longest, left) else { return false };
+    let age = end_of(longest, job.received).saturating_sub(left);
+    job.is_protected && age <= REPEATED_FOR_SECONDS && wanted.iter().all(is_bound)
 }
 
 /// Whether a watcher is the UE of a contact, or the P-CSCF in its Path.

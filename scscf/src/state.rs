@@ -44,6 +44,9 @@ pub struct Registration {
     /// as well (TS 24.229 §5.4.1.7).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<Impu>,
+    /// How often the HSS has refused to hear that the user is gone.
+    #[serde(default)]
+    pub refused_ends: u32,
     /// Empty: the user is gone, and the HSS has yet to hear of it.
     pub bindings: Vec<Binding>,
 }
@@ -448,6 +451,7 @@ mod tests {
             unchallenged: 0,
             is_reauthentication_due: false,
             told: Vec::new(),
+            refused_ends: 0,
             bindings: vec![Binding {
                 contact: "<sip:10.0.0.1:5064>".to_owned(),
                 uri: "sip:10.0.0.1:5064".to_owned(),

@@ -306,6 +306,55 @@ fn a_deregistration_that_the_hss_could_not_do_is_told_again() {
     dialogue.rests();
 }
 
+/// RFC 6733 §7.1.5: what fails for good is not asked again; an HSS that is unable to comply is, and not for ever.
+#[test]
+fn a_deregistration_that_the_hss_refuses_ends() {
+    for outcome in [Outcome::Base(5005), Outcome::Base(5001), Outcome::IN_ASSIGNMENT_TYPE] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+        dialogue.asks_sar(UserDeregistration, empty_saa(outcome));
+        dialogue.replies_with(200);
+        assert_eq!(dialogue.registrations(), 0, "{outcome:?}");
+    }
+    for (outcome, is_given_up) in [(Outcome::UNABLE_TO_COMPLY, true), (Outcome::Base(3004), false)]
+    {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.registered();
+        dialogue.receives(&deregistration(27, "Contact: *\r\nExpires: 0"));
+        dialogue.asks_sar(UserDeregistration, empty_saa(outcome));
+        dialogue.replies_with(200);
+        for _ in 0..10 {
+            dialogue.restart();
+            assert_eq!(dialogue.registrations(), 1);
+            dialogue.wait(Duration::from_secs(60));
+            dialogue.asks_sar(TimeoutDeregistration, empty_saa(outcome));
+        }
+        assert_eq!(dialogue.registrations(), u64::from(!is_given_up));
+        assert_eq!(dialogue.store.is_empty(), is_given_up, "{:?}", dialogue.store);
+        let given_up = dialogue.counter("tessera_scscf_deregistrations_total", "given_up");
+        assert_eq!(given_up, u64::from(is_given_up));
+    }
+}
+
+/// TS 29.228 §6.1.3: RTRs of one user take turns, and no more wait than may: one that finds the line full is
+/// refused at once.
+#[test]
+fn a_termination_that_finds_the_line_full() {
+    let mut config = config();
+    config.limits.waiting_per_identity = 1;
+    let mut dialogue = Dialogue::new(config);
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination, &[IMPU]));
+    assert!(dialogue.told.is_empty());
+    dialogue.hss_asks(rtr(ReasonCode::PermanentTermination, &[]));
+    assert_eq!(told(&mut dialogue).outcome, Outcome::UNABLE_TO_COMPLY);
+    dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+    assert_eq!(told(&mut dialogue).outcome, Outcome::SUCCESS);
+    assert_eq!(dialogue.registrations(), 0);
+}
+
 /// TS 23.003 §13.4A, TS 29.228 §6.1.2.1, TS 24.229 §5.4.1.2.2F: a wildcard in front of the set is not told to the
 /// UE, and stands for the set in no SAR; watchers have it as the HSS wrote it.
 #[test]
@@ -417,8 +466,13 @@ fn the_hss_terminates_some() {
 /// or all.
 #[test]
 fn emergency_registrations_of_associated_identities() {
-    let some = Outcome::Base(2002);
-    for (is_own_registered, outcome) in [(true, some), (false, Outcome::UNABLE_TO_COMPLY)] {
+    let (some, all) = (Outcome::Base(2002), Outcome::UNABLE_TO_COMPLY);
+    for (is_own_registered, reason, outcome) in [
+        (true, ReasonCode::PermanentTermination, some),
+        (false, ReasonCode::PermanentTermination, all),
+        (true, ReasonCode::RemoveScscf, some),
+        (false, ReasonCode::RemoveScscf, all),
+    ] {
         let mut dialogue = Dialogue::new(config());
         if is_own_registered {
             dialogue.registered();
@@ -430,9 +484,7 @@ fn emergency_registrations_of_associated_identities() {
             dialogue.replies_with(200);
         }
         dialogue.registered_second(&profile(SECOND), &[("47:5064>", "47:5064;sos>")]);
-        let cx::Request::Rtr(mut both) = rtr(ReasonCode::PermanentTermination, &[]) else {
-            unreachable!()
-        };
+        let cx::Request::Rtr(mut both) = rtr(reason, &[]) else { unreachable!() };
         both.associated_identities = vec![SECOND.to_owned()];
         dialogue.hss_asks(cx::Request::Rtr(both));
         let rta = told(&mut dialogue);

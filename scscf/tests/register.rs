@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::cx::sar::ServerAssignmentType::{
     AdministrativeDeregistration, DeregistrationTooMuchData, ReRegistration, Registration,
+    TimeoutDeregistration,
 };
 use common::cx::{ChargingInformation, Outcome, Saa};
 use common::node::{Input, Node};
@@ -532,6 +533,84 @@ fn hung_hss_is_504() {
     dialogue.is_hss_deaf = false;
     dialogue.rests();
     dialogue.registered();
+}
+
+/// The REGISTER that answers a challenge, whose SAR gets no answer.
+fn unanswered(dialogue: &mut Dialogue) {
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.is_hss_deaf = true;
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.wait(Duration::from_secs(5));
+    dialogue.replies_with(504);
+    dialogue.is_hss_deaf = false;
+}
+
+/// TS 29.228 §6.1.2.1: an HSS that had the SAR of a first registration, and whose answer is lost, hears that
+/// nobody is registered, also across a restart; of this private identity alone.
+#[test]
+fn an_assignment_without_answer_is_taken_back() {
+    for restarts in [false, true] {
+        let mut dialogue = Dialogue::new(config());
+        unanswered(&mut dialogue);
+        if restarts {
+            dialogue.restart();
+        }
+        dialogue.wait(Duration::from_secs(60));
+        let sar = dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+        assert_eq!(sar.user_name.as_deref(), Some(IMPI));
+        assert_eq!(sar.public_identities, [IMPU]);
+        assert_eq!(dialogue.registrations(), 0);
+        assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+        dialogue.requests_nothing();
+        dialogue.rests();
+    }
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered_second(&profile(SECOND), &[]);
+    unanswered(&mut dialogue);
+    dialogue.wait(Duration::from_secs(60));
+    let sar = dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+    assert_eq!(sar.user_name.as_deref(), Some(IMPI));
+    assert_eq!(dialogue.registrations(), 1, "the second device");
+}
+
+/// TS 29.228 §6.1.2.1: nothing is taken back of who comes again before, of who was registered, or of who may
+/// be registered with another S-CSCF.
+#[test]
+fn what_is_registered_is_not_taken_back() {
+    let hour = Duration::from_secs(3_600);
+    let mut dialogue = Dialogue::new(config());
+    unanswered(&mut dialogue);
+    dialogue.registered();
+    dialogue.wait(hour);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.requests_nothing();
+    dialogue.rests();
+
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.is_hss_deaf = true;
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+    dialogue.wait(Duration::from_secs(9));
+    dialogue.replies_with(504);
+    dialogue.is_hss_deaf = false;
+    dialogue.wait(hour);
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.asks_nothing();
+
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.is_hss_deaf = true;
+    let text = answered(&challenge, &vector, 26, &[]);
+    let line = text.lines().next().unwrap();
+    let uri = line.split(' ').nth(1).unwrap();
+    let reselected = line.replace(uri, "sip:scscf1.hims.net;scscf-reselection");
+    dialogue.receives(&text.replacen(line, &reselected, 1));
+    dialogue.wait(Duration::from_secs(9));
+    dialogue.replies_with(504);
+    dialogue.is_hss_deaf = false;
+    dialogue.wait(hour);
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.asks_nothing();
 }
 
 /// RFC 3261 §21.5.1: REGISTERs of one user wait in a short line; beyond it 500 with Retry-After.

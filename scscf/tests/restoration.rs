@@ -449,6 +449,31 @@ fn the_register_that_the_other_one_failed_on() {
     dialogue.rests();
 }
 
+/// TS 23.380 §4.2, TS 29.229 §6.3.46: the same with contacts that end at different times, of which only the
+/// last end was left: its own, or that of another REGISTER. Long ago is not accepted.
+#[test]
+fn contacts_that_end_at_different_times() {
+    let two = "Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000, \
+        <sip:b@10.133.202.46:5064>;expires=7000";
+    let one = "Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip;expires=600000";
+    for (end, status) in [(599_998, 200), (700_000, 200), (599_000, 500)] {
+        let mut left = own_contact();
+        let mut second = left.contacts[0].clone();
+        second.contact = "<sip:b@10.133.202.46:5064>".to_owned();
+        left.contacts.push(second);
+        left.registration_time_out = Some(NOW_SECONDS + end);
+        let mut dialogue = Dialogue::new(config());
+        dialogue.receives(&changed(&reselected(26), &[(one, two)]));
+        dialogue.asks_sar(NoAssignment, Saa { restoration: vec![left], ..saa(&profile(IMPI)) });
+        if status == 200 {
+            dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        }
+        let response = dialogue.replies_with(status);
+        assert_eq!(contacts(&response).len(), if status == 200 { 2 } else { 0 });
+        dialogue.rests();
+    }
+}
+
 /// TS 23.380 §4.2, TS 24.229 §5.4.1.4: a deregistration that comes here restores first.
 #[test]
 fn deregisters_a_restored_user() {
@@ -492,7 +517,9 @@ fn what_is_older_than_a_reselection_is_forgotten() {
 /// TS 23.380 §4: and when nobody comes, time ends what is left here, of which nobody else is told.
 #[test]
 fn a_user_who_moved_away_ends_in_silence() {
-    for outcome in [Outcome::UNABLE_TO_COMPLY, Outcome::IDENTITY_ALREADY_REGISTERED] {
+    for (outcome, is_elsewhere) in
+        [(Outcome::IDENTITY_ALREADY_REGISTERED, true), (Outcome::UNABLE_TO_COMPLY, false)]
+    {
         let mut config = config();
         config.registration.restoration = false;
         let mut dialogue = Dialogue::new(config);
@@ -503,6 +530,13 @@ fn a_user_who_moved_away_ends_in_silence() {
         dialogue.asks_nothing();
         dialogue.wait(std::time::Duration::from_secs(1));
         dialogue.asks_sar(TimeoutDeregistration, empty_saa(outcome));
+        if !is_elsewhere {
+            // A fault of the HSS: the registration has ended here, and is told again.
+            let notify = dialogue.requests("NOTIFY", PCSCF);
+            dialogue.answers_request(&notify, 200);
+            dialogue.wait(std::time::Duration::from_secs(60));
+            dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+        }
         dialogue.requests_nothing();
         assert_eq!(dialogue.registrations(), 0);
         assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);

@@ -5,7 +5,16 @@ use bytes::Bytes;
 use crate::cx::avp::{self, once, pass_over};
 use crate::cx::{ChargingInformation, Outcome, Results};
 use crate::diameter::base;
-use crate::diameter::message::{Builder, Failure, Message};
+use crate::diameter::message::{Builder, Definition, Failure, Message};
+
+/// TS 29.228 §6.2.2: one of these at least is in a PPR; one with none of them would be answered as if it had
+/// changed something.
+const NEWS: [Definition; 4] = [
+    avp::USER_DATA,
+    avp::CHARGING_INFORMATION,
+    avp::SIP_AUTH_DATA_ITEM,
+    avp::ALLOWED_WAF_WWSF_IDENTITIES,
+];
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Ppr {
@@ -22,10 +31,16 @@ pub struct Ppa {
 
 impl Ppr {
     /// TS 29.229 §6.1.11: reads the AVPs of a PPR.
+    ///
+    /// # Errors
+    ///
+    /// 5005 with User-Data in Failed-AVP when there is nothing that could be new (RFC 6733 §7.1.5).
     pub fn decode(message: &Message) -> Result<Ppr, Failure> {
         let (mut destination_host, mut user_name) = (None, None);
         let mut ppr = Ppr::default();
+        let mut has_news = false;
         for avp in message.avps() {
+            has_news |= NEWS.iter().any(|news| avp.is(*news));
             if avp.is(base::DESTINATION_HOST) {
                 once(&mut destination_host, avp.text()?, &avp)?;
             } else if avp.is(base::USER_NAME) {
@@ -42,6 +57,9 @@ impl Ppr {
         ppr.destination_host =
             destination_host.ok_or_else(|| Failure::missing(base::DESTINATION_HOST))?.to_owned();
         ppr.user_name = user_name.ok_or_else(|| Failure::missing(base::USER_NAME))?.to_owned();
+        if !has_news {
+            return Err(Failure::missing(avp::USER_DATA));
+        }
         Ok(ppr)
     }
 

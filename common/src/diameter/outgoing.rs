@@ -381,6 +381,11 @@ impl<W> Endpoint<W> {
         Some(pending)
     }
 
+    pub(super) fn end_without_peer(&mut self, now: Now, pending: Pending<W>) {
+        let took = now.since(pending.asked_at);
+        self.end(pending.wait, pending.command, Err(NoAnswer::NoPeer), took);
+    }
+
     /// The only way in which a wait comes back.
     fn end(&mut self, wait: W, command: u32, result: Result<Message, NoAnswer>, took: Duration) {
         if let Err(reason) = &result {

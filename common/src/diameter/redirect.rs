@@ -84,7 +84,8 @@ impl Redirects {
 
 impl<W> Endpoint<W> {
     /// RFC 6733 §6.1.8: the request goes to the first of the named nodes that is well, with the same
-    /// Session-Id and End-to-End Identifier. Gives it back when it goes to none of them.
+    /// Session-Id and End-to-End Identifier. When none is, the question ends as one without a peer: the user is
+    /// known somewhere. Gives it back when the agent names nobody, which is the answer.
     pub(super) fn redirected(
         &mut self,
         now: Now,
@@ -94,16 +95,21 @@ impl<W> Endpoint<W> {
     ) -> Option<Pending<W>> {
         self.stats.redirects += 1;
         pending.redirects += 1;
-        if pending.redirects > REDIRECTS_MAX || !pending.may_move || now >= pending.deadline {
-            tracing::warn!(redirects = pending.redirects, "diameter redirect is not followed");
-            return Some(pending);
-        }
         let hosts: VecDeque<String> = answer
             .avps()
             .filter(|avp| avp.is(base::REDIRECT_HOST))
             .filter_map(|avp| avp.text().ok().and_then(host_of))
             .take(HOSTS_MAX)
             .collect();
+        if hosts.is_empty() {
+            tracing::warn!("diameter redirect to nobody");
+            return Some(pending);
+        }
+        if pending.redirects > REDIRECTS_MAX || !pending.may_move || now >= pending.deadline {
+            tracing::warn!(redirects = pending.redirects, "diameter redirect is not followed");
+            self.end_without_peer(now, pending);
+            return None;
+        }
         let number = |definition| answer.find(definition).and_then(|avp| avp.number().ok());
         let usage = match number(base::REDIRECT_HOST_USAGE) {
             Some(2..=5) => Usage::All,
@@ -111,17 +117,17 @@ impl<W> Endpoint<W> {
             _ => Usage::Once,
         };
         let seconds = number(base::REDIRECT_MAX_CACHE_TIME).unwrap_or(0);
-        if usage != Usage::Once && seconds > 0 && !hosts.is_empty() {
+        if usage != Usage::Once && seconds > 0 {
             let user = user(&self.application, &pending.bytes, &self.limits);
             let until = now + Duration::from_secs(u64::from(seconds));
             let route = Route { hosts: hosts.clone(), until };
             self.redirects.remember(now, usage, user, route);
         }
-        let stuck = self.send_to_first(now, pending, hosts.clone(), 0, out);
-        if stuck.is_some() {
+        if let Some(stuck) = self.send_to_first(now, pending, hosts.clone(), 0, out) {
             tracing::warn!(?hosts, "diameter redirect to nodes that are no peers, or are down");
+            self.end_without_peer(now, stuck);
         }
-        stuck
+        None
     }
 
     /// Sends a request to the first of these nodes that is well and has not had it yet. Gives it

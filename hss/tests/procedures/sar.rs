@@ -313,7 +313,7 @@ fn deregistration_clears_the_name() {
         DeregistrationTooMuchData,
     ] {
         let mut world = World::registered();
-        assert_eq!(world.sar(kind, S2).unwrap_err(), Refusal::ServerNameDiffers);
+        assert_eq!(world.sar(kind, S2).unwrap_err(), Refusal::AssignedElsewhere);
         assert_eq!(world.state(ALICE_SIP), Registered);
         let saa = world.sar(kind, S1).unwrap();
         assert_eq!((saa.outcome, saa.user_data), (Outcome::SUCCESS, None));
@@ -322,7 +322,12 @@ fn deregistration_clears_the_name() {
         }
         assert_eq!(world.server_name(ALICE), None);
     }
+    // Where no S-CSCF is stored, nobody else serves the user.
+    let mut world = World::registered();
+    world.sar(UserDeregistration, S1).unwrap();
+    assert_eq!(world.sar(UserDeregistration, S1).unwrap_err(), Refusal::ServerNameDiffers);
     assert_eq!(Refusal::ServerNameDiffers.outcome(), Outcome::UNABLE_TO_COMPLY);
+    assert_eq!(Refusal::AssignedElsewhere.outcome(), Outcome::IDENTITY_ALREADY_REGISTERED);
 }
 
 /// S-121: a phone without security associations leaves by authenticating once more; nothing pends.
