@@ -393,6 +393,7 @@ impl Handsets {
         config.contact_host = elsewhere.filter(|_| model.is_elsewhere);
         config.expires_seconds = model.expires_seconds.unwrap_or(config.expires_seconds);
         if model.is_brief || self.habits.is_brief {
+            config.icsis.clear();
             config.feature_tags.clear();
             config.access_network = None;
         }

@@ -21,6 +21,9 @@ pub const EXPIRES_SECONDS: u32 = 600_000;
 /// emerg-reg as TS 24.229 §7.8 has it where nobody says otherwise.
 const EMERGENCY_SECONDS: u64 = 10;
 
+/// Multimedia telephony (TS 24.173 §5.1).
+pub const MMTEL: &str = "urn:urn-7:3gpp-service.ims.icsi.mmtel";
+
 /// What AKA challenges a new phone answers.
 pub const AKA_ALGORITHMS: [DigestAlgorithm; 3] =
     [DigestAlgorithm::AkaV1Md5, DigestAlgorithm::AkaV2Md5, DigestAlgorithm::AkaV2Sha256];
@@ -61,7 +64,11 @@ pub struct Config {
     pub first_protected_port: u16,
     /// `+sip.instance`, without quotes and angle brackets: `urn:gsma:imei:35209900-176148-0`.
     pub instance_id: Option<String>,
-    /// Feature tags of Contact, as written.
+    /// URNs of the communication services that it uses: `+g.3gpp.icsi-ref` of Contact.
+    pub icsis: Vec<String>,
+    /// URNs of the applications that it uses: `+g.3gpp.iari-ref` of Contact.
+    pub iaris: Vec<String>,
+    /// Other feature tags of Contact, as written.
     pub feature_tags: Vec<String>,
     /// Contact names this host, and its port if there is one, instead of the address that it speaks from: as
     /// some phones do, which write the address of another interface.
@@ -69,7 +76,8 @@ pub struct Config {
     /// Registers a flow of this number (RFC 5626 §4.2), as long as the network does not say that its first hop
     /// keeps none.
     pub reg_id: Option<u32>,
-    /// It registers for emergency calls: `sos` in the URI of Contact (TS 24.229 §5.1.6.2).
+    /// It registers for emergency calls: `sos` in the URI of Contact (TS 24.229 §5.1.6.2). Such a registration is
+    /// not watched.
     pub is_emergency: bool,
     /// emerg-reg: after this long an initial emergency registration has failed (TS 24.229 §7.8, 8 to 20 s).
     pub emergency_seconds: u64,
@@ -78,7 +86,8 @@ pub struct Config {
     pub expires_seconds: u32,
     /// T1 (TS 24.229 table 7.7.1).
     pub gm_t1: Duration,
-    /// Registers again in time, and tries again after failures, as TS 24.229 wants it.
+    /// Registers again in time, and tries again after failures, as TS 24.229 wants it. Without it the phone does
+    /// what it is told, even where TS 24.229 §5.1.6 forbids that, so that a test sees how the network answers.
     pub automatic: bool,
     /// Subscribes to the state of its registrations (TS 24.229 §5.1.1.3).
     pub subscribes: bool,
@@ -129,10 +138,9 @@ impl Config {
             unprotected_port: 5060,
             first_protected_port: 31_000,
             instance_id: Some("urn:gsma:imei:35209900-176148-0".to_string()),
-            feature_tags: vec![
-                "+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel\"".to_string(),
-                "+g.3gpp.smsip".to_string(),
-            ],
+            icsis: vec![MMTEL.to_string()],
+            iaris: Vec::new(),
+            feature_tags: vec!["+g.3gpp.smsip".to_string()],
             contact_host: None,
             reg_id: None,
             emergency_seconds: EMERGENCY_SECONDS,
@@ -175,6 +183,9 @@ impl Config {
         }
         if let Some(tags) = &profile.feature_tags {
             self.feature_tags = tags.clone();
+            // A make's tags are written as its phones do, those of services among them.
+            self.icsis.clear();
+            self.iaris.clear();
         }
         // Checked when the profile was read.
         let pairs = profile.pairs().unwrap_or_default();

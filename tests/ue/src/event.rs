@@ -38,6 +38,8 @@ pub enum Event {
         cause: Cause,
         /// When the phone tries again by itself.
         retry_at: Option<Now>,
+        /// It was to be an emergency registration: the emergency call goes out without one (TS 24.229 §5.1.6.8.2).
+        calls_unregistered: bool,
     },
     /// Registered no more, without having asked for it.
     Lost {
@@ -97,11 +99,15 @@ pub enum Cause {
     NetworkNotAuthentic,
     /// A 200 without this UE's contact.
     NotBound,
+    /// Nothing was sent: an emergency registration ends by its expiry alone (TS 24.229 §5.1.6.6).
+    EmergencyStays,
+    /// Nothing was sent: less than half of an emergency registration has passed (TS 24.229 §5.1.6.4).
+    EmergencyNotDue,
 }
 
 impl Cause {
     /// The status of the final response; 408 for silence (RFC 3261 §8.1.3.1), 503 for no
-    /// connection; 401 for challenges that were not answered.
+    /// connection; 401 for challenges that were not answered; 0 where nothing was sent.
     pub fn status(self) -> u16 {
         match self {
             Cause::Refused(status) => status,
@@ -109,6 +115,7 @@ impl Cause {
             Cause::Unreachable => 503,
             Cause::InvalidChallenges | Cause::UnknownChallenge | Cause::NoSecurityAgreement => 401,
             Cause::NetworkNotAuthentic | Cause::NotBound => 200,
+            Cause::EmergencyStays | Cause::EmergencyNotDue => 0,
         }
     }
 }
@@ -124,6 +131,10 @@ impl fmt::Display for Cause {
             Cause::NoSecurityAgreement => f.write_str("no usable Security-Server"),
             Cause::NetworkNotAuthentic => f.write_str("wrong rspauth"),
             Cause::NotBound => f.write_str("a 200 without this contact"),
+            Cause::EmergencyStays => f.write_str("an emergency registration is left to expire"),
+            Cause::EmergencyNotDue => {
+                f.write_str("half of the emergency registration has not passed yet")
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! How a registration procedure ends (TS 24.229 §5.1.1.2.1, §5.1.1.4.1, §5.1.1.6).
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::node::Now;
+use common::ipsec::sa::SaSet;
+use common::node::{Flow, Now, Transport};
 use common::sip::address::Address;
 use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
@@ -62,6 +64,8 @@ impl Phone {
             expires_at: now + granted,
             contact: own,
             is_protected: path.is_some(),
+            is_refused: false,
+            half_at: now + granted / 2,
             associated: list(Name::PAssociatedUri),
             service_route: list(Name::ServiceRoute),
             path: list(Name::Path),
@@ -71,7 +75,7 @@ impl Phone {
         let identity = attempt.identity;
         self.registrations.insert(identity, registration);
         self.timers.set(Timer::Expiry(identity), now + granted);
-        if self.config.automatic {
+        if self.is_persistent() {
             self.timers.set(Timer::Refresh(identity), now + refresh_after(granted));
         }
         self.keeps_alive(now, response);
@@ -153,19 +157,27 @@ impl Phone {
         {
             // The registrar has seen this number, and takes only higher ones.
             known.cseq = attempt.cseq;
+            known.is_refused |= matches!(cause, Cause::Refused(403) | Cause::InvalidChallenges);
         }
         let retry_at = self.retry_at(now, kind, cause, retry_after_seconds);
-        out.push(Output::Event(Event::Failed { identity, kind, cause, retry_at }));
+        let calls_unregistered = self.config.is_emergency && kind == Kind::Initial;
+        let failed = Event::Failed { identity, kind, cause, retry_at, calls_unregistered };
+        out.push(Output::Event(failed));
 
         let is_silent = matches!(cause, Cause::Timeout | Cause::Unreachable);
         if is_silent && let Some(set) = over {
             // The associations are dead, and with them what was registered by them.
+            let flows = self.sets.get(set).map(|set| request_flows(set.esp.set()));
             self.remove_set(set, out);
             if kind == Kind::Deregistration {
                 // Nobody wants it back.
                 self.forget_registration(identity);
             }
             self.lose_registrations(now, out);
+            for flow in flows.into_iter().flatten() {
+                // Transactions that wait there wait in vain.
+                self.on_unreachable(now, flow, out);
+            }
         }
         let is_lost = is_silent || matches!(cause, Cause::Refused(408 | 500 | 504));
         let is_elsewhere = cause == Cause::Refused(305);
@@ -202,7 +214,7 @@ impl Phone {
             Cause::Refused(status) => matches!(status, 305 | 408 | 480 | 500 | 503 | 504),
             _ => false,
         };
-        if !self.config.automatic || kind == Kind::Deregistration || !may_help {
+        if !self.is_persistent() || kind == Kind::Deregistration || !may_help {
             return None;
         }
         if let Some(seconds) = retry_after_seconds {
@@ -236,7 +248,7 @@ impl Phone {
         for identity in identities {
             self.forget_registration(identity);
             out.push(Output::Event(Event::Lost { identity }));
-            if self.config.automatic {
+            if self.is_persistent() {
                 self.timers.set(Timer::Retry(identity), now);
             }
         }
@@ -252,6 +264,13 @@ impl Phone {
             self.timers.stop(&timer);
         }
     }
+}
+
+/// Where requests of the phone wait for answers in that set; by TCP first, as one that fails there goes on by UDP.
+fn request_flows(set: &SaSet) -> [Flow; 2] {
+    let local = SocketAddr::new(set.ue, set.ports.uc);
+    let remote = SocketAddr::new(set.pcscf, set.ports.ps);
+    [Transport::Tcp, Transport::Udp].map(|transport| Flow { transport, local, remote })
 }
 
 /// TS 24.229 §5.1.1.4.1: 600 s before the end, or at half of a short registration.

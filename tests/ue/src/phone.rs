@@ -410,7 +410,7 @@ impl Phone {
         }
     }
 
-    fn on_unreachable(&mut self, now: Now, flow: Flow, out: &mut Vec<Output>) {
+    pub(crate) fn on_unreachable(&mut self, now: Now, flow: Flow, out: &mut Vec<Output>) {
         loop {
             let mut sip = Vec::new();
             let event = self.endpoint.unreachable(now, flow, &mut sip);

@@ -39,6 +39,10 @@ pub struct Registration {
     /// hostport of the Contact that is bound.
     pub contact: HostPort,
     pub is_protected: bool,
+    /// A refresh was refused so that no attempt follows by itself (TS 24.229 §5.1.1.5.1, §5.1.1.5.3).
+    pub(crate) is_refused: bool,
+    /// From when on a refresh may be asked for; an emergency registration knows no other (TS 24.229 §5.1.6.4).
+    pub(crate) half_at: Now,
     /// P-Associated-URI: the first one is the default public identity.
     pub associated: Vec<String>,
     /// Service-Route, topmost first.
@@ -120,7 +124,11 @@ impl Attempt {
 impl Phone {
     /// TS 24.229 §5.1.1.2, §5.1.1.4: initial when nothing protects yet, else over the set in use.
     pub(crate) fn register(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
-        let is_known = self.registrations.contains_key(&identity);
+        let known = self.registrations.get(&identity);
+        let is_known = known.is_some();
+        if self.keeps_emergency_rules() && known.is_some_and(|known| now < known.half_at) {
+            return self.decline(identity, Kind::Refresh, Cause::EmergencyNotDue, out);
+        }
         let kind = if is_known { Kind::Refresh } else { Kind::Initial };
         // With no identity registered the associations that are left are those of a registration that is
         // over: an initial REGISTER goes in clear, and makes its own (TS 24.229 §5.1.1.2.1).
@@ -131,9 +139,29 @@ impl Phone {
     /// TS 24.229 §5.1.1.6
     pub(crate) fn deregister(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
         self.timers.stop(&Timer::Retry(identity));
-        if self.registrations.contains_key(&identity) {
-            self.begin(now, Kind::Deregistration, identity, self.sets.in_use(), out);
+        if !self.registrations.contains_key(&identity) {
+            return;
         }
+        if self.keeps_emergency_rules() {
+            return self.decline(identity, Kind::Deregistration, Cause::EmergencyStays, out);
+        }
+        self.begin(now, Kind::Deregistration, identity, self.sets.in_use(), out);
+    }
+
+    /// TS 24.229 §5.1.6.4, §5.1.6.6: of its own accord an emergency registration is neither refreshed nor ended.
+    pub(crate) fn keeps_emergency_rules(&self) -> bool {
+        self.config.is_emergency && self.config.automatic
+    }
+
+    /// It registers again, and tries again, without being told.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.config.automatic && !self.config.is_emergency
+    }
+
+    fn decline(&mut self, identity: usize, kind: Kind, cause: Cause, out: &mut Vec<Output>) {
+        let (retry_at, calls_unregistered) = (None, false);
+        let failed = Event::Failed { identity, kind, cause, retry_at, calls_unregistered };
+        out.push(Output::Event(failed));
     }
 
     pub(crate) fn on_timer(&mut self, now: Now, timer: Timer, out: &mut Vec<Output>) {
@@ -158,10 +186,14 @@ impl Phone {
                 }
             }
             Timer::Expiry(identity) => {
+                let known = self.registrations.get(&identity);
+                let is_refused = known.is_some_and(|known| known.is_refused);
+                // Not before Retry-After is over (registration.md U-24).
+                let retry_at = self.timers.at(&Timer::Retry(identity)).unwrap_or(now);
                 self.forget_registration(identity);
                 out.push(Output::Event(Event::Lost { identity }));
-                if self.config.automatic {
-                    self.timers.set(Timer::Retry(identity), now);
+                if self.is_persistent() && !is_refused {
+                    self.timers.set(Timer::Retry(identity), retry_at);
                 }
             }
         }

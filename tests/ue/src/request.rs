@@ -98,6 +98,14 @@ impl Register<'_> {
         if let Some(q) = profile.and_then(|profile| profile.contact_q.as_ref()) {
             contact.push_str(&format!(";q={q}"));
         }
+        for (tag, urns) in
+            [("+g.3gpp.icsi-ref", &config.icsis), ("+g.3gpp.iari-ref", &config.iaris)]
+        {
+            if !urns.is_empty() {
+                let urns: Vec<String> = urns.iter().map(|urn| tag_value(urn)).collect();
+                contact.push_str(&format!(";{tag}=\"{}\"", urns.join(",")));
+            }
+        }
         for tag in &config.feature_tags {
             contact.push(';');
             contact.push_str(tag);
@@ -107,6 +115,16 @@ impl Register<'_> {
         }
         contact
     }
+}
+
+/// TS 24.229 §7.9.2, RFC 3840 §9: a colon may not stand in the value of a feature tag, and a comma ends it.
+fn tag_value(urn: &str) -> String {
+    let is_plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._".contains(&octet);
+    let written = |octet| match is_plain(octet) {
+        true => char::from(octet).to_string(),
+        false => format!("%{octet:02X}"),
+    };
+    urn.bytes().map(written).collect()
 }
 
 /// The Request-URI of every REGISTER, and `uri` of its Authorization.

@@ -53,10 +53,10 @@ impl Phone {
     }
 
     /// TS 24.229 §5.1.1.3: for the identity that was registered, or for the default one when that is
-    /// barred and so is not among the associated ones.
+    /// barred and so is not among the associated ones; §5.1.6.3: never for an emergency registration.
     pub(crate) fn watch(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {
         let Some(registration) = self.registrations.get(&identity) else { return };
-        if !self.config.subscribes {
+        if !self.config.subscribes || self.config.is_emergency {
             return;
         }
         let own = &self.config.isim.impus[identity];

@@ -220,3 +220,179 @@ fn a_barred_identity_is_not_watched() {
     assert_eq!(subscribe.header(Name::To), "<tel:+11234567890>");
     assert_eq!(subscribe.header(Name::PPreferredIdentity), "<tel:+11234567890>");
 }
+
+/// TS 24.229 §5.1.6.3, §5.1.6.4, §5.1.6.6; registration.md EM-4: an emergency registration is neither watched, nor
+/// refreshed by itself or in its first half, nor ended; it expires, and that is all.
+#[test]
+fn an_emergency_registration_is_left_alone() {
+    let mut net = with(|config| {
+        config.is_emergency = true;
+        config.subscribes = true;
+    });
+    net.register(600);
+    assert!(net.got.is_empty(), "no SUBSCRIBE");
+    for (command, kind, cause) in [
+        (Command::Deregister { identity: 0 }, Kind::Deregistration, Cause::EmergencyStays),
+        (REGISTER, Kind::Refresh, Cause::EmergencyNotDue),
+    ] {
+        net.command(command);
+        assert!(net.got.is_empty(), "{cause:?}");
+        let (retry_at, calls_unregistered) = (None, false);
+        let failed = Event::Failed { identity: 0, kind, cause, retry_at, calls_unregistered };
+        assert_eq!(net.event(), failed);
+    }
+    net.advance(seconds(300));
+    assert!(net.got.is_empty(), "no refresh by itself");
+    // Its user calls again.
+    net.command(REGISTER);
+    let refresh = net.request();
+    net.accept(&refresh, 600);
+    assert!(matches!(net.event(), Event::Registered { kind: Kind::Refresh, .. }));
+    net.advance(seconds(7_200));
+    assert_eq!(net.event(), Event::Lost { identity: 0 });
+    assert!(net.got.is_empty(), "and not once more");
+}
+
+/// TS 24.229 §5.1.6.2, §5.1.6.8.2; registration.md EM-6: whatever ends an initial emergency registration, the call goes
+/// out without one, and the phone does not try again.
+#[test]
+fn an_emergency_call_without_registration() {
+    for status in [403, 480, 500, 503, 504] {
+        let mut net = with(|config| {
+            config.is_emergency = true;
+            config.pcscfs.push(SECOND_PCSCF.parse().unwrap());
+        });
+        net.command(REGISTER);
+        let r1 = net.request();
+        net.answer(&r1, status, "No", &[(Name::RetryAfter, "5")]);
+        let Event::Failed { retry_at, calls_unregistered, .. } = net.event() else { panic!() };
+        assert_eq!((retry_at, calls_unregistered), (None, true), "{status}");
+        net.advance(seconds(7_200));
+        assert!(net.got.is_empty(), "{status}: no automatic attempt");
+    }
+}
+
+/// TS 24.229 §5.1.1.5.3; registration.md U-11: two invalid challenges in a row are answered, of whatever kind.
+#[test]
+fn no_third_invalid_challenge_is_answered() {
+    for kinds in [[false, false, false], [false, true, false], [true, false, true]] {
+        let mut net = Net::new(config());
+        net.register(600_000);
+        net.command(REGISTER);
+        let mut last = net.request();
+        for (number, is_mac) in kinds.into_iter().enumerate() {
+            let mut vector = net.old_vector();
+            if is_mac {
+                vector.autn[15] ^= 1;
+            }
+            net.challenge_with(&last, &vector);
+            if number < 2 {
+                last = net.request();
+            }
+        }
+        assert!(net.got.is_empty(), "{kinds:?}");
+        let failed = Cause::InvalidChallenges;
+        let Some(Event::Failed { cause, retry_at: None, .. }) = net.events.last() else { panic!() };
+        assert_eq!(*cause, failed);
+        // Not even when the registration runs out.
+        net.advance(seconds(700_000));
+        assert_eq!(net.events.last(), Some(&Event::Lost { identity: 0 }));
+        assert!(net.got.is_empty(), "{kinds:?}");
+    }
+}
+
+/// TS 24.229 §5.1.1.5.1; registration.md U-24, U-26: a refused refresh is not tried again when the registration runs out:
+/// never behind a 403, behind a 503 not before Retry-After is over.
+#[test]
+fn a_refusal_outlasts_the_registration() {
+    for status in [403, 503] {
+        let mut net = Net::new(config());
+        net.register(1_000);
+        net.command(REGISTER);
+        let refresh = net.request();
+        net.answer(&refresh, status, "No", &[(Name::RetryAfter, "5000")]);
+        net.advance(seconds(4_999));
+        assert_eq!(net.events.last(), Some(&Event::Lost { identity: 0 }));
+        assert!(net.got.is_empty(), "{status}");
+        net.advance(seconds(2));
+        assert_eq!(net.got.len(), usize::from(status == 503));
+    }
+}
+
+/// TS 33.203 §7.4; registration.md T-01, T-07: a temporary set lasts four minutes; an established one as long as the one
+/// before, or 30 s longer than the registration, whichever is later.
+#[test]
+fn lives_of_sets() {
+    for (granted, is_cut) in [(3_600, true), (700_000, false)] {
+        let mut net = Net::new(config());
+        net.register(600_000);
+        let before = net.phone.sets().in_use().and_then(|id| net.phone.sets().get(id)).unwrap();
+        let before = before.ends_at;
+        net.command(REGISTER);
+        let refresh = net.request();
+        net.challenge(&refresh);
+        let answer = net.request();
+        let sets = net.phone.sets();
+        let temporary = sets.temporary().and_then(|id| sets.get(id)).unwrap();
+        assert_eq!(temporary.ends_at, net.now + seconds(240));
+        net.accept(&answer, granted);
+        let sets = net.phone.sets();
+        let in_use = sets.in_use().and_then(|id| sets.get(id)).unwrap();
+        let expected = if is_cut { before } else { net.now + seconds(700_030) };
+        assert_eq!(in_use.ends_at, expected, "{granted}");
+    }
+}
+
+/// TS 33.203 §7.4.1a; registration.md U-13: an old set that the P-CSCF never leaves goes when its life ends, and no
+/// sooner; the registration stays.
+#[test]
+fn an_old_set_runs_out() {
+    let mut net = Net::new(config());
+    net.register(3_600);
+    net.command(REGISTER);
+    let refresh = net.request();
+    net.challenge(&refresh);
+    let answer = net.request();
+    net.accept(&answer, 600_000);
+    net.advance(seconds(3_629));
+    assert_eq!(net.removed, []);
+    net.advance(seconds(1));
+    assert_eq!(net.removed.len(), 1);
+    assert!(net.phone.registration(0).is_some());
+}
+
+/// TS 24.229 §5.1.1.4.1; registration.md U-16: a set that is dead takes with it all identities that it protects, the
+/// subscription, and what waits for an answer there.
+#[test]
+fn a_dead_set_takes_all_with_it() {
+    let mut net = with(|config| {
+        config.subscribes = true;
+        config.automatic = false;
+    });
+    net.command(REGISTER);
+    let r1 = net.request();
+    net.challenge(&r1);
+    let r2 = net.request();
+    net.accept(&r2, 600_000);
+    let subscribe = net.request();
+    let headers = [(Name::Contact, "<sip:scscf1.hims.net>"), (Name::Expires, "200")];
+    net.answer(&subscribe, 200, "OK", &headers);
+    net.command(Command::Register { identity: 1 });
+    let other = net.got.pop_front().unwrap();
+    net.accept(&other, 600_000);
+    net.is_cut = true;
+    net.command(REGISTER);
+    // At half of it the phone subscribes again: that SUBSCRIBE has most of its time before it.
+    net.advance(seconds(127));
+    assert!(net.phone.owed() > 1);
+    net.events.clear();
+    net.advance(seconds(1));
+    assert_eq!(net.phone.owed(), 0);
+    for identity in [0, 1] {
+        assert!(net.events.contains(&Event::Lost { identity }), "{:?}", net.events);
+        assert!(
+            net.phone.registration(identity).is_none() && net.phone.watched(identity).is_none()
+        );
+    }
+    assert_eq!(net.removed.len(), 1);
+}

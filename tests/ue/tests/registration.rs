@@ -225,7 +225,13 @@ fn mac_failure() {
     }
     net.challenge(&last);
     let cause = Cause::InvalidChallenges;
-    let failed = Event::Failed { identity: 0, kind: Kind::Initial, cause, retry_at: None };
+    let failed = Event::Failed {
+        identity: 0,
+        kind: Kind::Initial,
+        cause,
+        retry_at: None,
+        calls_unregistered: false,
+    };
     assert_eq!(net.events, [Event::ChallengeRefused { identity: 0, reason }, failed]);
     assert!(net.got.is_empty());
     assert!(!net.phone.is_busy());
@@ -247,7 +253,13 @@ fn interval_too_brief() {
     assert_eq!(again.header(Name::CSeq), "2 REGISTER");
     net.answer(&again, 423, "Interval Too Brief", &[(Name::MinExpires, "1800")]);
     let cause = Cause::Refused(423);
-    let failed = Event::Failed { identity: 0, kind: Kind::Initial, cause, retry_at: None };
+    let failed = Event::Failed {
+        identity: 0,
+        kind: Kind::Initial,
+        cause,
+        retry_at: None,
+        calls_unregistered: false,
+    };
     assert_eq!(net.event(), failed);
 }
 
@@ -374,7 +386,13 @@ fn forbidden_keeps_the_old_set() {
     let by_old = Got { set: Some(0), ..answer };
     net.answer(&by_old, 403, "Forbidden", &[]);
     let cause = Cause::Refused(403);
-    let failed = Event::Failed { identity: 0, kind: Kind::Refresh, cause, retry_at: None };
+    let failed = Event::Failed {
+        identity: 0,
+        kind: Kind::Refresh,
+        cause,
+        retry_at: None,
+        calls_unregistered: false,
+    };
     assert_eq!(net.event(), failed);
     assert_eq!(net.removed.len(), 1);
     assert!(net.phone.registration(0).is_some());
@@ -818,4 +836,25 @@ fn forget_and_move() {
     let moved = net.request();
     assert_eq!(moved.flow.remote.to_string(), "10.133.202.99:5060");
     assert_eq!(moved.set, None);
+}
+
+/// TS 24.229 §5.1.1.2.1, §7.9.2, §7.9.3; registration.md U-06: all services and applications in one tag each, as real
+/// phones write them.
+#[test]
+fn services_in_contact() {
+    let mut net = with(|config| {
+        config.icsis.push("urn:urn-7:3gpp-service.ims.icsi.oma.cpm.msg,x".to_owned());
+        config.iaris = vec![
+            "urn:urn-7:3gpp-application.ims.iari.rcse.im".to_owned(),
+            "urn:urn-7:3gpp-application.ims.iari.rcs.fthttp".to_owned(),
+        ];
+    });
+    net.command(REGISTER);
+    let r1 = net.request();
+    let expected = ";+g.3gpp.icsi-ref=\"urn%3Aurn-7%3A3gpp-service.ims.icsi.mmtel,\
+        urn%3Aurn-7%3A3gpp-service.ims.icsi.oma.cpm.msg%2Cx\"\
+        ;+g.3gpp.iari-ref=\"urn%3Aurn-7%3A3gpp-application.ims.iari.rcse.im,\
+        urn%3Aurn-7%3A3gpp-application.ims.iari.rcs.fthttp\";+g.3gpp.smsip;";
+    let contact = r1.header(Name::Contact);
+    assert!(contact.contains(expected), "{contact}");
 }

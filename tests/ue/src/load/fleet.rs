@@ -526,6 +526,8 @@ fn label(cause: Cause) -> String {
         Cause::NoSecurityAgreement => "no_security_agreement",
         Cause::NetworkNotAuthentic => "network_not_authentic",
         Cause::NotBound => "not_bound",
+        Cause::EmergencyStays => "emergency_stays",
+        Cause::EmergencyNotDue => "emergency_not_due",
     }
     .to_owned()
 }

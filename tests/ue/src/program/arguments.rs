@@ -13,7 +13,7 @@ use common::secret::Secret;
 use common::sip::uri::HostPort;
 use lte::attach::IpVersion;
 
-use crate::config::{EXPIRES_SECONDS, Faults, default_algorithms};
+use crate::config::{EXPIRES_SECONDS, Faults, MMTEL, default_algorithms};
 use crate::isim::Isim;
 use crate::load::arguments as load;
 use crate::load::capacity::{Capacity, Search};
@@ -48,6 +48,9 @@ pub struct Plan {
     pub contact_host: Option<HostPort>,
     /// It registers a flow of this number.
     pub reg_id: Option<u32>,
+    pub is_emergency: bool,
+    pub icsis: Vec<String>,
+    pub iaris: Vec<String>,
     pub algorithms: Vec<AlgorithmPair>,
     pub expires_seconds: u32,
     /// Absent: until a signal.
@@ -240,6 +243,15 @@ struct BehaviourOptions {
     /// Register a flow of this number (RFC 5626, outbound).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reg_id: Option<u32>,
+    /// Register for emergency calls: not watched, not refreshed, left to expire.
+    #[arg(long)]
+    emergency: bool,
+    /// Communication services to name in Contact (+g.3gpp.icsi-ref), as URNs.
+    #[arg(long, value_name = "URN,...", value_delimiter = ',', default_value = MMTEL)]
+    icsi: Vec<String>,
+    /// Applications to name in Contact (+g.3gpp.iari-ref), as URNs.
+    #[arg(long, value_name = "URN,...", value_delimiter = ',')]
+    iari: Vec<String>,
     /// Pairs to offer, such as hmac-sha-1-96/aes-cbc,hmac-md5-96/null.
     #[arg(long, value_name = "ALG/EALG,...", value_delimiter = ',', value_parser = pair,
         conflicts_with = "no_ipsec")]
@@ -346,6 +358,9 @@ impl Register {
             subscribes: !behaviour.no_subscribe,
             contact_host: behaviour.contact,
             reg_id: behaviour.reg_id,
+            is_emergency: behaviour.emergency,
+            icsis: behaviour.icsi,
+            iaris: behaviour.iari,
             algorithms,
             expires_seconds: behaviour.expires,
             hold: behaviour.hold.0,

@@ -95,13 +95,14 @@ impl Report {
                 self.line(now, &format!("challenge refused: {why}"));
                 self.json(now, "challenge_refused", json!({ "reason": why }));
             }
-            Event::Failed { kind, cause, retry_at, .. } => {
+            Event::Failed { kind, cause, retry_at, calls_unregistered, .. } => {
                 let again = retry_at.map(|at| at.since(now).as_secs());
                 let fields = json!({
                     "kind": kind_name(*kind),
                     "status": cause.status(),
                     "cause": cause.to_string(),
                     "retry_after_seconds": again,
+                    "calls_unregistered": calls_unregistered,
                 });
                 self.json(now, "failed", fields);
             }

@@ -121,6 +121,9 @@ fn config(plan: &Plan, bearer: &Bearer) -> Result<Config, End> {
     config.subscribes = plan.subscribes;
     config.contact_host = plan.contact_host.clone();
     config.reg_id = plan.reg_id;
+    config.is_emergency = plan.is_emergency;
+    config.icsis = plan.icsis.clone();
+    config.iaris = plan.iaris.clone();
     config.algorithms = plan.algorithms.clone();
     config.expires_seconds = plan.expires_seconds;
     config.mtu = bearer.mtu;
@@ -221,8 +224,13 @@ impl Session<'_> {
             }
             Event::Deregistered { .. } => self.facts = Facts::default(),
             Event::ChallengeRefused { reason, .. } => self.facts.refused = Some(*reason),
-            Event::Failed { kind, cause, retry_at, .. } => {
-                let text = verdict(*kind, *cause, &self.facts);
+            Event::Failed { kind, cause, retry_at, calls_unregistered, .. } => {
+                let mut text = verdict(*kind, *cause, &self.facts);
+                if *calls_unregistered {
+                    text = format!(
+                        "emergency registration refused, call without registration: {text}"
+                    );
+                }
                 self.facts = Facts::default();
                 self.failed(now, *kind, text, *retry_at);
             }
@@ -274,7 +282,8 @@ impl Session<'_> {
     fn leave(&mut self) {
         self.hold_until = None;
         let is_registered = self.phone.registration(IDENTITY).is_some();
-        if self.plan.keep || !is_registered {
+        // An emergency registration is left to expire (TS 24.229 §5.1.6.6).
+        if self.plan.keep || self.plan.is_emergency || !is_registered {
             self.end = Some(self.outcome());
             return;
         }

@@ -184,6 +184,7 @@ pub fn verdict(kind: Kind, cause: Cause, facts: &Facts) -> String {
         Cause::NotBound => "200 without this phone's contact: the registrar has not bound it, or \
             something on the way rewrites Contact"
             .to_owned(),
+        Cause::EmergencyStays | Cause::EmergencyNotDue => cause.to_string(),
     };
     if let (Cause::Refused(_), Some(answer)) = (cause, &facts.answer)
         && let Some(more) = &answer.more
