@@ -118,6 +118,7 @@ impl Pcscf {
             .and_then(|vector| vector.term_ioi);
         let functions = values(Name::PChargingFunctionAddresses);
         let known = self.registrations.remove(&attempt.owner);
+        let was_watched = known.as_ref().is_some_and(|known| known.was_watched);
         let mut identities = known.map(|known| known.identities).unwrap_or_default();
         identities.retain(|set| set.to != attempt.public_identity);
         identities.push(IdentitySet {
@@ -134,6 +135,7 @@ impl Pcscf {
             identities,
             term_ioi,
             charging_function_addresses: (!functions.is_empty()).then(|| functions.join(", ")),
+            was_watched,
             expires_at,
         };
         self.registrations.insert(attempt.owner.clone(), registration);

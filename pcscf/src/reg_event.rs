@@ -259,6 +259,15 @@ impl Pcscf {
         };
         if !response.is_success() {
             tracing::info!(status = response.status(), "no subscription to a registration");
+            // What ended while we were away has nobody left who would notify us. A home network that never took
+            // a SUBSCRIBE of ours says nothing by 404.
+            let current = self.watches.by_owner.get(&wait.owner);
+            let is_current = current.is_some_and(|one| one.serial == wait.serial);
+            let known = self.registrations.get(&wait.owner);
+            let was_watched = is_current && known.is_some_and(|known| known.was_watched);
+            if response.status() == 404 && was_watched {
+                return self.ended_by_home(now, &wait.owner, Event::Unregistered);
+            }
             // 481 to a renewal: the home network knows the dialog no more (RFC 6665 §4.1.2.2).
             let may_be_later = matches!(response.status(), 408 | 480 | 481 | 500 | 503 | 504);
             return self.watch_failed(now, &wait, "refused", may_be_later);
@@ -275,6 +284,7 @@ impl Pcscf {
         }
         watch.route_set = headers.values(Name::RecordRoute).map(str::to_owned).collect();
         watch.route_set.reverse();
+        self.registrations.note_watched(&wait.owner);
         let granted = headers.get(Name::Expires).and_then(|text| delta_seconds(text.trim()));
         let granted = Duration::from_secs(u64::from(granted.unwrap_or(EXPIRES_SECONDS)));
         self.timers.set(Timer::WatchAgain(wait.owner), now + renewal_after(granted));

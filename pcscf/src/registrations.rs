@@ -88,6 +88,9 @@ pub struct Registration {
     /// P-Charging-Function-Addresses of the latest 200, as written.
     #[serde(default)]
     pub charging_function_addresses: Option<String>,
+    /// The home network has taken a SUBSCRIBE of ours to its state.
+    #[serde(default)]
+    pub was_watched: bool,
     pub expires_at: Now,
 }
 
@@ -206,6 +209,14 @@ impl Registrations {
         let first = Owner { private_identity: impi.clone(), ue, is_emergency: false };
         let of_it = self.by_owner.range(first..).map(|(owner, _)| owner);
         of_it.take_while(|owner| owner.private_identity == *impi).cloned().collect()
+    }
+
+    pub fn note_watched(&mut self, owner: &Owner) {
+        if self.get(owner).is_some_and(|known| !known.was_watched)
+            && let Some(known) = self.by_owner.get_mut(owner)
+        {
+            known.was_watched = true;
+        }
     }
 
     /// Ends the registration of an identity and its implicit set; true: it was the last one, and the

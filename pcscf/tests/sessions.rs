@@ -1232,3 +1232,23 @@ fn a_subscription_that_fails() {
     assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
     assert_eq!(lone.core.owed(), 0);
 }
+
+/// TS 24.229 §5.2.3: nobody notifies of what ended while we were away; a home network that took a SUBSCRIBE before
+/// says by 404 that there is nobody. One that never took any says nothing by it.
+#[test]
+fn nobody_is_there_to_watch() {
+    let mut lone = Lone::registered(config(true));
+    lone.watched_for(1_200);
+    lone.pass(Duration::from_secs(601));
+    let (_, renewal) = lone.request();
+    lone.from_core(renewal.response(404, "Not Found").to_bytes());
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    assert_eq!(lone.counter("tessera_pcscf_leaving_registrations", ""), 1);
+    assert_eq!(lone.counter("tessera_pcscf_watch_events_total", "deregistered"), 1);
+
+    let mut lone = Lone::registered(config(true));
+    let (_, subscribe) = lone.request();
+    lone.from_core(subscribe.response(404, "Not Found").to_bytes());
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+    assert_eq!(lone.counter("tessera_pcscf_watch_events_total", "refused"), 1);
+}
