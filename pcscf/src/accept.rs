@@ -127,6 +127,7 @@ impl Pcscf {
                 .iter()
                 .flat_map(|text| apart(text))
                 .collect(),
+            expires_at,
         });
         let registration = Registration {
             contact_uri,
@@ -136,11 +137,10 @@ impl Pcscf {
             term_ioi,
             charging_function_addresses: (!functions.is_empty()).then(|| functions.join(", ")),
             was_watched,
-            expires_at,
         };
-        self.registrations.insert(attempt.owner.clone(), registration);
-        let ends = expires_at + BEYOND_REGISTRATION;
-        self.timers.set(Timer::RegistrationEnds(attempt.owner.clone()), ends);
+        // registration.md T-07: of several identities the set carries the one that lasts longest.
+        let ends = registration.expires_at() + BEYOND_REGISTRATION;
+        self.keep_registration(attempt.owner.clone(), registration);
         match attempt.set.and_then(|id| self.security.get(id)) {
             // Registered in clear, where our policy allows it: no set protects that (ipsec.md L-04).
             None => {
@@ -163,6 +163,24 @@ impl Pcscf {
                 self.establish(now, id, ends, out);
             }
         }
+    }
+
+    /// Keeps what is registered, until the first of its identities ends.
+    pub(crate) fn keep_registration(&mut self, owner: Owner, registration: Registration) {
+        let ends = registration.first_expires_at() + BEYOND_REGISTRATION;
+        self.timers.set(Timer::RegistrationEnds(owner.clone()), ends);
+        self.registrations.insert(owner, registration);
+    }
+
+    /// registration.md D-09: identities end by their time, the contact with the last one, or when its UE has been told
+    /// that the home network has ended it.
+    pub(crate) fn registration_ends(&mut self, now: Now, owner: Owner) {
+        if let Some(left) = self.registrations.end_expired(now, &owner) {
+            let ends = left.first_expires_at() + BEYOND_REGISTRATION;
+            return self.timers.set(Timer::RegistrationEnds(owner), ends);
+        }
+        self.registrations.has_left(&owner);
+        self.forget_followers(&owner);
     }
 
     /// ipsec.md L-13: where the registrar no longer lists the contact that this private identity had
@@ -244,7 +262,7 @@ impl Pcscf {
         let known = self.registrations.get(owner);
         let is_own = known.is_some_and(|known| ends(&known.contact_uri, request, response));
         if known.is_some() && !(is_own && self.registrations.end(owner, &attempt.public_identity)) {
-            let ends = self.registrations.get(owner).map(|known| known.expires_at);
+            let ends = self.registrations.get(owner).map(Registration::expires_at);
             let set = attempt.set.and_then(|id| self.security.get(id));
             if let (Some(ends), Some(set)) = (ends, set.filter(|set| !set.is_established())) {
                 let id = set.id;
@@ -305,10 +323,14 @@ pub(crate) fn contact_to_bind(request: &Headers) -> Option<Address> {
 fn granted(request: &Headers, response: &Headers) -> Option<(String, u32)> {
     let asked = contact_to_bind(request)?;
     let default = response.get(Name::Expires).and_then(|value| value.trim().parse().ok());
-    let bound = response.values(Name::Contact).find_map(|value| match Contact::parse(value) {
-        Ok(Contact::Address(address)) if is_same_contact(&address.uri, &asked.uri) => Some(address),
-        _ => None,
-    })?;
+    let bound = |is_it: fn(&Uri, &Uri) -> bool| {
+        response.values(Name::Contact).find_map(|value| match Contact::parse(value) {
+            Ok(Contact::Address(address)) if is_it(&address.uri, &asked.uri) => Some(address),
+            _ => None,
+        })
+    };
+    // Some registrars leave parameters out.
+    let bound = bound(is_same_contact).or_else(|| bound(Uri::is_equivalent))?;
     let seconds = bound.expires_seconds().or(default).unwrap_or(3_600);
     (seconds > 0).then_some((asked.uri_text, seconds))
 }

@@ -242,7 +242,7 @@ impl Pcscf {
             if owner.as_ref() != Some(&set.owner()) {
                 let of = set.owner();
                 let left = self.registrations.get(&of).map(|registration| {
-                    format!("registered for {} s", registration.expires_at.since(now).as_secs())
+                    format!("registered for {} s", registration.expires_at().since(now).as_secs())
                 });
                 let left = left.unwrap_or_else(|| "not registered".into());
                 let _ = writeln!(text, "{of}: {left}");

@@ -21,7 +21,7 @@ use common::node::{Now, Output, Record, StoredRecord};
 use serde::{Deserialize, Serialize};
 
 use crate::registrations::{Owner, Registration};
-use crate::security::{BEYOND_REGISTRATION, Set};
+use crate::security::Set;
 use crate::{Pcscf, Timer};
 
 const REGISTRATION: &str = "registration";
@@ -159,7 +159,9 @@ impl Pcscf {
         match record.kind.as_str() {
             REGISTRATION => {
                 let Owned { private_identity, ue, registration } =
-                    serde_json::from_str::<Owned<Registration>>(&record.value)
+                    serde_json::from_str(&record.value)
+                        .map(with_ends)
+                        .and_then(serde_json::from_value::<Owned<Registration>>)
                         .map_err(unreadable)?;
                 let is_emergency = registration.is_emergency();
                 let owner = Owner { private_identity, ue, is_emergency };
@@ -168,13 +170,11 @@ impl Pcscf {
                 }
                 // Versions before this one kept an emergency registration in the place of the normal one.
                 if record.key != key_of(&owner) {
-                    let kept = keep_registration(&owner, &registration);
+                    let kept = record_of(&owner, &registration);
                     let former = forget(REGISTRATION, record.key.clone());
                     out.extend([kept, former].map(|record| Output::Persist { record }));
                 }
-                let ends = registration.expires_at + BEYOND_REGISTRATION;
-                self.timers.set(Timer::RegistrationEnds(owner.clone()), ends);
-                self.registrations.insert(owner, registration);
+                self.keep_registration(owner, registration);
                 self.registrations.touched();
             }
             SET => {
@@ -200,7 +200,7 @@ impl Pcscf {
         let mut records = Vec::new();
         for owner in self.registrations.touched() {
             records.push(match self.registrations.get(&owner) {
-                Some(registration) => keep_registration(&owner, registration),
+                Some(registration) => record_of(&owner, registration),
                 None => forget(REGISTRATION, key_of(&owner)),
             });
         }
@@ -233,8 +233,18 @@ impl Pcscf {
     }
 }
 
+/// Versions before this one stored one end for all identities.
+fn with_ends(mut registration: serde_json::Value) -> serde_json::Value {
+    let ends = registration.get("expires_at").cloned();
+    let identities = registration.get_mut("identities").and_then(|all| all.as_array_mut());
+    if let (Some(ends), Some(identities)) = (ends, identities) {
+        identities.iter_mut().for_each(|identity| identity["expires_at"] = ends.clone());
+    }
+    registration
+}
+
 /// Whether it is an emergency registration, its Contact says as well.
-fn keep_registration(owner: &Owner, registration: &Registration) -> Record {
+fn record_of(owner: &Owner, registration: &Registration) -> Record {
     let private_identity = owner.private_identity.clone();
     let owned = Owned { private_identity, ue: owner.ue, registration };
     keep(REGISTRATION, key_of(owner), &owned)

@@ -107,7 +107,7 @@ enum Timer {
     SetEnds(SetId),
     /// The set that this new one follows has 64 × T1 left (ipsec.md L-07).
     OldSetRunsOut(SetId),
-    /// The registration and its 30 s of grace are over (registration.md D-09).
+    /// An identity of the registration and its 30 s of grace are over (registration.md D-09).
     RegistrationEnds(Owner),
     /// The data plane is to be compared with what we know.
     AuditDue,
@@ -219,11 +219,7 @@ impl Pcscf {
         match timer {
             Timer::SetEnds(set) => self.set_ended(now, set, out),
             Timer::OldSetRunsOut(new) => self.old_set_runs_out(now, new),
-            Timer::RegistrationEnds(owner) => {
-                self.registrations.remove(&owner);
-                self.registrations.has_left(&owner);
-                self.forget_followers(&owner);
-            }
+            Timer::RegistrationEnds(owner) => self.registration_ends(now, owner),
             Timer::AuditDue => self.audit_is_due(now, out),
             Timer::WatchAgain(owner) => self.watch_again(now, owner, out),
         }

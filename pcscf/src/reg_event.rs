@@ -417,7 +417,8 @@ impl Pcscf {
             if let (Event::Shortened, true, Some(left)) =
                 (contact.event, contact.is_active, contact.expires_seconds)
             {
-                registration.expires_at = now + Duration::from_secs(left);
+                let until = now + Duration::from_secs(left);
+                registration.shorten(&aor.public_identity(), until);
             }
         }
         if registration == *known {
@@ -426,8 +427,8 @@ impl Pcscf {
         if let (true, Some(event)) = (registration.identities.is_empty(), ended) {
             return self.ended_by_home(now, owner, event);
         }
-        let ends = registration.expires_at + BEYOND_REGISTRATION;
-        if registration.expires_at < known.expires_at {
+        let ends = registration.expires_at() + BEYOND_REGISTRATION;
+        if registration.expires_at() < known.expires_at() {
             for id in self.security.sets_of(owner) {
                 let established = self.security.get(id).filter(|set| set.is_established());
                 let Some(set) = established else { continue };
@@ -435,8 +436,7 @@ impl Pcscf {
                 self.set_life(id, ends);
             }
         }
-        self.timers.set(Timer::RegistrationEnds(owner.clone()), ends);
-        self.registrations.insert(owner.clone(), registration);
+        self.keep_registration(owner.clone(), registration);
     }
 
     /// TS 24.229 §5.2.5.2: the registration goes at once; the associations stay until the NOTIFY to
@@ -514,6 +514,13 @@ impl Registration {
         }
         if let Some(set) = self.identities.first_mut() {
             set.associated_uris.push(format!("<{text}>"));
+        }
+    }
+
+    /// TS 23.228 §5.2.1a: with the identity its implicit set.
+    fn shorten(&mut self, identity: &Impu, until: Now) {
+        for set in self.identities.iter_mut().filter(|set| set.holds(identity)) {
+            set.expires_at = set.expires_at.min(until);
         }
     }
 

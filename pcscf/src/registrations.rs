@@ -12,6 +12,7 @@ use common::sip::uri::Uri;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::Touched;
+use crate::security::BEYOND_REGISTRATION;
 use crate::{Pcscf, Timer};
 
 /// A UE, as what belongs to it is kept: its private identity and its address. An emergency registration has a contact
@@ -41,6 +42,8 @@ pub struct IdentitySet {
     /// P-Associated-URI of the latest 200, in order, as written; the first is the default public
     /// identity.
     pub associated_uris: Vec<String>,
+    /// As the 200 for this identity says.
+    pub expires_at: Now,
 }
 
 impl IdentitySet {
@@ -91,7 +94,6 @@ pub struct Registration {
     /// The home network has taken a SUBSCRIBE of ours to its state.
     #[serde(default)]
     pub was_watched: bool,
-    pub expires_at: Now,
 }
 
 impl Registration {
@@ -101,6 +103,16 @@ impl Registration {
         let has_letters = |text: &[u8]| text.eq_ignore_ascii_case(b"sos");
         self.contact_uri.as_bytes().windows(3).any(has_letters)
             && Uri::parse(&self.contact_uri).is_ok_and(|uri| is_for_emergency(&uri))
+    }
+
+    /// When the last identity ends, and the contact with it.
+    pub fn expires_at(&self) -> Now {
+        self.identities.iter().map(|set| set.expires_at).max().unwrap_or_default()
+    }
+
+    /// When the first identity ends.
+    pub fn first_expires_at(&self) -> Now {
+        self.identities.iter().map(|set| set.expires_at).min().unwrap_or_default()
     }
 
     /// The URI is an identity of this registration.
@@ -231,6 +243,16 @@ impl Registrations {
         is_last
     }
 
+    /// Ends the identities whose time and grace are over; what is left of the registration.
+    pub fn end_expired(&mut self, now: Now, owner: &Owner) -> Option<&Registration> {
+        let known = self.by_owner.get_mut(owner)?;
+        known.identities.retain(|set| set.expires_at + BEYOND_REGISTRATION > now);
+        if known.identities.is_empty() {
+            self.remove(owner);
+        }
+        self.get(owner)
+    }
+
     pub fn len(&self) -> usize {
         self.by_owner.len()
     }
@@ -268,7 +290,7 @@ impl Pcscf {
             ["registrations"] => {
                 let mut text = String::new();
                 for (owner, registration) in self.registrations.iter() {
-                    let seconds = registration.expires_at.since(now).as_secs();
+                    let seconds = registration.expires_at().since(now).as_secs();
                     let or_none = |text: &Option<String>| text.clone().unwrap_or("-".to_owned());
                     let _ = writeln!(
                         text,

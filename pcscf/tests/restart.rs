@@ -608,3 +608,19 @@ fn a_dialog_of_before_the_start() {
     let (flow, _) = lone.sent();
     assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
 }
+
+/// Versions before this one stored one end for all identities of a contact.
+#[test]
+fn a_registration_that_an_earlier_version_stored() {
+    let mut lone = Lone::new();
+    lone.register();
+    let key = lone.rows.keys().find(|(kind, _)| kind == "registration").unwrap().clone();
+    let mut stored: serde_json::Value = serde_json::from_str(&lone.rows[&key]).unwrap();
+    let ends = stored["identities"][0].as_object_mut().unwrap().remove("expires_at").unwrap();
+    stored["expires_at"] = ends;
+    lone.rows.insert(key, stored.to_string());
+    lone.crash(Duration::from_secs(3_600));
+    assert_eq!(lone.metric("tessera_pcscf_registrations"), 1.0);
+    lone.pass(Duration::from_secs(31));
+    assert_eq!(lone.metric("tessera_pcscf_registrations"), 0.0);
+}

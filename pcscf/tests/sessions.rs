@@ -1252,3 +1252,74 @@ fn nobody_is_there_to_watch() {
     assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
     assert_eq!(lone.counter("tessera_pcscf_watch_events_total", "refused"), 1);
 }
+
+impl Lone {
+    /// Another identity is registered over the associations, for so long.
+    fn registers_also(&mut self, user: &str, cseq: u32, seconds: u32) {
+        let text = register(31_001, cseq, "X: y\r\n");
+        let to = format!("To: <sip:{user}@home.example>");
+        self.protected(&text.replace("To: <sip:alice@home.example>", &to));
+        let (_, request) = self.request();
+        let mut response = accepted(&request);
+        let headers = response.headers_mut();
+        headers.set(Name::PAssociatedUri, &format!("<sip:{user}@home.example>"));
+        headers.set(Name::Contact, &format!("<sip:{UE}:31001>;expires={seconds}"));
+        self.from_core(response.to_bytes());
+        self.response(200);
+    }
+
+    /// What is asserted of a phone that prefers this identity.
+    fn asserted_for(&mut self, user: &str, number: u32) -> Option<String> {
+        let branch = format!("z9hG4bKas{number}");
+        let preferred = format!("P-Preferred-Identity: <sip:{user}@home.example>");
+        let changes = [
+            ("z9hG4bKs1", branch.as_str()),
+            ("watch1", branch.as_str()),
+            ("P-Preferred-Identity: <sip:alice@home.example>", preferred.as_str()),
+        ];
+        self.protected(&subscribe(&changes));
+        let (_, request) = self.request();
+        self.from_core(request.response(403, "Forbidden").to_bytes());
+        self.response(403);
+        request.headers().get(Name::PAssertedIdentity).map(str::to_owned)
+    }
+}
+
+/// TS 24.229 §5.2.2.3; registration.md T-07, D-09: each identity ends by the time of its own 200, or as a document
+/// shortens it; associations and contact last as long as the last of them.
+#[test]
+fn each_identity_has_its_time() {
+    let (alice, carol) = ("<sip:alice@home.example>", "<sip:carol@home.example>");
+    for is_shortened in [false, true] {
+        let mut lone = Lone::registered(config(is_shortened));
+        let granted = if is_shortened { 7_200 } else { 600 };
+        if is_shortened {
+            let watch = lone.watched();
+            lone.registers_also("carol", 3, granted);
+            let shortened = [("sip:carol@home.example", Event::Shortened, true, 600)];
+            lone.from_core(document(&watch, 1, "active;expires=600000", &shortened));
+            lone.response(200);
+        } else {
+            lone.registers_also("carol", 3, granted);
+        }
+        assert_eq!(lone.asserted_for("carol", 1).as_deref(), Some(carol));
+        lone.pass(Duration::from_secs(629));
+        assert_eq!(lone.asserted_for("carol", 2).as_deref(), Some(carol));
+        lone.pass(Duration::from_secs(2));
+        assert_eq!(lone.asserted_for("carol", 3).as_deref(), Some(alice));
+        lone.pass(Duration::from_secs(2_998));
+        assert_eq!(lone.asserted_for("alice", 4).as_deref(), Some(alice));
+        assert_eq!(lone.removed, []);
+        lone.pass(Duration::from_secs(2));
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+        assert_eq!(lone.removed.len(), 1);
+    }
+    // The longer one may be the later one.
+    let mut lone = Lone::registered(config(false));
+    lone.registers_also("carol", 3, 7_200);
+    lone.pass(Duration::from_secs(3_631));
+    assert_eq!(lone.asserted_for("alice", 1).as_deref(), Some(carol));
+    lone.pass(Duration::from_secs(3_600));
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    assert_eq!(lone.removed.len(), 1);
+}
