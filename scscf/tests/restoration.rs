@@ -514,7 +514,8 @@ fn what_is_older_than_a_reselection_is_forgotten() {
     dialogue.rests();
 }
 
-/// TS 23.380 §4: and when nobody comes, time ends what is left here, of which nobody else is told.
+/// TS 23.380 §4, TS 29.229 §6.2.2.5: and when nobody comes, time ends what is left here, of which nobody else is told;
+/// but an HSS that is unable to comply has said nothing of another S-CSCF.
 #[test]
 fn a_user_who_moved_away_ends_in_silence() {
     for (outcome, is_elsewhere) in
