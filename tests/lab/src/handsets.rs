@@ -386,7 +386,7 @@ impl Handsets {
         config.authentication = model.authentication.unwrap_or(config.authentication);
         config.mtu = model.mtu.unwrap_or(usize::from(attached.mtu));
         config.tcp_mtu = model.tcp_mtu;
-        config.subscribes = self.habits.subscribes && !model.is_emergency;
+        config.subscribes = self.habits.subscribes;
         config.is_emergency = model.is_emergency;
         config.reg_id = model.reg_id;
         let elsewhere = HostPort::parse(scenarios::ELSEWHERE).ok();

@@ -312,7 +312,9 @@ impl Laboratory {
 
     /// Adds another bearer of that phone's subscriber, for emergency calls.
     pub fn add_emergency_phone(&mut self, of: usize) -> usize {
-        let model = Model { is_emergency: true, ..Model::default() };
+        // What the network does with an end of it is looked at.
+        let faults = ue::Faults { ends_emergency: true, ..ue::Faults::default() };
+        let model = Model { is_emergency: true, faults, ..Model::default() };
         self.handsets.add(self.handsets.subscriber(of), &self.subscribers, model)
     }
 

@@ -187,7 +187,8 @@ impl Ims {
         let (isim, _) = card_of(of as u64 + 1);
         let mut config = self.config(isim, scenarios::Phone::Good);
         config.is_emergency = true;
-        config.subscribes = false;
+        // What the network does then is looked at.
+        config.faults.ends_emergency = true;
         let phone = ue::Phone::new(config, self.world.random.fork());
         self.world.add_phone(Box::new(Mobile::new(phone)))
     }

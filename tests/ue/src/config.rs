@@ -120,6 +120,8 @@ pub struct Faults {
     pub changed_security_client: bool,
     /// No Security-Client and no sec-agree.
     pub no_security_client: bool,
+    /// An emergency registration is refreshed too early, and deregistered, when it is told so.
+    pub ends_emergency: bool,
 }
 
 impl Config {

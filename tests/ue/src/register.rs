@@ -148,9 +148,9 @@ impl Phone {
         self.begin(now, Kind::Deregistration, identity, self.sets.in_use(), out);
     }
 
-    /// TS 24.229 §5.1.6.4, §5.1.6.6: of its own accord an emergency registration is neither refreshed nor ended.
-    pub(crate) fn keeps_emergency_rules(&self) -> bool {
-        self.config.is_emergency && self.config.automatic
+    /// TS 24.229 §5.1.6.4, §5.1.6.6: an emergency registration is not refreshed in its first half, and not ended.
+    fn keeps_emergency_rules(&self) -> bool {
+        self.config.is_emergency && !self.config.faults.ends_emergency
     }
 
     /// It registers again, and tries again, without being told.

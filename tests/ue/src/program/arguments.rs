@@ -306,6 +306,8 @@ enum Fault {
     ChangedSecurityClient,
     /// No Security-Client.
     NoSecurityClient,
+    /// An emergency registration is refreshed too early, and ended.
+    EndsEmergency,
 }
 
 /// `None` is for ever.
@@ -420,6 +422,7 @@ fn faults(names: &[Fault]) -> Faults {
             Fault::NoSecurityVerify => &mut faults.no_security_verify,
             Fault::ChangedSecurityClient => &mut faults.changed_security_client,
             Fault::NoSecurityClient => &mut faults.no_security_client,
+            Fault::EndsEmergency => &mut faults.ends_emergency,
         };
         *fault = true;
     }
