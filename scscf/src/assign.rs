@@ -289,7 +289,8 @@ impl Scscf {
 
     /// TS 29.228 §6.1.2.1: an assignment that was granted and cannot be used is given back, and
     /// nothing of it stays here but what an emergency registration made (TS 24.229 §5.4.8.4): where there is that,
-    /// the HSS hears nothing either, or it would have no S-CSCF for it. Servers hear of the end, and phones: to come again where only this S-CSCF cannot use the profile.
+    /// the HSS hears nothing either, or it would have no S-CSCF for it. Servers hear of the end, and phones: to come
+    /// again where only this S-CSCF cannot use the profile.
     fn unassign(&mut self, now: Now, job: Registering, refusal: Refusal, out: &mut Vec<Output>) {
         let (assignment_type, told) = match refusal {
             Refusal::ProfileUnusable => {
