@@ -20,7 +20,7 @@ const SECOND_PCSCF: &str = "pcscf2";
 /// Of phones that find out that their P-CSCF is dead: 64 of it.
 const BRIEF_T1: Duration = Duration::from_millis(100);
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 10] = [
     (
         "entry_point_is_killed",
         "without the first I-CSCF a phone registers, refreshes and leaves by the other one",
@@ -61,6 +61,11 @@ const CHECKS: [Check; 9] = [
         "an_end_is_told_after_a_crash",
         "the way to the P-CSCF is cut when the HSS ends a registration, the S-CSCF dies: both are told yet",
         an_end_is_told_after_a_crash,
+    ),
+    (
+        "an_end_while_the_pcscf_is_away",
+        "back again, and told by nobody, the P-CSCF asks and learns of it; the phone is told in its old dialog",
+        an_end_while_the_pcscf_is_away,
     ),
 ];
 
@@ -301,6 +306,47 @@ fn an_end_is_told_after_a_crash(world: &mut LabWorld) -> Result<(), String> {
     world.until("the P-CSCF is told", PATIENCE, &mut |world| {
         world.metric(Function::Pcscf, "tessera_pcscf_registrations", &[]) <= at_pcscf
     })
+}
+
+/// TS 24.229 §5.2.3, §5.2.6.4: nobody is left who would notify the P-CSCF, and it knows no dialog any more; but a
+/// SUBSCRIBE is 404 now, and Record-Route leads to the phone.
+fn an_end_while_the_pcscf_is_away(world: &mut LabWorld) -> Result<(), String> {
+    let held = |world: &mut dyn World| {
+        SCSCFS.map(|of| world.metric(of, "tessera_scscf_registrations", &[]))
+    };
+    let watched = |world: &mut dyn World, outcome| {
+        let name = "tessera_pcscf_watch_events_total";
+        world.metric(Function::Pcscf, name, &[("outcome", outcome)])
+    };
+    let before = held(world);
+    let at_pcscf = world.metric(Function::Pcscf, "tessera_pcscf_registrations", &[]);
+    let heard = watched(world, "notified");
+    let ue = world.add_phone(Phone::Good);
+    registers(world, ue)?;
+    world.until("phone and P-CSCF watch", PATIENCE, &mut |world| {
+        world.notified(ue) > 0 && watched(world, "notified") > heard
+    })?;
+    let now = held(world);
+    let serving = usize::from(now[1] > before[1]);
+    let impi = world.private_identity(ue);
+    // A port where nobody is would be reported at once, and the phone given up.
+    world.cut_off("pcscf", true)?;
+    world.kill(Function::Pcscf);
+    world.command(Function::Hss, &["rtr", &impi, "permanent"]);
+    let ended = world
+        .until("the S-CSCF ends it", PATIENCE, &mut |world| held(world)[serving] < now[serving]);
+    world.kill(SCSCFS[serving]);
+    let whole = world.cut_off("pcscf", false);
+    world.start(Function::Pcscf);
+    let learned = world.until("the P-CSCF learns of it", PATIENCE, &mut |world| {
+        watched(world, "deregistered") >= 1.0
+            && world.metric(Function::Pcscf, "tessera_pcscf_registrations", &[]) <= at_pcscf
+    });
+    world.start(SCSCFS[serving]);
+    ended?;
+    whole?;
+    learned?;
+    world.until("the phone is told", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)
 }
 
 fn registers(world: &mut LabWorld, ue: usize) -> Result<(), String> {
