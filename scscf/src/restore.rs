@@ -223,14 +223,24 @@ impl Scscf {
         Registration { private_identity, ..self.registration(job, service_profiles, charging) }
     }
 
-    /// TS 29.229 §6.3.46: without a time-out a contact lives as long as one that asks for nothing.
+    /// TS 29.229 §6.3.46: without a time-out a contact lives as long as one that asks for nothing. The time-out is that
+    /// of the last contact to end; one for emergency calls, which nothing but time ends, has its own limit (TS 24.229
+    /// §5.4.8.2).
     fn bindings_left(&self, now: Now, left: &ScscfRestorationInfo) -> Vec<Binding> {
         let default = u64::from(self.config.registration.expires_default_seconds);
         let ends_at = left.registration_time_out.unwrap_or(now.as_secs() + default);
         if ends_at <= now.as_secs() {
             return Vec::new();
         }
-        left.contacts.iter().filter_map(|contact| Binding::restored(contact, ends_at)).collect()
+        let longest = u64::from(self.config.registration.emergency_expires_seconds);
+        let restored = |contact| {
+            let mut binding = Binding::restored(contact, ends_at)?;
+            if binding.is_emergency {
+                binding.expires_at_seconds = ends_at.min(now.as_secs() + longest);
+            }
+            Some(binding)
+        };
+        left.contacts.iter().filter_map(restored).collect()
     }
 
     /// TS 24.229 §5.4.1.2.2: a restored user is treated like any other one who is registered. An

@@ -543,3 +543,18 @@ fn a_user_who_moved_away_ends_in_silence() {
         assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
     }
 }
+
+/// TS 24.229 §5.4.8.2: an emergency registration beside the normal one does not come back with the time of that one.
+#[test]
+fn an_emergency_contact_keeps_its_limit() {
+    let mut dialogue = Dialogue::new(config());
+    let mut both = own_contact();
+    both.contacts.extend(left(IMPI, "<sip:10.133.202.46:5070;sos>", 3).contacts);
+    dialogue.receives(&reselected(27));
+    dialogue.asks_sar(NoAssignment, Saa { restoration: vec![both], ..saa(&profile(IMPI)) });
+    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(200);
+    dialogue.command(&["show", IMPU]);
+    let text = dialogue.replied_text();
+    assert!(text.contains("5070;sos> for 1800 s"), "{text}");
+}

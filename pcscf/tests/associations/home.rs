@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use common::dns::{self, RecordData, RecordType};
-use common::node::{Flow, Input, Node, Output};
+use common::node::{Flow, Input, Node, Output, Transport};
 use common::sip::header::Name;
 use common::sip::message::{Message, Request, Response};
 use pcscf::config::Policy;
@@ -258,8 +258,29 @@ fn keep_alives() {
         let keep = via.split(';').find(|part| part.starts_with("keep="));
         assert_eq!(keep, expected, "{via}");
     }
-    let mut lone = Lone::with(config);
+    // By TCP as well; inside IPsec there is no need.
+    config.gm.keep_alive_seconds = 29;
+    let mut lone = Lone::with(config.clone());
+    let phone = Phone { transport: Transport::Tcp, ..Phone::new("alice", "10.45.0.2") };
+    let text = lone.write(&phone, 5060, &Register::first(&phone));
+    lone.text(&phone, 4_444, 5060, &text.replace(" 10.45.0.2:5060;", " 192.168.1.2:5060;keep;"));
+    lone.home_accepts(3_600);
+    assert!(lone.answered().1.headers().get(Name::Via).unwrap().contains(";keep=29"));
+    let mut protected = config.clone();
+    protected.ipsec.policy = Policy::Required;
+    let mut lone = Lone::with(protected);
     let phone = Phone::new("alice", "10.45.0.2");
+    let set = lone.registered(&phone);
+    let text = lone.write(&phone, set.ports.us, &Register::refresh());
+    let text = text.replace(" 10.45.0.2:31001;branch", " 10.45.0.2:31001;keep;branch");
+    assert!(text.contains(";keep;"));
+    lone.text(&phone, set.ports.uc, set.ports.ps, &text);
+    lone.home_accepts(3_600);
+    let (flow, response) = lone.answered();
+    assert!(!response.headers().get(Name::Via).unwrap().contains("keep="));
+    // Nor do received and rport turn the answer from its way (TS 33.203 §7.1).
+    assert_eq!((flow.local.port(), flow.remote.port()), (set.ports.pc, set.ports.us));
+    let mut lone = Lone::with(config);
     lone.text(&phone, 4_444, 5060, "\r\n\r\n");
     let mut request = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
     request.extend([7; 12]);

@@ -243,6 +243,25 @@ fn deregistration_ends_all_sets() {
     assert_eq!(removed, [old.id, new.id, temporary.id]);
 }
 
+/// RFC 3261 §10.2.2: all contacts are the own one, too; the REGISTER goes on as it is.
+#[test]
+fn deregistration_of_all_contacts() {
+    let mut lone = Lone::new();
+    let phone = alice();
+    let set = lone.registered(&phone);
+    let text = lone.write(&phone, set.ports.us, &Register { expires: 0, ..Register::refresh() });
+    let all = text.replace("<sip:10.45.0.2:31001>;expires=0", "*\r\nExpires: 0");
+    assert!(all.contains("Contact: *\r\n"));
+    lone.text(&phone, set.ports.uc, set.ports.ps, &all);
+    let request = lone.forwarded();
+    assert_eq!(request.headers().get(Name::Contact), Some("*"));
+    assert_eq!(request.headers().get(Name::Expires), Some("0"));
+    lone.home_says(&request.response(200, "OK"));
+    assert_eq!((lone.status(), lone.registrations()), (200, 0));
+    lone.pass(129);
+    assert_eq!(lone.removed(), [set.id]);
+}
+
 impl Lone {
     /// The home network accepts a REGISTER, and has these contacts then.
     fn home_lists(&mut self, contacts: &[&str]) {

@@ -86,8 +86,7 @@ pub struct Config {
     pub expires_seconds: u32,
     /// T1 (TS 24.229 table 7.7.1).
     pub gm_t1: Duration,
-    /// Registers again in time, and tries again after failures, as TS 24.229 wants it. Without it the phone does
-    /// what it is told, even where TS 24.229 §5.1.6 forbids that, so that a test sees how the network answers.
+    /// Registers again in time, and tries again after failures, as TS 24.229 wants it.
     pub automatic: bool,
     /// Subscribes to the state of its registrations (TS 24.229 §5.1.1.3).
     pub subscribes: bool,
