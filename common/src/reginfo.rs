@@ -9,10 +9,19 @@ use quick_xml::Reader;
 use quick_xml::escape::escape;
 use quick_xml::events::{BytesStart, Event as Xml};
 
+use crate::sip::header::Name;
+use crate::sip::message::Headers;
+
 /// MIME type of the document.
 pub const CONTENT_TYPE: &str = "application/reginfo+xml";
 /// Name of the event package.
 pub const PACKAGE: &str = "reg";
+
+/// The request is of this package (RFC 3680 §4.1, RFC 6665 §8.2.1).
+pub fn is_reg_event(headers: &Headers) -> bool {
+    let package = headers.get(Name::Event).and_then(|event| event.split(';').next());
+    package.is_some_and(|package| package.trim().eq_ignore_ascii_case(PACKAGE))
+}
 
 /// Contacts that one document may name.
 const CONTACTS_LIMIT: usize = 1_000;

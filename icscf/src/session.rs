@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::cx::{self, Answered, Lir, Outcome, ServerCapabilities};
 use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
+use common::reginfo::is_reg_event;
 use common::sip::address::Address;
 use common::sip::endpoint::{Branch, Incoming, NoReply};
 use common::sip::header::Name;
@@ -484,11 +485,8 @@ impl Icscf {
     }
 }
 
-/// RFC 3680 §4.1
 fn is_watching(request: &Request) -> bool {
-    let event = request.headers().get(Name::Event).and_then(|event| event.split(';').next());
-    request.method() == Method::Subscribe
-        && event.is_some_and(|event| event.trim().eq_ignore_ascii_case("reg"))
+    request.method() == Method::Subscribe && is_reg_event(request.headers())
 }
 
 /// Whom a request is for.

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::node::{Flow, Now, Output};
+use common::reginfo::is_reg_event;
 use common::sip::address::{Address, delta_seconds};
 use common::sip::endpoint::{Branch, Incoming, NoReply, Segment, Target};
 use common::sip::header::Name;
@@ -21,7 +22,6 @@ use common::sip::uri::Uri;
 use crate::config::RouteMismatch;
 use crate::dialogs::Dialog;
 use crate::identity_headers::{strip_from_ue, strip_towards_ue};
-use crate::reg_event::is_reg_event;
 use crate::registrations::Owner;
 use crate::session::Refused;
 use crate::{OnPlace, OnReply, Pcscf, path};

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use common::identity::{Impu, logged};
 use common::node::{Now, Output};
-use common::reginfo::{self, Event, RegInfo, State};
+use common::reginfo::{self, Event, RegInfo, State, is_reg_event};
 use common::sip::address::{Address, delta_seconds};
 use common::sip::endpoint::{Incoming, NoReply};
 use common::sip::header::Name;
 use common::sip::locate::Hop;
 use common::sip::locator::Located;
-use common::sip::message::{Headers, Request, Response};
+use common::sip::message::{Request, Response};
 use common::sip::p_headers::ChargingVector;
 use common::sip::uri::{HostPort, Scheme, Uri};
 
@@ -470,12 +470,6 @@ impl Pcscf {
             self.timers.stop(&Timer::WatchAgain(owner.clone()));
         }
     }
-}
-
-/// The event package is that of registration state (RFC 3680 §4.1).
-pub(crate) fn is_reg_event(headers: &Headers) -> bool {
-    let event = headers.get(Name::Event).and_then(|text| text.split(';').next());
-    event.is_some_and(|event| event.trim().eq_ignore_ascii_case(reginfo::PACKAGE))
 }
 
 /// When a subscription is renewed, as a UE renews its own (TS 24.229 §5.1.1.3): 600 s before the end of more

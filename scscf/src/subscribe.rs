@@ -332,8 +332,7 @@ impl Scscf {
 fn read_event(request: &Request) -> Result<Option<String>, Refusal> {
     let headers = request.headers();
     let event = headers.get(Name::Event).ok_or(Refusal::OtherEvent)?;
-    let package = event.split(';').next().unwrap_or("").trim();
-    if !package.eq_ignore_ascii_case(reginfo::PACKAGE) {
+    if !reginfo::is_reg_event(headers) {
         return Err(Refusal::OtherEvent);
     }
     let is_accepted = |value: &str| {

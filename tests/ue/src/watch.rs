@@ -235,8 +235,7 @@ impl Phone {
             return (request.response(481, "Subscription Does Not Exist"), None);
         };
         let headers = request.headers();
-        let package = headers.get(Name::Event).unwrap_or("").split(';').next().unwrap_or("");
-        if package.trim() != reginfo::PACKAGE {
+        if !reginfo::is_reg_event(headers) {
             return (request.response(489, "Bad Event"), None);
         }
         if watch.remote_cseq.is_some_and(|last| request.cseq() <= last) {
