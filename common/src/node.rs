@@ -150,9 +150,12 @@ pub enum Input {
     Start { records: Vec<StoredRecord> },
     /// One datagram, or one message cut from a stream.
     Sip { flow: Flow, bytes: Bytes },
-    /// Nothing listens there, or the connection could not be opened, or it ended while something
+    /// Nothing listens there, or the connection could not be opened, or it broke, or ended while something
     /// was being sent on it.
     Unreachable { flow: Flow },
+    /// A connection that was open is closed, and all that was sent on it had left: answers have arrived,
+    /// questions will not be answered on it any more.
+    Ended { flow: Flow },
     /// One whole Diameter message.
     Diameter { connection: ConnectionId, bytes: Bytes },
     /// A Diameter connection is up. `peer` is what [`Output::Connect`] named, or `None` when the

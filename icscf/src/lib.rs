@@ -236,6 +236,10 @@ impl Node for Icscf {
                 }
             }
             Input::Unreachable { flow } => self.on_unreachable(now, flow, out),
+            Input::Ended { flow } => {
+                self.sip.ended(flow);
+                self.on_unreachable(now, flow, out);
+            }
             Input::Diameter { .. }
             | Input::Opened { .. }
             | Input::ConnectFailed { .. }

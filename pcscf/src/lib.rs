@@ -205,6 +205,13 @@ impl Pcscf {
         }
     }
 
+    /// Each request that waits for an answer on that flow has none.
+    fn on_unreachable(&mut self, now: Now, flow: Flow, out: &mut Vec<Output>) {
+        while let Some(event) = self.sip.unreachable(now, flow, out) {
+            self.on_sip(now, event, out);
+        }
+    }
+
     fn on_place(&mut self, now: Now, wait: OnPlace, place: Located, out: &mut Vec<Output>) {
         match wait {
             OnPlace::RegisterLocated(locating) => self.register_located(now, *locating, place, out),
@@ -292,10 +299,10 @@ impl Pcscf {
                     self.on_sip(now, event, out);
                 }
             }
-            Input::Unreachable { flow } => {
-                while let Some(event) = self.sip.unreachable(now, flow, out) {
-                    self.on_sip(now, event, out);
-                }
+            Input::Unreachable { flow } => self.on_unreachable(now, flow, out),
+            Input::Ended { flow } => {
+                self.sip.ended(flow);
+                self.on_unreachable(now, flow, out);
             }
             Input::Resolved { id, answer } => {
                 for (wait, place) in self.locator.resolved(now, id, answer, out) {

@@ -449,6 +449,10 @@ impl Node for Scscf {
                 }
             }
             Input::Unreachable { flow } => self.on_unreachable(now, flow, out),
+            Input::Ended { flow } => {
+                self.sip.ended(flow);
+                self.on_unreachable(now, flow, out);
+            }
             Input::Diameter { .. }
             | Input::Opened { .. }
             | Input::ConnectFailed { .. }

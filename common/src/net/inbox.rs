@@ -43,7 +43,7 @@ pub(super) struct Counts {
 pub(super) const DNS_OUTCOMES: [&str; 3] = ["found", "nothing", "failed"];
 
 /// Kinds of inputs as `tessera_shell_inputs_total` labels them.
-pub(super) const KINDS: [&str; 14] = [
+pub(super) const KINDS: [&str; 15] = [
     "start",
     "sip",
     "unreachable",
@@ -58,6 +58,7 @@ pub(super) const KINDS: [&str; 14] = [
     "timeout",
     "sas_audited",
     "sas_expired",
+    "ended",
 ];
 
 pub(super) fn count(cell: &Cell<u64>) {
@@ -81,6 +82,7 @@ impl Counts {
             Input::Timeout => 11,
             Input::SasAudited { .. } => 12,
             Input::SasExpired { .. } => 13,
+            Input::Ended { .. } => 14,
         };
         count(&self.inputs[kind]);
     }

@@ -361,9 +361,13 @@ fn ended(connection: &Rc<Connection>, end: End, shared: &Shared) {
             tracing::debug!(%remote, %error, "SIP connection failed");
         }
     }
+    let is_broken = matches!(end, End::Failed(_)) || connection.stream.has_queued();
     for (flow, last) in connection.used.borrow_mut().drain(..) {
         if last.elapsed() < OUTSTANDING {
-            shared.inbox.push(Input::Unreachable { flow });
+            shared.inbox.push(match is_broken {
+                true => Input::Unreachable { flow },
+                false => Input::Ended { flow },
+            });
         }
     }
 }

@@ -132,9 +132,12 @@ fn tcp_connections_are_opened_from_the_port_of_the_flow() {
     let (mut other, peer) = server.accept().unwrap();
     assert_eq!(peer, address);
     assert_eq!(read_text(&mut other, message("third").len()), message("third"));
-    // The peer goes: what was sent on it may be lost.
+    // The peer closes what it has read.
     drop(stream);
-    toy.wait_for(&format!("unreachable TCP {from} {remote}"));
+    toy.wait_for(&format!("ended TCP {from} {remote}"));
+    // The peer goes with something unread: the connection is reset, and what was sent on it may be lost.
+    toy.admin(&["sip", "tcp", &address.to_string(), &remote_text, &message("unread")]);
+    assert_eq!(other.peek(&mut [0; 1]).unwrap(), 1);
     drop(other);
     toy.wait_for(&format!("unreachable TCP {address} {remote}"));
     // Nobody listens any more.

@@ -60,6 +60,7 @@ impl Node for Toy {
                     out.push(Output::Sip { flow, bytes });
                 }
             }
+            Input::Ended { flow } => self.log.push(format!("ended {}", show(flow))),
             Input::Unreachable { flow } => self.log.push(format!("unreachable {}", show(flow))),
             Input::Diameter { connection, bytes } => {
                 self.log.push(format!("diameter {} {}", connection.0, hex::encode(&bytes)));

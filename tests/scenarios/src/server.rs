@@ -159,7 +159,7 @@ impl Node for ApplicationServer {
                     self.on_sip(now, event, out);
                 }
             }
-            Input::Unreachable { flow } => {
+            Input::Unreachable { flow } | Input::Ended { flow } => {
                 while let Some(event) = self.sip.unreachable(now, flow, out) {
                     self.on_sip(now, event, out);
                 }

@@ -28,6 +28,8 @@ pub struct Work {
     pub packets: Vec<(IpAddr, Bytes)>,
     /// Connections that failed.
     pub failed: Vec<Flow>,
+    /// Connections that were closed in order.
+    pub ended: Vec<Flow>,
     pub dropped: Option<&'static str>,
 }
 
@@ -77,6 +79,11 @@ impl Kernel {
     /// The process has ended: its connections end with it, the sets stay.
     pub fn process_ended(&mut self) {
         self.stacks.clear();
+    }
+
+    /// Its sets, with their keys.
+    pub fn sets(&self) -> impl Iterator<Item = &SaSet> {
+        self.sets.values().map(EspSet::set)
     }
 
     /// A set ends at `until`; should nobody remove it then, it ends here a little later.
@@ -287,6 +294,7 @@ impl Kernel {
                         work.messages.push((flow, bytes, protected));
                     }
                     Happened::Failed { flow } => work.failed.push(flow),
+                    Happened::Ended { flow } => work.ended.push(flow),
                 }
             }
         }

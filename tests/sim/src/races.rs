@@ -49,8 +49,7 @@ pub fn run(seed: u64, show: bool) -> (Ims, Race, Result<bool, String>) {
         is_ipv6: draw.below(4) == 0,
         is_tcp: draw.below(4) == 0,
         life: Life { seconds, reauthenticate: ["always", "never"][draw.below(2) as usize] },
-        is_unwatched: false,
-        is_choice_announced: false,
+        ..Options::default()
     };
     let mut ims = Ims::new(seed, options);
     // The model of associations does not know what a NOTIFY ends.

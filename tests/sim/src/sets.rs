@@ -37,7 +37,7 @@ pub fn run(seed: u64, show: bool) -> (Ims, Result<BTreeMap<&'static str, u64>, S
         is_tcp: draw.below(4) == 0,
         life,
         is_unwatched: draw.below(2) == 0,
-        is_choice_announced: false,
+        ..Options::default()
     };
     let mut ims = Ims::new(seed, options);
     ims.world.ladder.is_on = show;

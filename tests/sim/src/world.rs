@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::dns::{Answer, Question};
+use common::ipsec::esp::spi_of;
 use common::node::{
     ConnectionId, Flow, Input, Node, Now, Output, PeerIndex, StoredRecord, Transport,
 };
@@ -123,6 +124,9 @@ pub struct World {
     pub messages: u64,
     /// Every SIP message in order: who, to whom, inside ESP, bytes. Kept while `is_recording`.
     pub wire: Vec<(String, String, bool, Bytes)>,
+    /// Every ESP packet on a bearer in order: of which phone, whether it goes up, its SPI. Kept while
+    /// `is_recording`.
+    pub esp: Vec<(usize, bool, u32)>,
     /// Every Diameter message in order: who, to whom, bytes. Kept while `is_recording`.
     pub diameter: Vec<(String, String, Bytes)>,
     pub is_recording: bool,
@@ -156,6 +160,7 @@ impl World {
             events: 0,
             messages: 0,
             wire: Vec::new(),
+            esp: Vec::new(),
             diameter: Vec::new(),
             is_recording: false,
         }
@@ -470,6 +475,12 @@ impl World {
         }
     }
 
+    fn record_esp(&mut self, ue: usize, goes_up: bool, packet: &[u8]) {
+        if let Some(spi) = spi_of(packet).filter(|_| self.is_recording) {
+            self.esp.push((ue, goes_up, spi));
+        }
+    }
+
     fn send_sip(&mut self, member: usize, flow: Flow, bytes: Bytes) {
         self.messages += 1;
         let from = self.members[member].name;
@@ -531,6 +542,7 @@ impl World {
     }
 
     fn uplink(&mut self, ue: usize, packet: Bytes) {
+        self.record_esp(ue, true, &packet);
         let Some(destination) = crate::kernel::destination(&packet) else { return };
         let Some(member) = self.by_address.get(&destination).copied() else { return };
         let host = &mut self.members[member];
@@ -549,9 +561,10 @@ impl World {
                 self.radio_down(ue, packet);
             }
         }
-        for flow in work.failed {
+        let failed = work.failed.into_iter().map(|flow| Input::Unreachable { flow });
+        for input in failed.chain(work.ended.into_iter().map(|flow| Input::Ended { flow })) {
             let after = self.network.kernel_takes();
-            self.push_input(member, after, Input::Unreachable { flow });
+            self.push_input(member, after, input);
         }
         for (flow, bytes, protected) in work.messages {
             let to = self.members[member].name;
@@ -577,6 +590,7 @@ impl World {
     }
 
     fn radio_down(&mut self, ue: usize, packet: Bytes) {
+        self.record_esp(ue, false, &packet);
         for after in self.network.radio() {
             let packet = packet.clone();
             self.push(self.now + after, Event::Downlink { ue, packet });

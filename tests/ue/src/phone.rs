@@ -316,6 +316,10 @@ impl Phone {
                 match what {
                     Happened::Message { flow, bytes } => self.on_message(now, flow, bytes, out),
                     Happened::Failed { flow } => self.on_unreachable(now, flow, out),
+                    Happened::Ended { flow } => {
+                        self.endpoint.ended(flow);
+                        self.on_unreachable(now, flow, out);
+                    }
                 }
             }
         }

@@ -68,6 +68,10 @@ pub enum Happened {
     Failed {
         flow: Flow,
     },
+    /// It was closed by either side, and what was sent on it had been taken.
+    Ended {
+        flow: Flow,
+    },
 }
 
 struct Connection {
@@ -77,6 +81,8 @@ struct Connection {
     framer: Framer,
     waiting: VecDeque<u8>,
     is_aborted: bool,
+    /// Both sides have closed it in order.
+    is_closed: bool,
 }
 
 impl Stack {
@@ -343,6 +349,9 @@ impl Running {
         if socket.state() == State::CloseWait {
             socket.close();
         }
+        // Each has acknowledged what the other has sent, up to its end.
+        let state = socket.state();
+        connection.is_closed |= matches!(state, State::LastAck | State::TimeWait | State::FinWait2);
     }
 
     fn write(&mut self) {
@@ -367,8 +376,11 @@ impl Running {
             if !matches!(socket.state(), State::Closed | State::TimeWait | State::Listen) {
                 return true;
             }
-            if !connection.is_aborted {
-                happened.push(Happened::Failed { flow: connection.asked });
+            let flow = connection.asked;
+            match connection.is_closed && connection.waiting.is_empty() {
+                _ if connection.is_aborted => {}
+                true => happened.push(Happened::Ended { flow }),
+                false => happened.push(Happened::Failed { flow }),
             }
             sockets.remove(connection.handle);
             false
@@ -388,7 +400,15 @@ impl fmt::Debug for Stack {
 impl Connection {
     fn new(handle: SocketHandle, flow: Flow, asked: Flow) -> Connection {
         let framer = Framer::default();
-        Connection { handle, flow, asked, framer, waiting: VecDeque::new(), is_aborted: false }
+        Connection {
+            handle,
+            flow,
+            asked,
+            framer,
+            waiting: VecDeque::new(),
+            is_aborted: false,
+            is_closed: false,
+        }
     }
 }
 

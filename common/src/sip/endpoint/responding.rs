@@ -209,6 +209,12 @@ impl<W> Endpoint<W> {
         self.on_connections.push_back(OnConnection { flow, second_flow, bytes: bytes.clone() });
     }
 
+    /// A connection was closed behind what it carried: its responses have arrived, and nobody wants them
+    /// once more. Its requests are ended by [`Endpoint::unreachable`].
+    pub fn ended(&mut self, flow: Flow) {
+        self.on_connections.retain(|sent| sent.flow != flow);
+    }
+
     /// RFC 3261 §18.2.2: the connection of a request is gone, so its response goes by a new one.
     pub(super) fn respond_on_second_flow(&mut self, failed: Flow, out: &mut Vec<Output>) {
         if failed.transport != Transport::Tcp || self.on_connections.is_empty() {

@@ -159,6 +159,20 @@ fn responses_over_tcp() {
     assert!(bench.sent().is_empty());
 }
 
+/// RFC 3261 §18.2.2: a connection that was closed behind the response has carried it.
+#[test]
+fn a_response_is_not_repeated_behind_the_end_of_its_connection() {
+    let mut bench = Bench::new();
+    let flow = tcp(US, "198.51.100.7:41000");
+    let text = register("ue.example:5070;branch").replace("/UDP", "/TCP");
+    let Some(Event::Request(incoming)) = bench.receive(0, flow, &text) else { panic!() };
+    bench.respond(1, incoming, 200);
+    bench.sent();
+    bench.endpoint.ended(flow);
+    assert!(bench.endpoint.unreachable(at(2), flow, &mut bench.out).is_none());
+    assert!(bench.sent().is_empty());
+}
+
 fn long(method: &str) -> String {
     request_text(method, "1", &format!("X-Long: {}\r\n", "x".repeat(1_200)))
 }
