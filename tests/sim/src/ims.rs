@@ -48,6 +48,8 @@ pub struct Options {
     /// Security-Server names the chosen algorithms only: an answer to the challenge is then short enough
     /// for a datagram.
     pub is_choice_announced: bool,
+    /// The P-CSCF stands in this network; `None`: in the home network.
+    pub visited_network: Option<&'static str>,
 }
 
 /// How long a registration is granted for, and how often it is authenticated again.
@@ -246,6 +248,17 @@ impl Ims {
             (private_identity, display_name),
         );
         assert_eq!(changed.expect("the schema of the HSS"), 1);
+    }
+
+    /// A change that an operator, or a fault, makes in the database of the HSS; gives the rows changed.
+    pub fn change_database(&self, statement: &str) -> usize {
+        self.anchor.execute(statement, []).unwrap_or_else(|error| panic!("{statement}: {error}"))
+    }
+
+    /// The first column of the first row, as a number.
+    pub fn ask_database(&self, statement: &str) -> i64 {
+        let asked = self.anchor.query_row(statement, [], |row| row.get(0));
+        asked.unwrap_or_else(|error| panic!("{statement}: {error}"))
     }
 
     /// By a second connection, as the provisioning command does it.
@@ -542,7 +555,9 @@ impl Phone for Mobile {
         self.lines.push(command.to_owned());
         let command = match command {
             "register" => ue::Command::Register { identity: 0 },
+            "register another" => ue::Command::Register { identity: 1 },
             "deregister" => ue::Command::Deregister { identity: 0 },
+            "close connections" => ue::Command::CloseConnections,
             "reboot" => ue::Command::Reboot,
             "rebind" => ue::Command::Rebind,
             "forget" => ue::Command::Forget,
@@ -551,7 +566,13 @@ impl Phone for Mobile {
                 None => panic!("a phone knows no command {command}"),
             },
         };
-        if !matches!(command, ue::Command::Register { .. } | ue::Command::Deregister { .. }) {
+        if matches!(
+            command,
+            ue::Command::Forget
+                | ue::Command::Reboot
+                | ue::Command::Move { .. }
+                | ue::Command::Rebind
+        ) {
             self.standing = Standing::Idle;
         }
         self.feed(now, ue::Input::Command(command), out);
@@ -740,12 +761,13 @@ fn scscf_toml(name: &str, number: u8, life: Life) -> String {
 
 fn pcscf_toml(name: &str, gm: IpAddr, core: u8, options: Options) -> String {
     format!(
-        "name = \"{name}.{HOME}\"\nvisited_network = \"{HOME}\"\n\
+        "name = \"{name}.{HOME}\"\nvisited_network = \"{}\"\n\
          [gm]\naddresses = [\"{gm}\"]\nprotected_server_port = {PROTECTED_SERVER_PORT}\n\
          protected_client_ports = {PCSCF_PORTS:?}\n\
          [mw]\nlisten = [\"{}\"]\n\
          [reg_event]\nsubscribe = {}\n\
          [ipsec]\nnat = {}\nanswer = \"{}\"\n",
+        options.visited_network.unwrap_or(HOME),
         SocketAddr::new(address(core), 5060),
         !options.is_unwatched,
         gm.is_ipv4(),

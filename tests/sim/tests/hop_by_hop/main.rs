@@ -1,5 +1,6 @@
 //! One registration, every message at every hop: what each function adds, takes off and leaves alone.
 
+mod associations;
 mod cx;
 mod phone;
 mod raw;
@@ -8,9 +9,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::aka::digest::AkaNonce;
 use common::limits::Limits;
+use common::sip::address::Address;
+use common::sip::auth::DigestParameters;
 use common::sip::header::Name;
-use common::sip::message::{Headers, Message, Request, Response};
+use common::sip::message::{Headers, Message, Method, Request, Response};
 use raw::answers;
 use scenarios::{Phone as Kind, Standing, World as _};
 use sim::ims::{HOME, Ims, Options};
@@ -73,96 +77,282 @@ fn same(a: &Headers, b: &Headers, names: &[Name]) {
     }
 }
 
-/// Headers that nobody on the way touches (S-35, S-48).
+/// Headers that nobody on the way touches.
 const UNTOUCHED: [Name; 6] =
     [Name::From, Name::To, Name::Contact, Name::CallId, Name::CSeq, Name::Supported];
 
-/// S-06, S-07, S-31..S-40, S-45..S-51, S-57..S-59, S-62: the first REGISTER and its challenge.
+/// The value of a header that stands in one line.
+fn only(headers: &Headers, name: Name) -> &str {
+    assert_eq!(headers.raw(name).count(), 1, "{name:?} once");
+    headers.get(name).expect("text")
+}
+
+/// Name and value of each line as they are written.
+fn lines(headers: &Headers) -> Vec<(String, String)> {
+    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    headers.iter().map(|(_, name, value)| (text(name), text(value))).collect()
+}
+
+/// TS 24.229 §5.2.2.1: S-06, S-31, S-32, S-33, S-35, S-36, S-38, S-39, S-40: the first REGISTER from the P-CSCF: what it
+/// adds, takes off and leaves alone.
 #[test]
-fn the_first_register_hop_by_hop() {
+fn the_first_register_leaves_the_pcscf() {
     let (_, mut wire) = registered();
-    let (protected, at_pcscf) = wire.request("ue0", "pcscf");
+    let (protected, before) = wire.request("ue0", "pcscf");
     assert!(!protected);
-    let (_, at_icscf) = wire.request("pcscf", "icscf");
-    same(at_pcscf.headers(), at_icscf.headers(), &UNTOUCHED);
-    assert_eq!(at_icscf.uri(), at_pcscf.uri());
-    assert_eq!(all(at_icscf.headers(), Name::Via).len(), 2);
-    assert_eq!(at_icscf.headers().get(Name::MaxForwards), Some("69"));
+    let (_, after) = wire.request("pcscf", "icscf");
+    assert_eq!(after.uri(), before.uri());
+    let (before, after) = (before.headers(), after.headers());
+    same(before, after, &UNTOUCHED);
+    assert_eq!(only(after, Name::MaxForwards), "69");
 
-    let (_, at_scscf) = wire.request("icscf", "scscf1");
-    assert_eq!(at_scscf.uri(), format!("sip:scscf1.{HOME}"));
-    same(at_pcscf.headers(), at_scscf.headers(), &UNTOUCHED);
-    // The I-CSCF adds its Via and nothing else: no Path, no Record-Route, no Route.
-    same(
-        at_icscf.headers(),
-        at_scscf.headers(),
-        &[Name::Path, Name::PVisitedNetworkId, Name::PChargingVector, Name::Authorization],
-    );
-    assert!(!at_scscf.headers().has(Name::RecordRoute) && !at_scscf.headers().has(Name::Route));
-    assert_eq!(at_scscf.headers().get(Name::MaxForwards), Some("68"));
-    let vias = all(at_scscf.headers(), Name::Via);
+    let vias = all(after, Name::Via);
+    let [own, of_ue] = vias[..] else { panic!("{vias:?}") };
+    assert!(own.contains(&format!(" pcscf.{HOME}")) && own.contains(";branch=z9hG4bK"), "{own}");
+    assert!(of_ue.starts_with("SIP/2.0/UDP 10.45.0.2:5060;"), "{of_ue}");
+    assert!(of_ue.contains("received=10.45.0.2") && of_ue.contains("rport=5060"), "{of_ue}");
+
+    assert!(before.has(Name::SecurityClient));
+    for name in [Name::SecurityClient, Name::SecurityVerify, Name::SecurityServer] {
+        assert!(!after.has(name), "{name:?} is between UE and P-CSCF");
+    }
+    for name in [Name::Require, Name::ProxyRequire] {
+        assert!(before.has_token(name, "sec-agree") && !after.has_token(name, "sec-agree"));
+    }
+
+    let path = Address::parse(only(after, Name::Path)).expect("an address");
+    assert_eq!(path.uri.host_port.as_ref().map(ToString::to_string), Some(format!("pcscf.{HOME}")));
+    assert!(path.uri.parameter("lr").is_some(), "{path:?}");
+    assert!(after.has_token(Name::Require, "path"));
+    assert_eq!(only(after, Name::PVisitedNetworkId), format!("\"{HOME}\""));
+    let vector = only(after, Name::PChargingVector);
+    let icid = vector.split("icid-value=").nth(1).unwrap_or_default();
+    assert!(icid.trim_matches('"').len() > 8, "{vector}");
+    assert!(vector.contains("orig-ioi=") && !vector.contains("term-ioi"), "{vector}");
+}
+
+/// TS 24.229 §5.3.1.2, §5.3.1.3: S-07, S-45, S-46, S-47, S-48, S-49, S-50, S-51: the first REGISTER from the I-CSCF, which
+/// puts itself in Via and its choice into the Request-URI, and nothing else anywhere.
+#[test]
+fn the_first_register_leaves_the_icscf() {
+    let (_, mut wire) = registered();
+    let (_, of_ue) = wire.request("ue0", "pcscf");
+    let (_, before) = wire.request("pcscf", "icscf");
+    let (_, after) = wire.request("icscf", "scscf1");
+    assert_eq!(after.uri(), format!("sip:scscf1.{HOME}"));
+    let (before, after) = (before.headers(), after.headers());
+    same(of_ue.headers(), after, &UNTOUCHED);
+    assert_eq!(only(after, Name::MaxForwards), "68");
+    let vias = all(after, Name::Via);
     assert_eq!(vias.len(), 3);
-    assert!(vias[0].contains("icscf") && vias[1].contains("pcscf") && vias[2].contains("10.45."));
-    let authorization = at_scscf.headers().get(Name::Authorization).unwrap();
-    assert!(authorization.contains("integrity-protected=\"no\""));
+    assert!(vias[0].contains(&format!(" icscf.{HOME}")), "{vias:?}");
+    assert!(vias[0].contains(";branch=z9hG4bK"), "{vias:?}");
+    assert!(vias[1].starts_with(all(before, Name::Via)[0]), "{vias:?}");
+    assert_eq!(vias[2], all(before, Name::Via)[1]);
+    for name in [Name::Path, Name::PVisitedNetworkId, Name::PChargingVector, Name::Authorization] {
+        assert_eq!(only(before, name), only(after, name), "{name:?}");
+    }
+    assert!(only(after, Name::Authorization).contains("integrity-protected=\"no\""));
+    let mut names: Vec<_> = lines(before).into_iter().map(|(name, _)| name).collect();
+    let mut now: Vec<_> = lines(after).into_iter().map(|(name, _)| name).collect();
+    names.push("Via".to_owned());
+    names.sort();
+    now.sort();
+    assert_eq!(now, names, "no Route, no Record-Route, nothing added and nothing lost");
+}
 
+/// TS 24.229 §5.4.1.2.1A, §5.2.2.2: S-57, S-58, S-59, S-62: the challenge on its way back. Of its headers the I-CSCF
+/// takes its Via, and the P-CSCF its own.
+#[test]
+fn the_challenge_hop_by_hop() {
+    let (_, mut wire) = registered();
+    let (_, of_ue) = wire.request("ue0", "pcscf");
+    wire.request("pcscf", "icscf");
+    let (_, at_scscf) = wire.request("icscf", "scscf1");
+    let vias = all(at_scscf.headers(), Name::Via);
     let (_, from_scscf) = wire.response("scscf1", "icscf");
+    let headers = from_scscf.headers();
     assert_eq!(from_scscf.status(), 401);
-    let returned = all(from_scscf.headers(), Name::Via);
+    let returned = all(headers, Name::Via);
     // The S-CSCF writes `received` into the topmost (RFC 3261 §18.2.1).
     assert!(returned[0].starts_with(vias[0]) && returned[1..] == vias[1..], "{returned:?}");
-    assert!(from_scscf.headers().get(Name::To).unwrap().contains("tag="));
-    let challenge = from_scscf.headers().get(Name::WwwAuthenticate).unwrap();
-    for part in ["ck=\"", "ik=\"", "algorithm=AKAv1-MD5", "nonce=\"", &format!("realm=\"{HOME}\"")]
-    {
-        assert!(challenge.contains(part), "{part} in {challenge}");
+    let to = only(headers, Name::To);
+    let tag = to.strip_prefix(only(of_ue.headers(), Name::To)).expect("the To of the request");
+    assert!(tag.strip_prefix(";tag=").is_some_and(|tag| !tag.is_empty()), "{to}");
+    same(of_ue.headers(), headers, &[Name::From, Name::CallId, Name::CSeq]);
+    let challenge = only(headers, Name::WwwAuthenticate);
+    let parameters = DigestParameters::parse(challenge).expect("a Digest challenge");
+    assert_eq!(parameters.get("realm"), Some(HOME));
+    assert_eq!(parameters.get("algorithm"), Some("AKAv1-MD5"));
+    let nonce = parameters.get("nonce").unwrap_or_default();
+    assert!(AkaNonce::decode(nonce).is_some_and(|_| nonce.len() == 44), "32 octets: {nonce}");
+    for name in ["ck", "ik"] {
+        let key = parameters.get(name).unwrap_or_default();
+        let is_hexadecimal = key.bytes().all(|one| one.is_ascii_hexdigit());
+        assert!(key.len() == 32 && is_hexadecimal, "{name} in {challenge}");
     }
     let (_, from_icscf) = wire.response("icscf", "pcscf");
     assert_eq!(all(from_icscf.headers(), Name::Via), vias[1..]);
-    assert_eq!(from_icscf.headers().get(Name::WwwAuthenticate), Some(challenge));
+    let rest = |headers| {
+        let mut lines = lines(headers);
+        lines.retain(|(name, _)| name != "Via");
+        lines
+    };
+    assert_eq!(rest(from_icscf.headers()), rest(headers), "with ck and ik, as they were");
     let (protected, from_pcscf) = wire.response("pcscf", "ue0");
     assert!(!protected, "no association yet on the UE's side");
     assert_eq!(all(from_pcscf.headers(), Name::Via), vias[2..]);
 }
 
-/// S-80..S-83, S-86..S-89, S-92, S-97..S-99, S-103: the second REGISTER and its 200; S-11: Gm sees four messages.
+/// TS 24.229 §5.2.2.1, §5.4.1.2.2: S-11, S-86, S-87, S-88, S-89, S-92: the second REGISTER: what is new in it, and who
+/// says so. Gm sees four messages and no more.
 #[test]
 fn the_second_register_hop_by_hop() {
     let (_, mut wire) = registered();
     let on_gm = wire.0.iter().filter(|(from, to, ..)| from == "ue0" || to == "ue0").count();
     assert_eq!(on_gm, 4, "REGISTER, 401, REGISTER, 200 and nothing else on Gm");
     let (_, first) = wire.request("ue0", "pcscf");
-    for _ in 0..5 {
+    for _ in 0..4 {
         wire.0.pop_front();
     }
+    let (_, challenge) = wire.response("pcscf", "ue0");
     let (protected, second) = wire.request("ue0", "pcscf");
     assert!(protected);
     assert_eq!(second.call_id(), first.call_id());
     assert_eq!(second.cseq(), first.cseq() + 1);
-    assert!(!second.headers().has(Name::Route));
+    let (before, headers) = (first.headers(), second.headers());
+    assert!(!headers.has(Name::Route));
+    assert_eq!(all(headers, Name::SecurityClient), all(before, Name::SecurityClient));
+    let offered = all(challenge.headers(), Name::SecurityServer);
+    assert!(!offered.is_empty());
+    assert_eq!(all(headers, Name::SecurityVerify), offered, "a mirror");
+    for name in [Name::Require, Name::ProxyRequire] {
+        assert!(headers.has_token(name, "sec-agree"), "{name:?}");
+    }
+
     let (_, at_icscf) = wire.request("pcscf", "icscf");
-    let authorization = at_icscf.headers().get(Name::Authorization).unwrap();
-    assert!(authorization.contains("integrity-protected=\"yes\""));
+    let vias = all(at_icscf.headers(), Name::Via);
+    let [own, of_ue] = vias[..] else { panic!("{vias:?}") };
+    assert!(own.contains(&format!(" pcscf.{HOME}")), "{own}");
+    let written = only(headers, Name::Via);
+    assert!(of_ue.starts_with(written.split(';').next().expect("sent-by")), "{of_ue}");
+    let parameters =
+        |headers| DigestParameters::parse(only(headers, Name::Authorization)).expect("credentials");
+    let (said, told) = (parameters(headers), parameters(at_icscf.headers()));
+    assert_eq!(told.get("integrity-protected"), Some("yes"));
+    let response = said.get("response").unwrap_or_default();
+    assert_eq!(response.len(), 32, "{response}");
+    assert_eq!(told.get("response"), Some(response), "as it is, and nothing beside it");
+    for name in [Name::SecurityClient, Name::SecurityVerify] {
+        assert!(!at_icscf.headers().has(name), "{name:?}");
+    }
     let (_, at_scscf) = wire.request("icscf", "scscf1");
-    same(second.headers(), at_scscf.headers(), &UNTOUCHED);
+    assert_eq!(at_scscf.uri(), format!("sip:scscf1.{HOME}"), "the one that has challenged");
+    same(headers, at_scscf.headers(), &UNTOUCHED);
+}
+
+/// TS 24.229 §5.4.1.2.2F, §5.2.2.1: S-97, S-98, S-99, S-103: the 200 hop by hop.
+#[test]
+fn the_200_hop_by_hop() {
+    let (_, mut wire) = registered();
+    for _ in 0..6 {
+        wire.0.pop_front();
+    }
+    let (_, of_ue) = wire.request("ue0", "pcscf");
+    wire.request("pcscf", "icscf");
+    let (_, asked) = wire.request("icscf", "scscf1");
+    let vias = all(asked.headers(), Name::Via);
+    assert_eq!(vias.len(), 3);
     let (_, from_scscf) = wire.response("scscf1", "icscf");
     assert_eq!(from_scscf.status(), 200);
     let headers = from_scscf.headers();
-    assert_eq!(all(headers, Name::Path), all(at_scscf.headers(), Name::Path));
-    assert!(headers.get(Name::ServiceRoute).unwrap().contains("scscf1"));
-    assert!(headers.get(Name::PAssociatedUri).is_some());
-    assert!(headers.get(Name::PChargingVector).unwrap().contains("term-ioi"));
+    assert_eq!(all(headers, Name::Via)[1..], vias[1..]);
+    assert_eq!(only(headers, Name::Path), only(asked.headers(), Name::Path));
+    let route = Address::parse(only(headers, Name::ServiceRoute)).expect("an address");
+    let host = route.uri.host_port.as_ref().map(ToString::to_string).unwrap_or_default();
+    assert!(host.starts_with(&format!("scscf1.{HOME}")), "{host}");
+    assert!(route.uri.parameter("lr").is_some());
+    let associated = all(headers, Name::PAssociatedUri).join(",");
+    assert!(associated.contains(&format!("sip:001010000000001@{HOME}")), "{associated}");
+    let contact = Address::parse(only(headers, Name::Contact)).expect("an address");
+    let bound = Address::parse(only(of_ue.headers(), Name::Contact)).expect("an address");
+    assert_eq!(contact.uri, bound.uri);
+    assert_eq!(contact.parameter("expires"), Some("3600"), "granted, where 600000 was asked");
+    let vector = |headers| only(headers, Name::PChargingVector).to_owned();
+    assert!(vector(headers).contains("term-ioi"));
+    let icid = |headers| {
+        let vector = vector(headers);
+        let value = vector.split("icid-value=").nth(1).expect("an icid");
+        value.split(';').next().map(str::to_owned)
+    };
+    assert_eq!(icid(headers), icid(asked.headers()));
+
     let (_, from_icscf) = wire.response("icscf", "pcscf");
+    assert_eq!(all(from_icscf.headers(), Name::Via), vias[1..]);
+    let kept = [
+        Name::Path,
+        Name::ServiceRoute,
+        Name::PAssociatedUri,
+        Name::Contact,
+        Name::PChargingVector,
+        Name::To,
+    ];
+    same(headers, from_icscf.headers(), &kept);
     let (protected, from_pcscf) = wire.response("pcscf", "ue0");
     assert!(protected);
-    same(
-        headers,
-        from_icscf.headers(),
-        &[Name::Path, Name::ServiceRoute, Name::PAssociatedUri, Name::Contact],
-    );
-    assert!(!from_pcscf.headers().has(Name::PChargingVector));
-    assert_eq!(all(from_pcscf.headers(), Name::Via).len(), 1);
+    let last = from_pcscf.headers();
+    assert_eq!(all(last, Name::Via), vias[2..]);
+    same(headers, last, &[Name::ServiceRoute, Name::PAssociatedUri, Name::Contact]);
+    for name in [Name::PChargingVector, Name::PChargingFunctionAddresses] {
+        assert!(!last.has(name), "{name:?} is no matter of the UE");
+    }
     assert!(wire.0.is_empty(), "nothing follows: {:?}", wire.0);
+}
+
+/// TS 24.229 §5.1.1.3, §5.2.7.2: S-07, S-100: behind the 200 the phone asks for the state of its registration along
+/// Service-Route: P-CSCF to S-CSCF, and no I-CSCF between them; the NOTIFY comes back the same way.
+#[test]
+fn the_icscf_is_left_out_later() {
+    let mut ims = Ims::new(11, Options::default());
+    let ue = ims.add(Kind::Good);
+    ims.world.is_recording = true;
+    ims.register(ue);
+    ims.until("the document of its registration", Duration::from_secs(10), &mut |world| {
+        world.notified(ue) == 1
+    })
+    .expect("a NOTIFY");
+    let requests: Vec<_> = ims
+        .world
+        .wire
+        .iter()
+        .filter_map(|(from, to, protected, bytes)| {
+            match Message::parse(bytes.clone(), &Limits::default()) {
+                Ok(Message::Request(request)) => Some((from, to, *protected, request)),
+                _ => None,
+            }
+        })
+        .collect();
+    let dialog = requests
+        .iter()
+        .find(|(from, _, _, request)| *from == "ue0" && request.method() == Method::Subscribe)
+        .map(|(.., request)| request.call_id().to_owned())
+        .expect("a SUBSCRIBE of the phone");
+    let of_phone: Vec<_> = requests
+        .iter()
+        .filter(|(.., request)| request.call_id() == dialog)
+        .map(|(from, to, protected, request)| {
+            format!("{} {from} {to} {protected}", request.method_text())
+        })
+        .collect();
+    assert_eq!(
+        of_phone,
+        [
+            "SUBSCRIBE ue0 pcscf true",
+            "SUBSCRIBE pcscf scscf1 false",
+            "NOTIFY scscf1 pcscf false",
+            "NOTIFY pcscf ue0 true",
+        ]
+    );
 }
 
 /// S-107..S-120: a deregistration in clear, in compact form, with its credentials doubled and without
