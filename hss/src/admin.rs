@@ -3,18 +3,22 @@
 //! | command | does |
 //! |---|---|
 //! | `status IMPI` | what is stored of a user, without keys |
-//! | `rtr IMPI [permanent\|new-server\|server-change\|remove-scscf]` | ends the registration |
+//! | `rtr IMPI [permanent\|server-change]` | ends the registrations |
+//! | `rtr IMPI remove-scscf` | ends services for the unregistered |
+//! | `rtr IMPI new-server HOST` | has an S-CSCF that was displaced forget the user |
 //! | `address IMPI ADDRESS` | what the packet core gave to the UE of a user of early IMS security |
-//! | `ppr IMPI` | pushes the profile to the S-CSCF |
+//! | `ppr IMPI` | pushes what changed to the S-CSCF; `ppr IMPI again` all |
+//! | `push` | the same for all users; after imports |
 //! | `bar IMPU`, `unbar IMPU` | changes the profile, and pushes it where the identity is registered |
+//! | `identity add IMPU BESIDE [PROFILE]` | one more identity for the implicit set of BESIDE, pushed like that |
+//! | `identity remove IMPU` | one less; the default identity goes by RTR |
 
 use std::net::IpAddr;
 
 use common::cx::rtr::ReasonCode;
 use common::node::{Now, Output};
-use common::sip::uri::Uri;
 
-use crate::push::Pushing;
+use crate::implicit_set::OTHER_DEFAULT;
 use crate::refusal::Refusal;
 use crate::{Hss, provision};
 
@@ -33,17 +37,36 @@ impl Hss {
             ["rtr", user_name] => {
                 self.command_termination(now, id, user_name, ReasonCode::PermanentTermination, out)
             }
+            ["rtr", user_name, "new-server", host] => {
+                self.command_displacement(now, id, (user_name, host), out)
+            }
+            ["rtr", _, "new-server"] => Ok(Some(format!("new-server: which S-CSCF? {REASONS}"))),
             ["rtr", user_name, reason] => match parse_reason(reason) {
                 Some(reason) => self.command_termination(now, id, user_name, reason, out),
                 None => Ok(Some(format!("{reason}: {REASONS}"))),
             },
             ["address", user_name, address] => self.command_address(user_name, address).map(Some),
-            ["ppr", user_name] => self.command_push(now, id, user_name, out),
+            ["ppr", user_name] => self.command_push(now, id, (user_name, false), out),
+            ["ppr", user_name, "again"] => self.command_push(now, id, (user_name, true), out),
+            ["push"] => self.plan_all_news(id).map(|pushing| {
+                self.push_next(now, pushing, out);
+                None
+            }),
+            ["identity", "add", identity, beside] => {
+                self.command_identity_added(now, id, (identity, beside, None), out)
+            }
+            ["identity", "add", identity, beside, profile] => {
+                self.command_identity_added(now, id, (identity, beside, Some(profile)), out)
+            }
+            ["identity", "remove", identity] => {
+                self.command_identity_removed(now, id, identity, out)
+            }
             ["bar", identity] => self.command_barring(now, id, (identity, true), out),
             ["unbar", identity] => self.command_barring(now, id, (identity, false), out),
             _ => Ok(Some(format!(
-                "commands: status IMPI, rtr IMPI [reason], ppr IMPI, bar IMPU, unbar IMPU, \
-                 address IMPI ADDRESS; {REASONS}"
+                "commands: status IMPI, rtr IMPI [reason], ppr IMPI [again], push, bar IMPU, \
+                 unbar IMPU, identity add IMPU BESIDE [PROFILE], identity remove IMPU, address IMPI \
+                 ADDRESS; {REASONS}"
             ))),
         };
         let text = match result {
@@ -63,7 +86,25 @@ impl Hss {
         out: &mut Vec<Output>,
     ) -> Result<Option<String>, Refusal> {
         let Some(termination) = self.plan_termination(id, user_name, reason)? else {
-            return Ok(Some(format!("{user_name}: not registered")));
+            let what = match reason {
+                ReasonCode::RemoveScscf => "no service for the unregistered",
+                _ => "not registered",
+            };
+            return Ok(Some(format!("{user_name}: {what}")));
+        };
+        self.terminate(now, termination, out);
+        Ok(None)
+    }
+
+    fn command_displacement(
+        &mut self,
+        now: Now,
+        id: u64,
+        (user_name, host): (&str, &str),
+        out: &mut Vec<Output>,
+    ) -> Result<Option<String>, Refusal> {
+        let Some(termination) = self.plan_displacement(id, user_name, host)? else {
+            return Ok(Some(format!("{user_name}: {host} serves; server-change moves the user")));
         };
         self.terminate(now, termination, out);
         Ok(None)
@@ -87,10 +128,10 @@ impl Hss {
         &mut self,
         now: Now,
         id: u64,
-        user_name: &str,
+        (user_name, is_again): (&str, bool),
         out: &mut Vec<Output>,
     ) -> Result<Option<String>, Refusal> {
-        let Some(pushing) = self.plan_push(id, user_name)? else {
+        let Some(pushing) = self.plan_push(id, user_name, is_again)? else {
             return Ok(Some(format!("{user_name}: not registered")));
         };
         self.push_next(now, pushing, out);
@@ -107,46 +148,31 @@ impl Hss {
         out: &mut Vec<Output>,
     ) -> Result<Option<String>, Refusal> {
         let database = &self.database;
-        let known = database.public_identity(identity)?.filter(|known| {
-            let asked = Uri::parse(identity).map(|uri| uri.public_identity());
-            known.identity == identity || asked.is_ok_and(|asked| known.identity == asked.as_str())
-        });
-        let Some(known) = known else { return Ok(Some(format!("{identity} is not known"))) };
+        let Some(known) = database.provisioned(identity)? else {
+            return Ok(Some(format!("{identity} is not known")));
+        };
         let set = known.implicit_set;
-        let served = database.push_candidates(set)?;
-        let is_changed = database.procedure(|| {
-            let before = database.default_identity(set)?;
-            database.set_barred(&known.identity, is_barred)?;
-            let is_kept = served.is_empty() || database.default_identity(set)? == before;
-            if !is_kept {
-                database.set_barred(&known.identity, known.is_barred)?;
-            }
-            Ok(is_kept)
-        })?;
-        if !is_changed {
-            return Ok(Some(format!(
-                "{identity}: refused, it would give another default identity to a set that is \
-                 registered; rtr ends that"
-            )));
+        let is_done = known.is_barred == is_barred
+            || database.change_served_set(set, || {
+                database.set_barred(&known.identity, is_barred)?;
+                database.profile_changed(set)
+            })?;
+        if !is_done {
+            return Ok(Some(format!("{identity}: {OTHER_DEFAULT}")));
         }
         let report =
             format!("{}: {}", known.identity, if is_barred { "barred" } else { "not barred" });
-        let Some(server) = database.subscription(known.subscription)?.server else {
-            return Ok(Some(report));
-        };
-        let pushing = Pushing::of_set(id, &server, known.subscription, served, report);
-        self.push_next(now, pushing, out);
+        self.push_set(now, id, (set, known.subscription), report, out)?;
         Ok(None)
     }
 }
 
-const REASONS: &str = "reasons: permanent, new-server, server-change, remove-scscf";
+const REASONS: &str = "reasons: permanent, server-change, remove-scscf, new-server HOST (an S-CSCF that was displaced)";
 
 /// Reason-Code by the operator's word (TS 29.229 §6.3.17).
 fn parse_reason(word: &str) -> Option<ReasonCode> {
     Some(match word {
         "permanent" => ReasonCode::PermanentTermination,
-        "new-server" => ReasonCode::NewServerAssigned,
         "server-change" => ReasonCode::ServerChange,
         "remove-scscf" => ReasonCode::RemoveScscf,
         _ => return None,

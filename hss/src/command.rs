@@ -9,6 +9,11 @@
 //! | `hss subscriber list`, `show IMPI`, `export` | tells, never a key |
 //! | `hss subscriber remove IMPI` | takes one out |
 //! | `hss profile import NAME FILE` | a service profile from User-Data XML |
+//! | `hss charging set NAME` ..., `assign IMPI [NAME]` | charging addresses |
+//!
+//! What changed for users that an S-CSCF serves is not pushed but by `--push`: there may be many, and the HSS may
+//! not be running. Without it the command says for how many that is, and their S-CSCFs get it with the next SAR,
+//! or by the command `push` of the HSS.
 //!
 //! Commands may be used while the HSS runs. While an import writes (seconds for a hundred thousand
 //! subscribers), the HSS answers MAR and SAR with DIAMETER_TOO_BUSY.
@@ -32,7 +37,7 @@ use crate::database::Database;
 use crate::entry::{Entry, PublicEntry};
 use crate::import;
 use crate::keys::Vault;
-use crate::provision::{self, Listed, Removal, Subscriber};
+use crate::provision::{self, ChargingAddresses, Listed, Removal, Subscriber};
 use crate::{Hss, refusal::Refusal};
 
 /// How long a command waits for another program that is writing.
@@ -63,6 +68,9 @@ enum Command {
     /// Service profiles.
     #[command(subcommand)]
     Profile(ProfileCommand),
+    /// Charging addresses.
+    #[command(subcommand)]
+    Charging(ChargingCommand),
 }
 
 #[derive(Subcommand)]
@@ -74,7 +82,45 @@ enum KeyCommand {
 #[derive(Subcommand)]
 enum ProfileCommand {
     /// Take the first ServiceProfile of a User-Data document under a name.
-    Import { name: String, file: PathBuf },
+    Import {
+        name: String,
+        file: PathBuf,
+        #[command(flatten)]
+        push: PushOption,
+    },
+}
+
+#[derive(Subcommand)]
+enum ChargingCommand {
+    /// Store addresses under a name, all of them: one that is not given is not there any more.
+    Set {
+        name: String,
+        /// DiameterURI, aaa://HOST.
+        #[arg(long, value_name = "URI")]
+        primary_collection: String,
+        #[arg(long, value_name = "URI")]
+        secondary_collection: Option<String>,
+        #[arg(long, value_name = "URI")]
+        primary_event: Option<String>,
+        #[arg(long, value_name = "URI")]
+        secondary_event: Option<String>,
+        #[command(flatten)]
+        push: PushOption,
+    },
+    /// Give a subscription the addresses of a name, or those of the configuration.
+    Assign {
+        impi: String,
+        name: Option<String>,
+        #[command(flatten)]
+        push: PushOption,
+    },
+}
+
+#[derive(Args)]
+struct PushOption {
+    /// Have the HSS that runs tell the S-CSCFs at once.
+    #[arg(long)]
+    push: bool,
 }
 
 #[derive(Subcommand)]
@@ -188,8 +234,7 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
     let first = arguments.get(1).and_then(|word| word.to_str());
     // `hss --config FILE subscriber list` is a command as well.
     let words = arguments.iter().skip(1).filter_map(|word| word.to_str());
-    let names_command = words.clone().any(|word| matches!(word, "key" | "subscriber" | "profile"));
-    if !names_command && !matches!(first, Some("--help" | "-h" | "help")) {
+    if !names_command(words) && !matches!(first, Some("--help" | "-h" | "help")) {
         return common::net::run_from::<Hss>(arguments);
     }
     let line = match CommandLine::try_parse_from(arguments) {
@@ -210,19 +255,96 @@ pub fn run_from(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+/// The first word that is no option, nor the value of `--config`: those behind it may be anything.
+fn names_command<'a>(mut words: impl Iterator<Item = &'a str>) -> bool {
+    while let Some(word) = words.next() {
+        match word {
+            "--config" => drop(words.next()),
+            option if option.starts_with('-') => {}
+            word => return matches!(word, "key" | "subscriber" | "profile" | "charging"),
+        }
+    }
+    false
+}
+
 fn run(line: CommandLine) -> Result<String, String> {
     match line.command {
         Command::Key(KeyCommand::Create { file }) => create_key(&file),
-        Command::Profile(ProfileCommand::Import { name, file }) => {
+        Command::Profile(ProfileCommand::Import { name, file, push }) => {
             let mut profile = import::profile_from_xml(read(&file)?.as_bytes())
                 .map_err(|cause| format!("{}: {cause}", file.display()))?;
             profile.name = name;
             let database = Opened::at(&line.config)?.database;
-            change(&database, || provision::put_profile(&database, &profile))?;
-            Ok(format!("profile {} stored\n", profile.name))
+            let is_changed = change(&database, || provision::put_profile(&database, &profile))?;
+            let done = format!("profile {} {}\n", profile.name, stored(is_changed));
+            Ok(done + &tell(&database, &line.config, push.push)?)
         }
+        Command::Charging(command) => run_charging(command, &line.config),
         Command::Subscriber(command) => run_subscriber(command, &line.config),
     }
+}
+
+fn run_charging(command: ChargingCommand, config: &Path) -> Result<String, String> {
+    let database = Opened::at(config)?.database;
+    let (done, push) = match command {
+        ChargingCommand::Set {
+            name,
+            primary_collection,
+            secondary_collection,
+            primary_event,
+            secondary_event,
+            push,
+        } => {
+            let addresses =
+                [primary_event, secondary_event, Some(primary_collection), secondary_collection];
+            if let Some(uri) = addresses.iter().flatten().find(|uri| !is_diameter_uri(uri)) {
+                return Err(format!("{uri} is not a DiameterURI, aaa://HOST"));
+            }
+            let charging = ChargingAddresses { name, addresses };
+            let is_changed = change(&database, || provision::put_charging(&database, &charging))?;
+            (format!("charging {} {}\n", charging.name, stored(is_changed)), push)
+        }
+        ChargingCommand::Assign { impi, name, push } => {
+            let is_changed =
+                change(&database, || provision::set_charging(&database, &impi, name.as_deref()))?;
+            (format!("charging of {impi} {}\n", stored(is_changed)), push)
+        }
+    };
+    Ok(done + &tell(&database, config, push.push)?)
+}
+
+/// RFC 6733 §4.3.1
+fn is_diameter_uri(text: &str) -> bool {
+    let host = text.strip_prefix("aaa://").or_else(|| text.strip_prefix("aaas://"));
+    host.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
+}
+
+fn stored(is_changed: bool) -> &'static str {
+    if is_changed { "stored" } else { "unchanged" }
+}
+
+/// How many of those it names that are not told yet.
+const NAMED_AT_MOST: usize = 10;
+
+/// What S-CSCFs do not know yet: has them told, or says for whom.
+fn tell(database: &Database, config: &Path, is_pushed: bool) -> Result<String, String> {
+    let (count, names) = told(provision::not_told(database, NAMED_AT_MOST))?;
+    if count == 0 {
+        return Ok(String::new());
+    }
+    if is_pushed {
+        let config: Config = common::net::config::load("hss", config)?;
+        let answer = common::net::client::command(config.http.listen, &["push".to_owned()]);
+        return answer
+            .map(|text| text.trim_end().to_owned() + "\n")
+            .map_err(|cause| format!("stored, but not pushed: {cause}"));
+    }
+    let more = if count > names.len() { ", ..." } else { "" };
+    Ok(format!(
+        "{count} sets in service with what was before, of {}{more}: their S-CSCFs get it with the \
+         next SAR, or by the command push\n",
+        names.join(", ")
+    ))
 }
 
 fn run_subscriber(command: SubscriberCommand, config: &Path) -> Result<String, String> {
@@ -269,15 +391,21 @@ fn import_file(file: &Path, config: &Path) -> Result<String, String> {
     let mut opened = Opened::at(config)?;
     let database = &opened.database;
     told(database.procedure(|| {
-        imported.charging.iter().try_for_each(|row| provision::put_charging(database, row))?;
-        imported.profiles.iter().try_for_each(|row| provision::put_profile(database, row))
+        for row in &imported.charging {
+            provision::put_charging(database, row)?;
+        }
+        for row in &imported.profiles {
+            provision::put_profile(database, row)?;
+        }
+        Ok(())
     }))?;
     let (lines, subscribers): (Vec<usize>, Vec<Subscriber>) =
         imported.subscribers.into_iter().unzip();
     opened.add(&subscribers, |place, cause| {
         format!("{}: line {}: {cause}", file.display(), lines[place])
     })?;
-    Ok(format!("{} subscribers added\n", subscribers.len()))
+    let done = format!("{} subscribers added\n", subscribers.len());
+    Ok(done + &tell(&opened.database, config, false)?)
 }
 
 /// The database with what is needed to seal keys.

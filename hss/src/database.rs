@@ -169,10 +169,12 @@ impl Database {
         Ok(self.row(sql, [implicit_set], |_| Ok(()))?.is_some())
     }
 
-    /// The first identity of a set that is not barred (TS 23.228 §4.3.3.4).
+    /// The first identity of a set that is neither barred nor a wildcard (TS 23.228 §4.3.3.4): as
+    /// S-CSCFs see it.
     pub fn default_identity(&self, implicit_set: i64) -> Result<Option<String>, Refusal> {
         self.row(
-            "SELECT identity FROM public_identity WHERE implicit_set = ?1 AND NOT is_barred
+            "SELECT identity FROM public_identity
+             WHERE implicit_set = ?1 AND NOT is_barred AND identity_type NOT IN (2, 4)
              ORDER BY position LIMIT 1",
             [implicit_set],
             |row| row.get(0),
@@ -433,6 +435,19 @@ impl Database {
         Ok(self.row(sql, [implicit_set, private_identity], |_| Ok(()))?.is_some())
     }
 
+    /// Somebody is registered with the set.
+    pub fn is_registered(&self, implicit_set: i64) -> Result<bool, Refusal> {
+        let sql = "SELECT 1 FROM registration WHERE implicit_set = ?1 AND is_registered LIMIT 1";
+        Ok(self.row(sql, [implicit_set], |_| Ok(()))?.is_some())
+    }
+
+    pub fn is_registered_by(&self, pair: &Pair) -> Result<bool, Refusal> {
+        let sql = "SELECT 1 FROM registration
+             WHERE implicit_set = ?1 AND private_identity = ?2 AND is_registered";
+        let ids = [pair.implicit_set, pair.private_identity];
+        Ok(self.row(sql, ids, |_| Ok(()))?.is_some())
+    }
+
     /// The sets that a private identity may register, in the order of provisioning, and whether
     /// there are services for them while nobody is registered.
     pub fn sets_with_services(&self, private_identity: i64) -> Result<Vec<(i64, bool)>, Refusal> {
@@ -486,35 +501,88 @@ impl Database {
         )
     }
 
-    /// The S-CSCF lacks the profile of a set as it is now, for all who may register it.
-    pub fn set_profile_due(&self, implicit_set: i64) -> Result<(), Refusal> {
+    /// The profile of a set is not what it was; who has it knows only what it was.
+    pub fn profile_changed(&self, implicit_set: i64) -> Result<(), Refusal> {
         self.write(
-            "UPDATE registration SET is_profile_due = 1 WHERE implicit_set = ?1",
+            "UPDATE implicit_set SET profile_version = profile_version + 1 WHERE id = ?1",
             [implicit_set],
         )
     }
 
-    /// The same, asked of one private identity, or of any.
-    pub fn is_profile_due(
-        &self,
-        implicit_set: i64,
-        private_identity: Option<i64>,
-    ) -> Result<bool, Refusal> {
-        let sql = "SELECT 1 FROM registration WHERE implicit_set = ?1 AND is_profile_due
-            AND private_identity = coalesce(?2, private_identity)";
-        Ok(self.row(sql, (implicit_set, private_identity), |_| Ok(()))?.is_some())
+    /// The same of the charging addresses.
+    pub fn charging_changed(&self, implicit_set: i64) -> Result<(), Refusal> {
+        self.write(
+            "UPDATE implicit_set SET charging_version = charging_version + 1 WHERE id = ?1",
+            [implicit_set],
+        )
     }
 
-    /// The S-CSCF has the profile of the set, for one private identity, or for all.
-    pub fn profile_given(
+    /// What the S-CSCF lacks of a set for one private identity; `None`: for any that may register it.
+    pub fn news_for(
         &self,
         implicit_set: i64,
         private_identity: Option<i64>,
+    ) -> Result<News, Refusal> {
+        let sql = "SELECT i.profile_version, i.charging_version,
+                max(r.profile_given <> i.profile_version),
+                max(r.charging_given <> i.charging_version)
+             FROM implicit_set i JOIN registration r ON r.implicit_set = i.id
+             WHERE i.id = ?1 AND r.private_identity = coalesce(?2, r.private_identity)
+             GROUP BY i.id";
+        let found = self.row(sql, (implicit_set, private_identity), news)?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// What the S-CSCF lacks of a set that it serves, for those who registered it, else for anyone of it;
+    /// with the profile also when it refused it last time.
+    pub fn news(&self, implicit_set: i64) -> Result<News, Refusal> {
+        let sql = "SELECT i.profile_version, i.charging_version,
+                max(r.profile_given <> i.profile_version OR r.is_profile_refused),
+                max(r.charging_given <> i.charging_version)
+             FROM implicit_set i JOIN registration r ON r.implicit_set = i.id
+             WHERE i.id = ?1 AND (r.is_registered OR NOT EXISTS (
+                SELECT 1 FROM registration o WHERE o.implicit_set = i.id AND o.is_registered))
+             GROUP BY i.id";
+        Ok(self.row(sql, [implicit_set], news)?.unwrap_or_default())
+    }
+
+    /// Sets that an S-CSCF serves and that changed since it was told, oldest first, with their
+    /// subscriptions: at most `limit`.
+    pub fn sets_with_news(&self, limit: usize) -> Result<Vec<(i64, i64)>, Refusal> {
+        self.rows(
+            "SELECT DISTINCT i.id, i.subscription
+             FROM registration r JOIN implicit_set i ON i.id = r.implicit_set
+             WHERE (r.profile_given <> i.profile_version
+                    OR r.charging_given <> i.charging_version)
+                AND (r.is_registered OR (i.is_unregistered AND NOT EXISTS (
+                    SELECT 1 FROM registration o WHERE o.implicit_set = i.id AND o.is_registered)))
+             ORDER BY i.id LIMIT ?1",
+            [limit as i64],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+    }
+
+    /// The S-CSCF has what it was sent of a set, for one private identity, or for all.
+    pub fn news_given(
+        &self,
+        implicit_set: i64,
+        private_identity: Option<i64>,
+        sent: News,
     ) -> Result<(), Refusal> {
         self.write(
-            "UPDATE registration SET is_profile_due = 0
+            "UPDATE registration SET profile_given = coalesce(?3, profile_given),
+                charging_given = coalesce(?4, charging_given),
+                is_profile_refused = CASE WHEN ?3 IS NULL THEN is_profile_refused ELSE 0 END
              WHERE implicit_set = ?1 AND private_identity = coalesce(?2, private_identity)",
-            (implicit_set, private_identity),
+            (implicit_set, private_identity, sent.profile, sent.charging),
+        )
+    }
+
+    /// The S-CSCF was sent a profile that it cannot use.
+    pub fn profile_refused(&self, implicit_set: i64) -> Result<(), Refusal> {
+        self.write(
+            "UPDATE registration SET is_profile_refused = 1 WHERE implicit_set = ?1",
+            [implicit_set],
         )
     }
 
@@ -621,6 +689,11 @@ impl std::fmt::Debug for Database {
 
 fn pair(row: &Row<'_>) -> rusqlite::Result<Pair> {
     Ok(Pair { implicit_set: row.get(0)?, private_identity: row.get(1)?, user_name: row.get(2)? })
+}
+
+fn news(row: &Row<'_>) -> rusqlite::Result<News> {
+    let due = |is_due: bool, version| is_due.then_some(version);
+    Ok(News { profile: due(row.get(2)?, row.get(0)?), charging: due(row.get(3)?, row.get(1)?) })
 }
 
 fn public_identity(row: &Row<'_>) -> rusqlite::Result<PublicIdentity> {

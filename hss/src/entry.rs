@@ -372,7 +372,7 @@ impl Entry {
 }
 
 impl PublicEntry {
-    fn resolve(&self) -> Result<PublicIdentity, FieldError> {
+    pub(crate) fn resolve(&self) -> Result<PublicIdentity, FieldError> {
         let entry = &self.0;
         let is_wildcard = entry.identity.contains('!');
         let identity = if is_wildcard {

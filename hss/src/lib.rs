@@ -8,6 +8,7 @@
 //! | SAR: registration state, profile | TS 29.228 §6.1.2 | [`sar::assign`] |
 //! | LIR: where is this user | TS 29.228 §6.1.4 | [`lir::locate`] |
 //! | RTR, PPR: what the HSS begins | TS 29.228 §6.1.3, §6.2.2 | [`push`] |
+//! | identities that are added and taken out | TS 29.228 §6.5.2 | [`implicit_set`] |
 //! | any of them, as an SLF | TS 23.228 §5.8 | [`slf`] |
 //! | commands of the operator | | [`admin`] |
 //!
@@ -25,6 +26,7 @@ pub mod config;
 mod daemon;
 pub mod database;
 pub mod entry;
+pub mod implicit_set;
 pub mod import;
 pub mod keys;
 pub mod lir;
@@ -139,7 +141,7 @@ impl Hss {
             match event {
                 Event::Request(received) => self.serve(now, received, out),
                 Event::Answer { wait: Wait::Terminated(wait), result } => {
-                    self.terminated(wait, result, out);
+                    self.terminated(now, wait, result, out);
                 }
                 Event::Answer { wait: Wait::ProfilePushed(wait), result } => {
                     self.profile_pushed(now, *wait, result, out);

@@ -258,7 +258,7 @@ pub fn add(
                 set
             }
         };
-        insert_public_identity(database, set, position, public)?;
+        insert_public_identity(database, set, position as i64, public)?;
     }
     // Everyone of a subscription may register all of its sets.
     database.write(
@@ -290,10 +290,10 @@ fn insert_subscription(database: &Database, subscriber: &Subscriber) -> Result<i
     )
 }
 
-fn insert_public_identity(
+pub(crate) fn insert_public_identity(
     database: &Database,
     set: i64,
-    position: usize,
+    position: i64,
     public: &PublicIdentity,
 ) -> Result<(), Refusal> {
     let profile =
@@ -304,7 +304,7 @@ fn insert_public_identity(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         (
             set,
-            position as i64,
+            position,
             &public.identity,
             public.is_barred,
             public.identity_type,
@@ -333,12 +333,21 @@ fn id_of(database: &Database, table: &'static str, name: &str) -> Result<i64, Re
         .ok_or_else(|| Refusal::Conflict(format!("{table}: {name} is not there")))
 }
 
-/// Adds a service profile, or replaces the one of that name.
+/// Adds a service profile, or replaces the one of that name; false when it was the same already. Sets that
+/// have it are to be told. Run inside [`Database::procedure`].
 ///
 /// # Errors
 /// The database does not take it.
-pub fn put_profile(database: &Database, profile: &Profile) -> Result<(), Refusal> {
-    let criteria = &profile.initial_filter_criteria;
+pub fn put_profile(database: &Database, profile: &Profile) -> Result<bool, Refusal> {
+    database.begin()?;
+    let criteria = json(&profile.initial_filter_criteria);
+    let shared = json(&profile.shared_ifc_set_ids);
+    let sql = "SELECT 1 FROM service_profile WHERE name = ?1 AND subscribed_media_profile_id IS ?2
+        AND initial_filter_criteria = ?3 AND shared_ifc_set_ids = ?4";
+    let same = (&profile.name, profile.subscribed_media_profile_id, &criteria, &shared);
+    if database.row(sql, same, |_| Ok(()))?.is_some() {
+        return Ok(false);
+    }
     database.write(
         "INSERT INTO service_profile (name, subscribed_media_profile_id, initial_filter_criteria,
             shared_ifc_set_ids, has_unregistered_services) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -350,19 +359,35 @@ pub fn put_profile(database: &Database, profile: &Profile) -> Result<(), Refusal
         (
             &profile.name,
             profile.subscribed_media_profile_id,
-            json(criteria),
-            json(&profile.shared_ifc_set_ids),
-            profile::has_unregistered_services(criteria),
+            &criteria,
+            &shared,
+            profile::has_unregistered_services(&profile.initial_filter_criteria),
         ),
-    )
+    )?;
+    database.write(
+        "UPDATE implicit_set SET profile_version = profile_version + 1 WHERE id IN
+            (SELECT u.implicit_set FROM public_identity u
+             JOIN service_profile p ON p.id = u.service_profile WHERE p.name = ?1)",
+        [&profile.name],
+    )?;
+    Ok(true)
 }
 
-/// Adds charging addresses, or replaces those of that name.
+/// Adds charging addresses, or replaces those of that name; false when they were the same already. Sets of
+/// subscriptions that have them are to be told. Run inside [`Database::procedure`].
 ///
 /// # Errors
 /// The database does not take them.
-pub fn put_charging(database: &Database, charging: &ChargingAddresses) -> Result<(), Refusal> {
+pub fn put_charging(database: &Database, charging: &ChargingAddresses) -> Result<bool, Refusal> {
+    database.begin()?;
     let [event_1, event_2, collection_1, collection_2] = &charging.addresses;
+    let row = (&charging.name, event_1, event_2, collection_1, collection_2);
+    let sql = "SELECT 1 FROM charging WHERE name = ?1 AND primary_event_charging IS ?2
+        AND secondary_event_charging IS ?3 AND primary_charging_collection IS ?4
+        AND secondary_charging_collection IS ?5";
+    if database.row(sql, row, |_| Ok(()))?.is_some() {
+        return Ok(false);
+    }
     database.write(
         "INSERT INTO charging (name, primary_event_charging, secondary_event_charging,
             primary_charging_collection, secondary_charging_collection)
@@ -372,8 +397,57 @@ pub fn put_charging(database: &Database, charging: &ChargingAddresses) -> Result
             secondary_event_charging = excluded.secondary_event_charging,
             primary_charging_collection = excluded.primary_charging_collection,
             secondary_charging_collection = excluded.secondary_charging_collection",
-        (&charging.name, event_1, event_2, collection_1, collection_2),
-    )
+        row,
+    )?;
+    database.write(
+        "UPDATE implicit_set SET charging_version = charging_version + 1 WHERE subscription IN
+            (SELECT s.id FROM subscription s JOIN charging c ON c.id = s.charging
+             WHERE c.name = ?1)",
+        [&charging.name],
+    )?;
+    Ok(true)
+}
+
+/// Gives a subscription other charging addresses, by one of its private identities; `None`: those of the
+/// configuration. False when it had them already. Run inside [`Database::procedure`].
+///
+/// # Errors
+/// No such private identity, or no addresses of that name.
+pub fn set_charging(
+    database: &Database,
+    private_identity: &str,
+    name: Option<&str>,
+) -> Result<bool, Refusal> {
+    database.begin()?;
+    let private =
+        database.private_identity(private_identity)?.ok_or(Refusal::UnknownPrivateIdentity)?;
+    let charging = name.map(|name| id_of(database, "charging", name)).transpose()?;
+    if database.subscription(private.subscription)?.charging == charging {
+        return Ok(false);
+    }
+    database.write(
+        "UPDATE subscription SET charging = ?2 WHERE id = ?1",
+        (private.subscription, charging),
+    )?;
+    database.write(
+        "UPDATE implicit_set SET charging_version = charging_version + 1 WHERE subscription = ?1",
+        [private.subscription],
+    )?;
+    Ok(true)
+}
+
+/// Sets that an S-CSCF serves and that changed since it was told; and the first private identities of some.
+///
+/// # Errors
+/// The database cannot be read.
+pub fn not_told(database: &Database, named: usize) -> Result<(usize, Vec<String>), Refusal> {
+    let sets = database.sets_with_news(usize::from(u16::MAX))?;
+    let mut names = Vec::new();
+    for (set, _) in sets.iter().take(named) {
+        names.extend(database.push_candidates(*set)?.into_iter().next().map(|pair| pair.user_name));
+    }
+    names.dedup();
+    Ok((sets.len(), names))
 }
 
 /// Takes a private identity out; with the last one of a subscription everything of it. Run inside
@@ -513,7 +587,9 @@ pub fn describe(database: &Database, private_identity: &str) -> Result<String, R
 fn describe_identities(database: &Database, private: i64) -> Result<Vec<String>, Refusal> {
     database.rows(
         "SELECT u.identity, u.implicit_set, u.is_barred, r.is_registered,
-            r.is_authentication_pending, i.is_unregistered, p.name
+            r.is_authentication_pending, i.is_unregistered, p.name,
+            r.profile_given <> i.profile_version OR r.charging_given <> i.charging_version,
+            r.is_profile_refused
          FROM registration r
          JOIN implicit_set i ON i.id = r.implicit_set
          JOIN public_identity u ON u.implicit_set = i.id
@@ -526,8 +602,14 @@ fn describe_identities(database: &Database, private: i64) -> Result<Vec<String>,
                 (false, true) => "unregistered service",
                 (false, false) => "not registered",
             };
+            let is_served = row.get(3)? || row.get(5)?;
+            let told = match (is_served, row.get(7)?, row.get(8)?) {
+                (true, true, _) => ", S-CSCF not told of a change",
+                (true, false, true) => ", S-CSCF cannot use the profile",
+                _ => "",
+            };
             Ok(format!(
-                "public identity    {} (set {}, {state}{}{}, profile {})\n",
+                "public identity    {} (set {}, {state}{}{}, profile {}{told})\n",
                 row.get::<_, String>(0)?,
                 row.get::<_, i64>(1)?,
                 if row.get(2)? { ", barred" } else { "" },

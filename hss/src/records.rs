@@ -96,6 +96,26 @@ pub struct Subscription {
     pub charging: Option<i64>,
 }
 
+impl Subscription {
+    /// Who has the registrations: a MAR of another S-CSCF takes the name, but them only its SAR does.
+    pub fn serving(&self) -> Option<&Server> {
+        self.previous.as_ref().or(self.server.as_ref())
+    }
+}
+
+/// What an S-CSCF lacks of a set: the versions it has once it has taken them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct News {
+    pub profile: Option<i64>,
+    pub charging: Option<i64>,
+}
+
+impl News {
+    pub fn is_none(self) -> bool {
+        self == News::default()
+    }
+}
+
 /// A private identity with one of its sets.
 #[derive(Clone, Debug)]
 pub struct Pair {

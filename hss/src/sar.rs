@@ -304,6 +304,7 @@ impl Subject<'_> {
                 reason: ReasonCode::NewServerAssigned,
                 reply: None,
                 is_repeated: false,
+                removal: None,
             });
         }
         // Last: it ends whatever the S-CSCF still has of a private identity.
@@ -340,13 +341,13 @@ impl Subject<'_> {
             answer.user_name = all.first().cloned();
         }
         let (set, private) = (identity.implicit_set, self.private.as_ref().map(|one| one.id));
-        let is_due = self.database.is_profile_due(set, private)?;
+        let news = self.database.news_for(set, private)?;
         // Another one that only reads does not become the one that serves.
         let is_server = self.sar.server_assignment_type != Type::NoAssignment || self.is_assigned();
-        if is_due && is_server {
-            self.database.profile_given(set, private)?;
+        if !news.is_none() && is_server {
+            self.database.news_given(set, private, news)?;
         }
-        if is_due || !self.sar.user_data_already_available {
+        if !news.is_none() || !self.sar.user_data_already_available {
             let user_name = answer.user_name.as_deref().unwrap_or_default();
             let user_data = profile::user_data(self.database, identity.implicit_set, user_name)?;
             answer.user_data = Some(user_data.to_xml().into());

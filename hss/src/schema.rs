@@ -11,7 +11,7 @@ use rusqlite::Connection;
 pub const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The step at place n makes version n + 1 out of version n.
-const MIGRATIONS: [&str; 3] = [VERSION_1, VERSION_2, VERSION_3];
+const MIGRATIONS: [&str; 4] = [VERSION_1, VERSION_2, VERSION_3, VERSION_4];
 
 const VERSION_1: &str = "
 -- Facts about the file itself: key_check is a sealed constant that tells whether a key file fits.
@@ -154,6 +154,22 @@ CREATE INDEX undelivered_termination_user_name ON undelivered_termination (user_
 ALTER TABLE registration ADD COLUMN is_profile_due INTEGER NOT NULL DEFAULT 0;
 ";
 
+const VERSION_4: &str = "
+-- How often the profile of a set, and its charging addresses, have changed; and which of these the S-CSCF
+-- has for a registration. A set with a difference is to be told. is_profile_refused: it has been, and the
+-- S-CSCF cannot use it.
+ALTER TABLE implicit_set ADD COLUMN profile_version INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE implicit_set ADD COLUMN charging_version INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE registration ADD COLUMN profile_given INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE registration ADD COLUMN charging_given INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE registration ADD COLUMN is_profile_refused INTEGER NOT NULL DEFAULT 0;
+UPDATE implicit_set SET profile_version = 1, charging_version = 1 WHERE id IN
+    (SELECT implicit_set FROM registration WHERE is_profile_due);
+UPDATE registration SET profile_given = 1, charging_given = 1 WHERE NOT is_profile_due AND implicit_set IN
+    (SELECT implicit_set FROM registration WHERE is_profile_due);
+ALTER TABLE registration DROP COLUMN is_profile_due;
+";
+
 /// Brings the tables up to [`VERSION`]. Refuses a file that a newer program wrote.
 ///
 /// # Errors
@@ -193,4 +209,36 @@ pub fn version(connection: &Connection) -> Result<i64, String> {
     connection
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(|error| format!("cannot read the database: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was due before the versions were counted is due afterwards, for the same registrations.
+    #[test]
+    fn what_was_due_stays_due() {
+        let connection = Connection::open_in_memory().unwrap();
+        let script = [VERSION_1, VERSION_2, VERSION_3].concat();
+        connection.execute_batch(&format!("{script} PRAGMA user_version = 3;")).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO subscription (id) VALUES (1);
+                 INSERT INTO implicit_set (id, subscription) VALUES (1, 1), (2, 1);
+                 INSERT INTO private_identity (id, subscription, identity, algorithm)
+                     VALUES (1, 1, 'a', 'none'), (2, 1, 'b', 'none');
+                 INSERT INTO registration (implicit_set, private_identity, is_profile_due)
+                     VALUES (1, 1, 1), (1, 2, 0), (2, 1, 0);",
+            )
+            .unwrap();
+        migrate(&connection).unwrap();
+        let sql = "SELECT r.implicit_set, r.private_identity
+            FROM registration r JOIN implicit_set i ON i.id = r.implicit_set
+            WHERE r.profile_given <> i.profile_version AND r.charging_given <> i.charging_version";
+        let mut statement = connection.prepare(sql).unwrap();
+        let due = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let due: Vec<(i64, i64)> = due.map(Result::unwrap).collect();
+        assert_eq!(due, [(1, 1)]);
+        assert_eq!(version(&connection), Ok(VERSION));
+    }
 }

@@ -86,6 +86,7 @@ impl Database {
                 reason: reason_of(row.get(6)?),
                 reply: None,
                 is_repeated: true,
+                removal: None,
             };
             Ok((row.get::<_, i64>(7)?, termination))
         })?;

@@ -1,5 +1,6 @@
 //! The HSS by its decision tables (TS 29.228 §6): one test for one row.
 
+mod changes;
 #[cfg(feature = "daemon")]
 mod command;
 mod import;

@@ -13,7 +13,7 @@ const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "profile_is_pushed",
-        shows: "PPR: the S-CSCF has the new profile, the phone notices nothing",
+        shows: "PPR, but not of what the S-CSCF has: the new profile is there, the phone notices nothing",
         run: profile_is_pushed,
         is_fault: false,
     },
@@ -21,6 +21,12 @@ pub const ALL: &[Scenario] = &[
         name: "an_identity_is_barred",
         shows: "bar and unbar at the HSS, PPR, and the phone is told what it may use",
         run: an_identity_is_barred,
+        is_fault: false,
+    },
+    Scenario {
+        name: "an_identity_comes_and_goes",
+        shows: "identity add and remove at the HSS, PPR, and the phone is told what it may use",
+        run: an_identity_comes_and_goes,
         is_fault: false,
     },
     Scenario {
@@ -114,11 +120,14 @@ fn profile_is_pushed(world: &mut dyn World) -> Result<(), String> {
     let name = "tessera_scscf_profile_pushes_total";
     let before = at_scscfs(world, name, &taken);
     let impi = world.private_identity(ue);
+    // Nothing has changed.
     world.command(Function::Hss, &["ppr", &impi]);
+    world.command(Function::Hss, &["ppr", &impi, "again"]);
     world.until("the profile is taken", PATIENCE, &mut |world| {
         at_scscfs(world, name, &taken) == before + 1.0
     })?;
     let took = refreshes(world, ue)?;
+    ensure(at_scscfs(world, name, &taken) == before + 1.0, || "pushed twice".to_owned())?;
     ensure(took == 0.0, || "the refresh was challenged".to_owned())
 }
 
@@ -126,11 +135,26 @@ fn profile_is_pushed(world: &mut dyn World) -> Result<(), String> {
 fn an_identity_is_barred(world: &mut dyn World) -> Result<(), String> {
     let ue = watched_phone(world, Phone::Good)?;
     let telephone = world.telephone(ue);
+    changes_its_set(world, ue, &[&["bar", &telephone], &["unbar", &telephone]])
+}
+
+/// TS 29.228 §6.2.2, §6.5.2.1: one that grows and shrinks.
+fn an_identity_comes_and_goes(world: &mut dyn World) -> Result<(), String> {
+    let ue = watched_phone(world, Phone::Good)?;
+    let telephone = world.telephone(ue);
+    let identity = format!("sip:second-{}", world.private_identity(ue));
+    let commands =
+        [&["identity", "add", &identity, &telephone][..], &["identity", "remove", &identity]];
+    changes_its_set(world, ue, &commands)
+}
+
+/// Each command is pushed, and the phone is told; it goes on as before.
+fn changes_its_set(world: &mut dyn World, ue: usize, commands: &[&[&str]]) -> Result<(), String> {
     let taken = [("outcome", "taken")];
     let name = "tessera_scscf_profile_pushes_total";
-    for command in ["bar", "unbar"] {
+    for command in commands {
         let (before, told) = (at_scscfs(world, name, &taken), world.notified(ue));
-        world.command(Function::Hss, &[command, &telephone]);
+        world.command(Function::Hss, command);
         world.until("the profile is taken, and told", PATIENCE, &mut |world| {
             at_scscfs(world, name, &taken) > before && world.notified(ue) > told
         })?;

@@ -153,7 +153,7 @@ fn ppr_between(ims: &mut Ims, ue: usize, draw: &mut Random) -> Result<bool, Stri
     let private_identity = ims.world.phones[ue].private_identity();
     ims.rename(&private_identity, PUSHED);
     let hss = ims.world.member("hss");
-    ims.world.admin(hss, &["ppr", &private_identity]);
+    ims.world.admin(hss, &["ppr", &private_identity, "again"]);
     rest(ims);
     agree(ims, &[ue], 1)?;
     all_registered(ims, &[ue])?;
