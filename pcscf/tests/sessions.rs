@@ -1237,7 +1237,7 @@ impl Lone {
     }
 }
 
-/// RFC 3680 §5.2: a notifier that leaves something out whenever it says anything is asked with growing pauses.
+/// RFC 3680 §5.2, RFC 6665 §4.2.1.2: a notifier that leaves something out whenever it says anything is asked with growing pauses.
 #[test]
 fn a_notifier_with_gaps_is_not_asked_without_end() {
     let (mut lone, watch) = Lone::told();
@@ -1283,7 +1283,7 @@ fn an_end_in_an_old_document() {
     }
 }
 
-/// RFC 6665 §4.1.3: what a NOTIFY says of the time that is left counts.
+/// RFC 6665 §4.1.3, §8.4: what a NOTIFY says of the time that is left counts.
 #[test]
 fn a_notify_shortens_a_subscription() {
     let (mut lone, watch) = Lone::told();
