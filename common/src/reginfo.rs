@@ -2,6 +2,8 @@
 //! (RFC 5628 §5) and wildcarded identities (TS 24.229 §7.10.2): what an S-CSCF writes and its
 //! watchers read.
 
+mod versions;
+
 use std::fmt;
 use std::fmt::Write as _;
 
@@ -11,6 +13,8 @@ use quick_xml::events::{BytesStart, Event as Xml};
 
 use crate::sip::header::Name;
 use crate::sip::message::Headers;
+
+pub use versions::{Order, Versions};
 
 /// MIME type of the document.
 pub const CONTENT_TYPE: &str = "application/reginfo+xml";

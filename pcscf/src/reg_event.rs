@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::identity::{Impu, logged};
 use common::node::{Now, Output};
-use common::reginfo::{self, Event, RegInfo, State, is_reg_event};
+use common::reginfo::{self, Event, Order, RegInfo, State, Versions, is_reg_event};
 use common::sip::address::{Address, delta_seconds};
 use common::sip::endpoint::{Incoming, NoReply};
 use common::sip::header::Name;
@@ -47,6 +47,9 @@ pub struct Watch {
     remote_target: String,
     route_set: Vec<String>,
     serial: u64,
+    versions: Versions,
+    /// The contact that a document has shown as bound.
+    shown: Option<String>,
 }
 
 /// A SUBSCRIBE on its way.
@@ -123,6 +126,8 @@ impl Pcscf {
             remote_cseq: None,
             route_set: Vec::new(),
             serial: 0,
+            versions: Versions::default(),
+            shown: None,
         };
         self.watches.insert(owner.clone(), watch);
         self.watch_send(now, owner, out);
@@ -157,6 +162,7 @@ impl Pcscf {
         let Some(watch) = self.watches.by_owner.get_mut(&owner) else { return };
         self.watches.next_serial += 1;
         watch.serial = self.watches.next_serial;
+        watch.versions.asks();
         watch.local_cseq += 1;
         let mut request = Request::new("SUBSCRIBE", &watch.remote_target);
         let headers = request.headers_mut();
@@ -287,7 +293,9 @@ impl Pcscf {
         self.registrations.note_watched(&wait.owner);
         let granted = headers.get(Name::Expires).and_then(|text| delta_seconds(text.trim()));
         let granted = Duration::from_secs(u64::from(granted.unwrap_or(EXPIRES_SECONDS)));
-        self.timers.set(Timer::WatchAgain(wait.owner), now + renewal_after(granted));
+        watch.versions.answered(now);
+        let renewal = watch.versions.refresh_at(now + renewal_after(granted));
+        self.timers.set(Timer::WatchAgain(wait.owner), renewal);
         self.watches.count("subscribed");
     }
 
@@ -341,11 +349,21 @@ impl Pcscf {
         }
         // RFC 6665 §4.4.1, RFC 3261 §12.2: another S-CSCF may have taken the dialog over.
         let contact = request.headers().values(Name::Contact).next();
-        if let Some(contact) = contact.and_then(|text| Address::parse(text).ok()) {
-            watch.remote_target = contact.uri_text;
-        }
+        let contact = contact.and_then(|text| Address::parse(text).ok()).map(|one| one.uri_text);
+        let is_of_another = contact.as_ref().is_some_and(|contact| *contact != watch.remote_target);
+        watch.remote_target = contact.unwrap_or_else(|| std::mem::take(&mut watch.remote_target));
+        let order = watch.versions.take(now, &info, is_of_another);
         let (owner, watched) = (owner.clone(), watch.public_identity.clone());
         let state = request.headers().get(Name::SubscriptionState).unwrap_or("").to_owned();
+        // RFC 6665 §4.1.3: what is left of the subscription, which the notifier may have shortened.
+        let left = expires_of(&state).map(|left| now + renewal_after(left));
+        let renewal = match (left, watch.versions.due()) {
+            (Some(left), _) => Some(watch.versions.refresh_at(left)),
+            (None, due) => due,
+        };
+        if let Some(renewal) = renewal {
+            self.timers.set(Timer::WatchAgain(owner.clone()), renewal);
+        }
         let response = request.response(200, "OK");
         self.watches.count("notified");
         self.respond(now, incoming, response, out);
@@ -353,14 +371,30 @@ impl Pcscf {
         if is_over {
             self.watches.forget(&owner);
         }
-        self.apply(now, &owner, &info);
+        self.note_order(&owner, order, info.version);
+        if order != Order::Stale {
+            self.apply(now, &owner, &info);
+        }
         let still = self.registrations.get(&owner);
         let is_other =
             still.and_then(Registration::default_identity).is_some_and(|uri| uri != watched);
         let is_asked = ["deactivated", "timeout"].iter().any(|reason| state.contains(reason));
-        if is_over && still.is_some() && (is_other || is_asked) {
+        // Why it is over stood in a document that was not looked at.
+        let is_untold = order == Order::Stale;
+        if is_over && still.is_some() && (is_other || is_asked || is_untold) {
             self.watch(now, owner, out);
         }
+    }
+
+    fn note_order(&mut self, owner: &Owner, order: Order, version: u32) {
+        let outcome = match order {
+            Order::Next => return,
+            Order::Gap => "gap",
+            Order::Stale => "stale",
+        };
+        self.watches.count(outcome);
+        let identity = logged(owner.private_identity.as_str(), self.config.log_identities);
+        tracing::info!(%identity, version, outcome, "a document of registration state out of order");
     }
 
     /// The end of a UE's own subscription tells the P-CSCF as well what has become of the registration. The home
@@ -381,6 +415,9 @@ impl Pcscf {
     pub(crate) fn apply(&mut self, now: Now, owner: &Owner, info: &RegInfo) {
         let Some(known) = self.registrations.get(owner) else { return };
         let Ok(own) = Uri::parse(&known.contact_uri) else { return };
+        let shown = self.watches.by_owner.get(owner).and_then(|watch| watch.shown.as_ref());
+        let was_shown = shown == Some(&known.contact_uri);
+        let mut is_shown = false;
         let mut registration = known.clone();
         let mut ended = None;
         let is_active = |one: &&reginfo::Registration| one.state == State::Active;
@@ -398,17 +435,25 @@ impl Pcscf {
             let Some(contact) = one.contacts.iter().find(is_own) else {
                 // RFC 3680 §5.2: nobody is registered. It ended while we were not there to be told why.
                 let identity = aor.public_identity();
-                if matches!(one.state, State::Terminated | State::Init)
-                    && match info.is_full {
-                        true => registration.drop_set_of(&identity, &active),
-                        false => registration.drop_identity(&identity),
+                let has_ended = match (one.state, info.is_full) {
+                    (State::Terminated | State::Init, true) => {
+                        registration.drop_set_of(&identity, &active)
                     }
-                {
+                    (State::Terminated | State::Init, false) => {
+                        registration.drop_identity(&identity)
+                    }
+                    // Others are, and the UE was among them. A document that never showed it may be older than its
+                    // contact, or write it in another way.
+                    (State::Active, true) => was_shown && registration.drop_identity(&identity),
+                    (State::Active, false) => false,
+                };
+                if has_ended {
                     ended = Some(Event::Unregistered);
                 }
                 continue;
             };
             if contact.is_active {
+                is_shown = true;
                 registration.note_identity(&one.aor, &aor.public_identity());
             } else {
                 registration.drop_identity(&aor.public_identity());
@@ -420,6 +465,10 @@ impl Pcscf {
                 let until = now + Duration::from_secs(left);
                 registration.shorten(&aor.public_identity(), until);
             }
+        }
+        let contact = is_shown.then(|| known.contact_uri.clone());
+        if let (Some(contact), Some(watch)) = (contact, self.watches.by_owner.get_mut(owner)) {
+            watch.shown = Some(contact);
         }
         if registration == *known {
             return;
@@ -477,6 +526,16 @@ impl Pcscf {
 fn renewal_after(granted: Duration) -> Duration {
     let renewal = if granted > 2 * RENEWAL { granted - RENEWAL } else { granted / 2 };
     renewal.max(SHORTEST_RENEWAL)
+}
+
+/// `expires` of Subscription-State (RFC 6665 §8.4), of a subscription that goes on.
+fn expires_of(state: &str) -> Option<Duration> {
+    let mut parts = state.split(';').map(str::trim);
+    let is_active = parts.next().is_some_and(|word| word.eq_ignore_ascii_case("active"));
+    let expires = parts.filter_map(|part| part.split_once('=')).find_map(|(name, value)| {
+        name.trim().eq_ignore_ascii_case("expires").then(|| delta_seconds(value.trim()))?
+    });
+    expires.filter(|_| is_active).map(|seconds| Duration::from_secs(u64::from(seconds)))
 }
 
 /// Where the home network of an identity is found: by its own domain, or for a telephone number by

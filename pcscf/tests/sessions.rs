@@ -632,6 +632,11 @@ fn document(
         }],
     });
     let info = RegInfo { version: cseq, is_full: true, registrations: registrations.collect() };
+    notify_of(subscribe, cseq, state, &info)
+}
+
+/// A NOTIFY to the P-CSCF in the dialog of its SUBSCRIBE.
+fn notify_of(subscribe: &Request, cseq: u32, state: &str, info: &RegInfo) -> Bytes {
     let mut request = Request::new("NOTIFY", "sip:pcscf1.visited.example");
     let headers = request.headers_mut();
     headers.append(Name::Via, &format!("SIP/2.0/UDP 192.0.2.31:5060;branch=z9hG4bKd{cseq}"));
@@ -1122,6 +1127,209 @@ fn a_document_without_contacts() {
         lone.from_core(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into());
         lone.response(200);
         assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left, "{case}");
+    }
+}
+
+/// What a document says of the watched identity: contacts that are bound, or no more.
+fn about(version: u32, is_full: bool, contacts: &[(&str, bool)]) -> RegInfo {
+    let contacts: Vec<_> = contacts
+        .iter()
+        .map(|(uri, is_active)| Contact {
+            id: (*uri).to_owned(),
+            is_active: *is_active,
+            event: if *is_active { Event::Registered } else { Event::Deactivated },
+            uri: (*uri).to_owned(),
+            ..Contact::default()
+        })
+        .collect();
+    let is_active = contacts.iter().any(|contact| contact.is_active);
+    let state = if is_active { State::Active } else { State::Terminated };
+    let of = |aor: &str| Registration {
+        aor: aor.to_owned(),
+        id: aor.to_owned(),
+        state,
+        wildcarded_identity: None,
+        contacts: contacts.clone(),
+    };
+    RegInfo { version, is_full, registrations: [ALICE, NUMBER].map(of).to_vec() }
+}
+
+const OWN: &str = "sip:10.45.0.2:31001";
+const OTHER: &str = "sip:10.45.0.9:31001";
+
+impl Lone {
+    /// Registered, watched, and told so by a first document.
+    fn told() -> (Lone, Request) {
+        let mut lone = Lone::registered(config(true));
+        let watch = lone.watched();
+        lone.hears(&watch, 1, "active;expires=600000", &about(0, true, &[(OWN, true)]));
+        lone.is_silent();
+        (lone, watch)
+    }
+
+    fn hears(&mut self, watch: &Request, cseq: u32, state: &str, info: &RegInfo) {
+        self.from_core(notify_of(watch, cseq, state, info));
+        self.response(200);
+        self.pass(Duration::ZERO);
+    }
+
+    /// A SUBSCRIBE within the dialog, which is taken.
+    fn refreshed(&mut self, watch: &Request) {
+        let (_, again) = self.request();
+        assert_eq!((again.call_id(), again.to_tag()), (watch.call_id(), Some("home")));
+        let mut response = again.response(200, "OK");
+        response.headers_mut().append(Name::Expires, "600000");
+        self.from_core(response.to_bytes());
+        self.pass(Duration::ZERO);
+    }
+
+    fn heard(&self, outcome: &str) -> u64 {
+        self.counter("tessera_pcscf_watch_events_total", outcome)
+    }
+}
+
+/// RFC 3680 §5.1, §5.2: a document that is older than what is known, or the same, is not looked at; one about changes that
+/// comes behind a lost one holds, and everything is asked for, once; and that ends what the lost one has told the end of,
+/// though others have the identity.
+#[test]
+fn documents_out_of_order() {
+    let (mut lone, watch) = Lone::told();
+    let active = "active;expires=600000";
+    lone.hears(&watch, 2, active, &about(0, true, &[(OWN, false)]));
+    assert_eq!((lone.heard("stale"), lone.heard("gap")), (1, 0));
+    lone.is_silent();
+    lone.hears(&watch, 3, active, &about(2, false, &[(OTHER, true)]));
+    assert_eq!((lone.heard("stale"), lone.heard("gap")), (1, 1));
+    assert_eq!(lone.sent.len(), 1);
+    lone.hears_meanwhile(&watch, 4, &about(4, false, &[(OTHER, true)]));
+    assert_eq!(lone.heard("gap"), 2);
+    lone.refreshed(&watch);
+    lone.is_silent();
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+    lone.hears(&watch, 5, active, &about(5, true, &[(OTHER, true)]));
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    lone.is_silent();
+    // An end holds, whatever was lost before it.
+    let (mut lone, watch) = Lone::told();
+    lone.hears(&watch, 2, active, &about(7, false, &[(OWN, false)]));
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 0);
+    lone.is_silent();
+    // What comes in order is asked for by nobody.
+    let (mut lone, watch) = Lone::told();
+    lone.hears(&watch, 2, active, &about(1, false, &[(OTHER, true)]));
+    lone.hears(&watch, 3, active, &about(9, true, &[(OWN, true), (OTHER, true)]));
+    assert_eq!((lone.heard("stale"), lone.heard("gap")), (0, 0));
+    lone.is_silent();
+    // A contact that was never shown is not missed.
+    let mut lone = Lone::registered(config(true));
+    let watch = lone.watched();
+    lone.hears(&watch, 1, active, &about(0, true, &[(OTHER, true)]));
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+}
+
+impl Lone {
+    /// A NOTIFY that comes before what has been sent is looked at.
+    fn hears_meanwhile(&mut self, watch: &Request, cseq: u32, info: &RegInfo) {
+        let before = std::mem::take(&mut self.sent);
+        self.hears(watch, cseq, "active;expires=600000", info);
+        self.is_silent();
+        self.sent = before;
+    }
+}
+
+/// RFC 3680 §5.2, RFC 6665 §4.2.1.2: a notifier that leaves something out whenever it says anything is asked with growing pauses.
+#[test]
+fn a_notifier_with_gaps_is_not_asked_without_end() {
+    let (mut lone, watch) = Lone::told();
+    let (mut number, mut asked) = (1, Vec::new());
+    let began = lone.now;
+    while lone.now.since(began) < Duration::from_secs(1_000) {
+        number += 1;
+        let info = about(number * 2, false, &[(OTHER, true)]);
+        lone.hears(&watch, number, "active;expires=600000", &info);
+        if !lone.sent.is_empty() {
+            asked.push(lone.now.since(began).as_secs());
+            lone.refreshed(&watch);
+        }
+        lone.is_silent();
+        lone.now = lone.now + Duration::from_secs(1);
+    }
+    assert_eq!(asked, [0, 30, 90, 210, 450, 930]);
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+}
+
+/// RFC 6665 §4.1.3, RFC 3680 §5.2: why a subscription is over stands in a document that is not looked at: another SUBSCRIBE
+/// finds out. TS 29.229 §6.3.49: an S-CSCF that takes the dialog over may begin with version 0.
+#[test]
+fn an_end_in_an_old_document() {
+    let (mut lone, watch) = Lone::told();
+    lone.hears(&watch, 2, "terminated;reason=rejected", &about(0, true, &[(OWN, false)]));
+    let (_, again) = lone.request();
+    assert_ne!(again.call_id(), watch.call_id());
+    assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
+    for (other, left) in [(false, 1), (true, 0)] {
+        let (mut lone, watch) = Lone::told();
+        let info = about(0, true, &[(OWN, false)]);
+        let text = notify_of(&watch, 2, "active;expires=60", &info).to_vec();
+        let mut text = String::from_utf8(text).unwrap();
+        if other {
+            let contact = format!("Contact: <sip:{SCSCF}>");
+            assert!(text.contains(&contact));
+            text = text.replace(&contact, "Contact: <sip:192.0.2.32:5060>");
+        }
+        lone.from_core(text.into());
+        lone.response(200);
+        assert_eq!(lone.counter("tessera_pcscf_registrations", ""), left);
+    }
+}
+
+/// RFC 6665 §4.1.3, §8.4: what a NOTIFY says of the time that is left counts.
+#[test]
+fn a_notify_shortens_a_subscription() {
+    let (mut lone, watch) = Lone::told();
+    lone.hears(&watch, 2, "active ; Expires = 100", &about(1, true, &[(OWN, true)]));
+    lone.pass(Duration::from_secs(49));
+    lone.is_silent();
+    lone.pass(Duration::from_secs(1));
+    lone.refreshed(&watch);
+}
+
+/// RFC 3261 §18.1.1, TS 33.203 §7.1: a document of many identities is too long for a datagram: it goes to the UE over TCP,
+/// inside the same associations; and as a datagram when the UE takes no connection.
+#[test]
+fn a_long_document_for_a_ue() {
+    for is_refused in [false, true] {
+        let mut lone = Lone::registered(config(false));
+        lone.protected(&subscribe(&[]));
+        let (_, request) = lone.request();
+        lone.from_core(taken(&request).to_bytes());
+        lone.response(200);
+        let one = about(0, true, &[(OWN, true), (OTHER, true)]).registrations.remove(0);
+        let registrations = (0..100)
+            .map(|number| Registration { aor: format!("tel:+1202555{number:04}"), ..one.clone() })
+            .collect();
+        let body = RegInfo { version: 0, is_full: true, registrations }.to_xml();
+        assert!(body.len() > 20_000);
+        let short = String::from_utf8(notify(&format!("sip:{UE}:31001")).to_vec()).unwrap();
+        let (head, old) = short.split_once("\r\n\r\n").unwrap();
+        let length = format!("Content-Length: {}", old.len());
+        assert!(head.contains(&length), "{head}");
+        let head = head.replace(&length, &format!("Content-Length: {}", body.len()));
+        lone.from_core(format!("{head}\r\n\r\n{body}").into());
+        let ports = lone.set.clone().unwrap().ports;
+        let (mut flow, mut request) = lone.request();
+        assert_eq!(flow.transport, Transport::Tcp);
+        assert_eq!((flow.local.port(), flow.remote.port()), (ports.pc, ports.us));
+        if is_refused {
+            lone.feed(Input::Unreachable { flow });
+            (flow, request) = lone.request();
+            assert_eq!(flow.transport, Transport::Udp);
+            assert_eq!((flow.local.port(), flow.remote.port()), (ports.pc, ports.us));
+        }
+        assert_eq!(request.body(), body.as_bytes());
+        lone.feed(Input::Sip { flow, bytes: request.response(200, "OK").to_bytes() });
+        lone.response(200);
+        assert_eq!(lone.core.owed(), 0);
     }
 }
 

@@ -178,13 +178,13 @@ impl Scscf {
         match response.status() {
             200..300 => {
                 self.stats.notification("taken");
-                self.notify_ended(&wait, out);
+                self.notify_ended(&wait, true, out);
             }
             // The watcher is there, and may do better the next time.
             400 | 401 | 403 | 406 | 407 | 413 | 415 | 420 | 486 | 488 | 491 | 500 | 503 => {
                 self.stats.notification("refused");
                 tracing::info!(status = response.status(), "a watcher refuses a NOTIFY");
-                self.notify_ended(&wait, out);
+                self.notify_ended(&wait, false, out);
             }
             // 404, 405, 408, 410, 416, 480, 481, 482, 483, 484, 485, 489, 501, 604, and all others.
             status => {
@@ -194,11 +194,17 @@ impl Scscf {
         }
     }
 
-    fn notify_ended(&mut self, wait: &Notifying, out: &mut Vec<Output>) {
+    /// What was refused is not known to the watcher: the next document, whenever there is something to tell, says
+    /// everything (RFC 3680 §5.1).
+    fn notify_ended(&mut self, wait: &Notifying, is_taken: bool, out: &mut Vec<Output>) {
         if wait.is_last {
             return self.subscriptions.remove(&wait.tag, out);
         }
+        if !is_taken {
+            self.subscriptions.owe_all(&wait.tag);
+        }
         if !self.subscriptions.notified(&wait.tag)
+            && is_taken
             && let Some(subscription) = self.subscriptions.get(&wait.tag)
         {
             let subscription = Subscription { is_owed: false, ..subscription.clone() };

@@ -34,7 +34,10 @@ pub enum Refusal {
     UnsupportedExtension,
     /// The interval is below the minimum (RFC 6665 §4.2.1.1).
     IntervalTooBrief,
-    /// Whose state is asked for is not registered here (RFC 3261 §21.4.5).
+    /// Whose state is asked for is not registered here.
+    ///
+    /// DEVIATES: TS 24.229 §5.4.2.1.1 has 480 for it, because that is also what an I-CSCF says whose HSS is silent, and
+    /// a P-CSCF that was away has to tell the end of a registration from it.
     NotRegistered,
     /// Neither the user nor one who serves it (TS 24.229 §5.4.2.1.1).
     NotAuthorised,

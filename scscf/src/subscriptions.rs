@@ -41,7 +41,7 @@ pub struct Subscription {
     pub expires_at_seconds: u64,
     /// Of the next document.
     pub version: u32,
-    /// The last NOTIFY was not answered yet, or another is due.
+    /// The last NOTIFY was not taken yet, or another is due.
     pub is_owed: bool,
     /// It ends with the next NOTIFY.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -158,9 +158,7 @@ impl Subscriptions {
     pub fn take_over(&mut self, subscription: Subscription, out: &mut Vec<Output>) {
         let tag = subscription.local_tag.clone();
         self.store(subscription, out);
-        if let Some(entry) = self.by_tag.get_mut(&tag) {
-            entry.is_full_due = true;
-        }
+        self.owe_all(&tag);
     }
 
     pub fn remove(&mut self, tag: &str, out: &mut Vec<Output>) {
@@ -210,9 +208,16 @@ impl Subscriptions {
 
     /// The next NOTIFY says everything.
     pub fn tell_all(&mut self, tag: &str) {
+        self.owe_all(tag);
+        if self.by_tag.contains_key(tag) {
+            self.due.insert(tag.to_owned());
+        }
+    }
+
+    /// The next NOTIFY says everything, whenever there is something to tell.
+    pub fn owe_all(&mut self, tag: &str) {
         if let Some(entry) = self.by_tag.get_mut(tag) {
             entry.is_full_due = true;
-            self.due.insert(tag.to_owned());
         }
     }
 

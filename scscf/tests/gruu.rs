@@ -130,6 +130,42 @@ fn refuses_a_gruu_as_contact() {
     dialogue.rests();
 }
 
+/// RFC 5628 §5: whoever watches reads them, without having asked for GRUUs; of the contact that has them, and in documents
+/// about changes as well.
+#[test]
+fn gruus_stand_with_their_contact() {
+    let mut config = config();
+    config.reg_event.documents = scscf::config::Documents::Partial;
+    let mut dialogue = Dialogue::new(config);
+    let (public, temporary) = registered(&mut dialogue);
+    dialogue.registered_second(&profile(SECOND), &[]);
+    for text in [subscribe(&[]), subscribe(&OF_PCSCF)] {
+        dialogue.receives(&text);
+        dialogue.replies_with(200);
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        dialogue.answers_request(&notify, 200);
+        let info = RegInfo::parse(notify.body()).expect("a document");
+        let of = info.registrations.iter().find(|one| one.aor == IMPU).unwrap();
+        assert_eq!(of.contacts.len(), 2);
+        for contact in &of.contacts {
+            let has = contact.uri == "sip:10.133.202.46:5064";
+            assert_eq!(contact.public_gruu.as_ref(), has.then_some(&public), "{contact:?}");
+            let expected = has.then(|| (temporary.clone(), 26));
+            assert_eq!(contact.temporary_gruu, expected, "{contact:?}");
+        }
+    }
+    refreshed(&mut dialogue, "CSeq: 27", "Call-ID: another");
+    for _ in 0..2 {
+        let notify = dialogue.requests("NOTIFY", PCSCF);
+        let info = RegInfo::parse(notify.body()).expect("a document");
+        assert!(!info.is_full);
+        let all = info.registrations.iter().flat_map(|one| &one.contacts);
+        let told: Vec<_> = all.filter_map(|contact| contact.temporary_gruu.clone()).collect();
+        let [(told, 27)] = &told[..] else { panic!("{told:?}") };
+        assert!(told.starts_with("sip:tgruu.") && *told != temporary, "{told}");
+    }
+}
+
 /// RFC 5628 §5: watchers read both, and since when temporary ones are good.
 #[test]
 fn watchers_are_told() {

@@ -2,13 +2,14 @@
 
 mod dialogue;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType::*;
-use common::cx::user_data::InitialFilterCriterion;
+use common::cx::user_data::{InitialFilterCriterion, UserData};
 use common::cx::{self, Outcome, Ppr, Rtr};
-use common::reginfo::{Contact, Event, RegInfo, State};
+use common::reginfo::{Contact, Event, Order, RegInfo, State, Versions};
 use common::sip::header::Name;
 use common::sip::message::{Request, Response};
 use dialogue::*;
@@ -169,6 +170,321 @@ fn partial_documents() {
     assert!(!notified.info.is_full);
     assert_eq!(notified.info.registrations.len(), 1);
     assert_eq!(notified.events("tel:+19998887777"), [Event::Created]);
+}
+
+/// What a watcher knows, of documents (RFC 3680 §5.2).
+#[derive(Default)]
+struct Known {
+    versions: Versions,
+    /// Identities, each with the contacts that are bound to it.
+    bound: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Known {
+    fn take(&mut self, dialogue: &Dialogue, info: &RegInfo) {
+        assert_eq!(self.versions.take(dialogue.now, info, false), Order::Next);
+        if info.is_full {
+            self.bound.clear();
+        }
+        for registration in &info.registrations {
+            let bound = self.bound.entry(registration.aor.clone()).or_default();
+            for contact in &registration.contacts {
+                match contact.is_active {
+                    true => bound.insert(contact.uri.clone()),
+                    false => bound.remove(&contact.uri),
+                };
+            }
+        }
+        self.bound.retain(|_, bound| !bound.is_empty());
+    }
+}
+
+const OF_SERVER: [(&str, &str); 6] = [
+    ("<sip:orig@scscf1.hims.net;lr>", "<sip:scscf1.hims.net;lr>"),
+    ("Record-Route: <sip:mo@pcscf1.vims.net;lr>\r\n", ""),
+    ("From: <sip:name@hims.net>;tag=ue1", "From: <sip:as.hims.net>;tag=as1"),
+    ("Contact: <sip:10.133.202.46:5064>;+g.3gpp.smsip", "Contact: <sip:as.hims.net>"),
+    ("watch1", "watch3"),
+    ("P-Asserted-Identity: <sip:name@hims.net>", "P-Asserted-Identity: <sip:as.hims.net>"),
+];
+
+/// A profile with an application server that hears of no REGISTER.
+fn served(private_identity: &str, identities: &[(&str, bool)]) -> UserData {
+    let mut data = set(private_identity, identities);
+    data.service_profiles[0].initial_filter_criteria.push(InitialFilterCriterion {
+        server_name: "sip:as.hims.net".into(),
+        registered_part: Some(false),
+        ..Default::default()
+    });
+    data
+}
+
+/// The UE, its P-CSCF and an application server watch; a second device is registered as well, for less time.
+fn three_watch(documents: Documents) -> (Dialogue, BTreeMap<String, Known>) {
+    let mut config = config();
+    config.reg_event.documents = documents;
+    let mut dialogue = Dialogue::new(config);
+    let both = [(IMPU, false), (NUMBER, false)];
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.asks_sar(Registration, saa(&served(IMPI, &both)));
+    dialogue.replies_with(200);
+    dialogue.registered_second(&served(SECOND, &both), &[("=600000", "=900")]);
+    let mut known = BTreeMap::new();
+    for text in [subscribe(&[]), subscribe(&OF_PCSCF), subscribe(&OF_SERVER)] {
+        dialogue.receives(&text);
+        dialogue.replies_with(200);
+        told(&mut dialogue, &mut known, 1);
+    }
+    (dialogue, known)
+}
+
+/// That many NOTIFYs, to whomever; gives the last one.
+fn told(dialogue: &mut Dialogue, known: &mut BTreeMap<String, Known>, count: usize) -> Notified {
+    let mut last = None;
+    for _ in 0..count {
+        last = Some(told_one(dialogue, known));
+    }
+    dialogue.requests_nothing();
+    last.expect("at least one")
+}
+
+/// TS 24.229 §5.4.2.1.2; RFC 3680 §5.1, §5.2, §5.3: each kind of change, in documents of either kind, as UE, P-CSCF and
+/// application server hear of it: the same event for the same contact, one version behind the other, and what follows
+/// from them all is what one look shows.
+#[test]
+fn documents_add_up() {
+    type Begin = fn(&mut Dialogue);
+    const FIRST: &str = "sip:10.133.202.46:5064";
+    const OTHER: &str = "sip:10.133.202.47:5064";
+    fn ended_by_operator(dialogue: &mut Dialogue, words: &[&str]) {
+        dialogue.command(&[&["deregister", SECOND], words].concat());
+        dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+    }
+    fn pushed_with(dialogue: &mut Dialogue, identities: &[(&str, bool)]) {
+        dialogue.hss_asks(pushed(&served(IMPI, identities)));
+    }
+    let cases: [(&str, Begin, &str, &str, Event); 11] = [
+        ("refreshed", |dialogue| dialogue.refreshes(27), IMPU, FIRST, Event::Refreshed),
+        (
+            "shortened",
+            |dialogue| dialogue.command(&["reauthenticate", IMPI, "90"]),
+            IMPU,
+            FIRST,
+            Event::Shortened,
+        ),
+        (
+            "expired",
+            |dialogue| {
+                dialogue.wait(Duration::from_secs(900));
+                dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+            },
+            IMPU,
+            OTHER,
+            Event::Expired,
+        ),
+        ("rejected", |dialogue| ended_by_operator(dialogue, &[]), IMPU, OTHER, Event::Rejected),
+        (
+            "deactivated",
+            |dialogue| ended_by_operator(dialogue, &["deactivated"]),
+            IMPU,
+            OTHER,
+            Event::Deactivated,
+        ),
+        (
+            "probation",
+            |dialogue| ended_by_operator(dialogue, &["probation", "90"]),
+            NUMBER,
+            OTHER,
+            Event::Probation,
+        ),
+        (
+            "unregistered",
+            |dialogue| {
+                let zero = [("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+                let changes = [&OF_SECOND[..], &zero].concat();
+                dialogue.receives(&register(&changes));
+                dialogue.asks_sar(UserDeregistration, empty_saa(Outcome::SUCCESS));
+                dialogue.replies_with(200);
+            },
+            IMPU,
+            OTHER,
+            Event::Unregistered,
+        ),
+        (
+            "an identity more",
+            |dialogue| {
+                let more = [(IMPU, false), (NUMBER, false), ("sip:more@hims.net", false)];
+                pushed_with(dialogue, &more);
+            },
+            "sip:more@hims.net",
+            FIRST,
+            Event::Created,
+        ),
+        (
+            "an identity less",
+            |dialogue| pushed_with(dialogue, &[(IMPU, false)]),
+            NUMBER,
+            FIRST,
+            Event::Unregistered,
+        ),
+        (
+            "an identity barred",
+            |dialogue| pushed_with(dialogue, &[(IMPU, false), (NUMBER, true)]),
+            NUMBER,
+            FIRST,
+            Event::Unregistered,
+        ),
+        (
+            "another contact",
+            |dialogue| {
+                let moved =
+                    [("46:5064", "46:7064"), ("ababab", "again"), ("+g.3gpp.smsip", "reg-id=2")];
+                let (challenge, vector) = dialogue.challenged(&register(&moved));
+                dialogue.receives(&answered(&challenge, &vector, 26, &moved));
+                dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+                dialogue.replies_with(200);
+            },
+            IMPU,
+            "sip:10.133.202.46:7064",
+            Event::Registered,
+        ),
+    ];
+    for (name, begin, aor, uri, event) in cases {
+        for documents in [Documents::Full, Documents::Partial] {
+            let (mut dialogue, mut known) = three_watch(documents);
+            begin(&mut dialogue);
+            let case = format!("{name} {documents:?}");
+            for _ in 0..3 {
+                let notified = told_one(&mut dialogue, &mut known);
+                assert!(notified.state.starts_with("active"), "{case}");
+                assert_eq!(notified.info.is_full, documents == Documents::Full, "{case}");
+                let contact = notified.contacts(aor).iter().find(|contact| contact.uri == uri);
+                let contact = contact.unwrap_or_else(|| panic!("{case}: {:?}", notified.info));
+                assert_eq!(contact.event, event, "{case}");
+                let later = (event == Event::Probation).then_some(90);
+                assert_eq!(contact.retry_after_seconds, later, "{case}");
+            }
+            dialogue.requests_nothing();
+            let look = [("Expires: 600000", "Expires: 0"), ("watch1", "look")];
+            dialogue.receives(&subscribe(&look));
+            dialogue.replies_with(200);
+            told(&mut dialogue, &mut known, 1);
+            let seen = known.remove("look").expect("one look").bound;
+            assert!(!seen.is_empty());
+            for (watcher, known) in &known {
+                assert_eq!(known.bound, seen, "{case} {watcher}");
+            }
+            assert_eq!(known.len(), 3, "{case}");
+            dialogue.rests();
+        }
+    }
+}
+
+fn told_one(dialogue: &mut Dialogue, known: &mut BTreeMap<String, Known>) -> Notified {
+    let (_, request) = dialogue.requests.pop_front().expect("a NOTIFY");
+    let info = RegInfo::parse(request.body()).expect("a document");
+    let state = request.headers().get(Name::SubscriptionState).unwrap().to_owned();
+    known.entry(request.call_id().to_owned()).or_default().take(dialogue, &info);
+    dialogue.answers_request(&request, 200);
+    Notified { request, info, state }
+}
+
+/// TS 24.229 §5.4.1.5, §5.4.2.1.2; RFC 3680 §5.1: the end of the last contact is told in full to each of them, with the
+/// reason in contact and subscription alike.
+#[test]
+fn the_last_document_says_everything() {
+    let cases: [(&[&str], Event, &str); 3] = [
+        (&[], Event::Rejected, "rejected"),
+        (&["deactivated"], Event::Deactivated, "deactivated"),
+        (&["probation", "90"], Event::Probation, "probation;retry-after=90"),
+    ];
+    for (words, event, reason) in cases {
+        let (mut dialogue, mut known) = three_watch(Documents::Partial);
+        for impi in [SECOND, IMPI] {
+            dialogue.command(&[&["deregister", impi], words].concat());
+            dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+            for _ in 0..3 {
+                let notified = told_one(&mut dialogue, &mut known);
+                let is_last = impi == IMPI;
+                assert_eq!(notified.info.is_full, is_last);
+                assert_eq!(notified.state == format!("terminated;reason={reason}"), is_last);
+                for aor in [IMPU, NUMBER] {
+                    assert_eq!(notified.events(aor).last(), Some(&event), "{aor}");
+                }
+            }
+        }
+        assert!(known.values().all(|known| known.bound.is_empty()));
+        assert_eq!(dialogue.watchers(), 0);
+        dialogue.rests();
+    }
+}
+
+/// RFC 3680 §5.1, RFC 6665 §4.2.2: what happens while a NOTIFY is under way goes together into the next document, one
+/// version later.
+#[test]
+fn partial_documents_one_behind_the_other() {
+    let (mut dialogue, mut known) = three_watch(Documents::Partial);
+    dialogue.refreshes(27);
+    let under_way: Vec<Request> =
+        std::mem::take(&mut dialogue.requests).into_iter().map(|(_, request)| request).collect();
+    assert_eq!(under_way.len(), 3);
+    dialogue.hss_asks(pushed(&served(IMPI, &[(IMPU, false), ("sip:more@hims.net", false)])));
+    dialogue.command(&["deregister", SECOND]);
+    dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.requests_nothing();
+    for request in under_way {
+        let info = RegInfo::parse(request.body()).expect("a document");
+        known.get_mut(request.call_id()).unwrap().take(&dialogue, &info);
+        dialogue.answers_request(&request, 200);
+        let notified = told(&mut dialogue, &mut known, 1);
+        assert!((notified.info.version, notified.info.is_full) == (2, false));
+        assert_eq!(notified.request.call_id(), request.call_id());
+        assert!(notified.events("sip:more@hims.net").contains(&Event::Created));
+        assert!(notified.events(NUMBER).contains(&Event::Unregistered));
+        assert!(notified.events(IMPU).contains(&Event::Rejected));
+    }
+    let left = known.values().flat_map(|known| known.bound.values());
+    assert!(left.flatten().all(|contact| contact == "sip:10.133.202.46:5064"));
+    dialogue.rests();
+}
+
+/// RFC 3680 §5.1: a watcher that has refused a document does not know what stood in it: the next one says everything,
+/// also behind a restart.
+#[test]
+fn everything_behind_a_refusal() {
+    for restarts in [false, true] {
+        let (mut dialogue, _) = three_watch(Documents::Partial);
+        dialogue.refreshes(27);
+        let mut refused = None;
+        for _ in 0..3 {
+            let (_, request) = dialogue.requests.pop_front().expect("a NOTIFY");
+            let refuses = request.call_id() == "watch2";
+            dialogue.answers_request(&request, if refuses { 500 } else { 200 });
+            refused = refused.or(refuses.then_some(request));
+        }
+        dialogue.requests_nothing();
+        if restarts {
+            dialogue.restart();
+            let notified = dialogue.requests("NOTIFY", PCSCF);
+            assert!(RegInfo::parse(notified.body()).expect("a document").is_full);
+            continue;
+        }
+        dialogue.refreshes(28);
+        for _ in 0..3 {
+            let (_, request) = dialogue.requests.pop_front().expect("a NOTIFY");
+            let info = RegInfo::parse(request.body()).expect("a document");
+            assert_eq!(info.is_full, request.call_id() == "watch2");
+            dialogue.answers_request(&request, 200);
+        }
+        dialogue.refreshes(29);
+        for _ in 0..3 {
+            let (_, request) = dialogue.requests.pop_front().expect("a NOTIFY");
+            assert!(!RegInfo::parse(request.body()).expect("a document").is_full);
+            dialogue.answers_request(&request, 200);
+        }
+        dialogue.rests();
+    }
 }
 
 fn pushed(data: &common::cx::user_data::UserData) -> cx::Request {

@@ -471,6 +471,12 @@ impl Handsets {
             Event::Watch { what: Watched::NotSubscribed { status }, .. } => {
                 format!("not subscribed: {status}")
             }
+            Event::Watch { what: Watched::Gap { version }, .. } => {
+                format!("a document before version {version} was lost")
+            }
+            Event::Watch { what: Watched::Stale { version }, .. } => {
+                format!("notified of the past: version {version}")
+            }
         };
         self.note(number, text);
     }

@@ -78,6 +78,11 @@ pub struct Ims {
 
 impl Ims {
     pub fn new(seed: u64, options: Options) -> Ims {
+        Ims::with_documents(seed, options, "full")
+    }
+
+    /// `documents`: as `reg_event.documents` of the S-CSCFs.
+    pub fn with_documents(seed: u64, options: Options, documents: &'static str) -> Ims {
         let number = DATABASES.fetch_add(1, Ordering::Relaxed);
         let database = format!("file:hss{number}?mode=memory&cache=shared");
         let anchor = open(&database);
@@ -98,7 +103,7 @@ impl Ims {
         world.add("icscf", vec![address(20)], None, Box::new(icscf));
         for (name, number) in [("scscf1", 31), ("scscf2", 32)] {
             let scscf = move |seed| {
-                let config = from_toml(&scscf_toml(name, number, options.life));
+                let config = from_toml(&scscf_toml(name, number, options.life, documents));
                 Box::new(Scscf::new(config, seed).expect("an S-CSCF")) as Box<dyn Node>
             };
             world.add(name, vec![address(number)], None, Box::new(scscf));
@@ -744,18 +749,20 @@ fn icscf_toml() -> String {
     )
 }
 
-fn scscf_toml(name: &str, number: u8, life: Life) -> String {
+fn scscf_toml(name: &str, number: u8, life: Life, documents: &str) -> String {
     let own = SocketAddr::new(address(number), 5060);
     format!(
         "home_domain = \"{HOME}\"\n[sip]\nname = \"{name}.{HOME}\"\n\
          [sip.listen]\nudp = [\"{own}\"]\ntcp = [\"{own}\"]\n\
          [registration]\nexpires_min_seconds = 60\nexpires_default_seconds = {0}\n\
-         expires_max_seconds = {0}\nreauthenticate = \"{1}\"\n{2}\
+         expires_max_seconds = {0}\nreauthenticate = \"{1}\"\n\
+         [reg_event]\ndocuments = \"{4}\"\n{2}\
          [[shared_filter_criteria]]\nid = 1\nxml = '{3}'\n",
         life.seconds,
         life.reauthenticate,
         diameter_toml(name),
         scenarios::server::criteria(&format!("as.{HOME}")),
+        documents,
     )
 }
 

@@ -1,6 +1,6 @@
 //! Every scenario in the simulated world: IPv4 and IPv6, UDP and TCP; and the golden ladder.
 
-use scenarios::{Phone, World};
+use scenarios::{Function, Phone, World};
 use sim::ims::{Ims, Options};
 
 fn all(options: Options) {
@@ -33,6 +33,29 @@ fn over_ipv4_and_tcp() {
 #[test]
 fn over_ipv6_and_tcp() {
     all(Options { is_ipv6: true, is_tcp: true, ..Options::default() });
+}
+
+/// RFC 3680 §5.1, §5.2: phones and P-CSCF do as well with documents about changes; over real bytes no version is left out,
+/// and none comes twice.
+#[test]
+fn with_partial_documents() {
+    let mut partial = 0;
+    for scenario in scenarios::all() {
+        let mut ims = Ims::with_documents(7, Options::default(), "partial");
+        if let Err(error) = (scenario.run)(&mut ims) {
+            panic!("{}: {error}\n{}", scenario.name, ims.world.ladder.tail(40));
+        }
+        for outcome in ["gap", "stale"] {
+            let label = [("outcome", outcome)];
+            let count = ims.metric(Function::Pcscf, "tessera_pcscf_watch_events_total", &label);
+            assert_eq!(count, 0.0, "{}: {outcome}", scenario.name);
+        }
+        let lines = &ims.world.ladder.lines;
+        let is_out_of_order = |line: &&String| line.contains("Gap {") || line.contains("Stale {");
+        assert_eq!(lines.iter().find(is_out_of_order), None, "{}", scenario.name);
+        partial += lines.iter().filter(|line| line.contains("is_full: false")).count();
+    }
+    assert!(partial > 0, "no document was partial");
 }
 
 /// S-10, S-29, S-30, S-31, S-41, S-52, S-57, S-64, S-88, S-90..S-98: who says what to whom, in which

@@ -68,6 +68,14 @@ pub enum Watched {
         /// Of this phone's own contact, where the document names it.
         event: Option<common::reginfo::Event>,
     },
+    /// A document before this one was lost: everything is asked for.
+    Gap {
+        version: u32,
+    },
+    /// A document that was not looked at, since a later one has come.
+    Stale {
+        version: u32,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

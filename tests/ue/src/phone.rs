@@ -462,8 +462,8 @@ impl Phone {
         let mut sip = Vec::new();
         self.endpoint.respond(now, incoming, response, &mut sip);
         self.release(now, sip, out);
-        if let Some((identity, info, is_over)) = told {
-            self.on_document(now, identity, &info, is_over, out);
+        if let Some(told) = told {
+            self.on_document(now, &told, out);
         }
     }
 

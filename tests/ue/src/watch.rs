@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::node::Now;
-use common::reginfo::{self, Contact, RegInfo};
+use common::reginfo::{self, Contact, Order, RegInfo, Versions};
 use common::sip::address::Address;
 use common::sip::endpoint::NoReply;
 use common::sip::header::Name;
 use common::sip::message::{Headers, Request, Response};
-use common::sip::uri::Uri;
+use common::sip::uri::{HostPort, Uri};
 
 use crate::event::{Event, Watched};
 use crate::outcome::refresh_after;
@@ -39,11 +39,23 @@ pub struct Watch {
     remote_target: String,
     /// Route of later SUBSCRIBEs, topmost first.
     route_set: Vec<String>,
-    /// Version of the last document.
-    pub version: Option<u32>,
+    /// Of the documents that have come.
+    pub versions: Versions,
+    /// The contact that a document has shown as bound.
+    shown: Option<HostPort>,
     pub expires_at: Option<Now>,
     serial: u64,
     expires_seconds: u32,
+}
+
+/// What a NOTIFY has said.
+#[derive(Debug)]
+pub(crate) struct Told {
+    identity: usize,
+    info: RegInfo,
+    order: Order,
+    /// The subscription ends with it.
+    is_over: bool,
 }
 
 impl Phone {
@@ -80,7 +92,8 @@ impl Phone {
             remote_tag: None,
             remote_cseq: None,
             route_set: Vec::new(),
-            version: None,
+            versions: Versions::default(),
+            shown: None,
             expires_at: None,
             serial: 0,
             expires_seconds: EXPIRES_SECONDS,
@@ -103,6 +116,7 @@ impl Phone {
         self.next_serial += 1;
         watch.serial = self.next_serial;
         watch.local_cseq += 1;
+        watch.versions.asks();
         let mut request = Request::new("SUBSCRIBE", &watch.remote_target);
         let headers = request.headers_mut();
         if watch.remote_tag.is_some() {
@@ -160,7 +174,9 @@ impl Phone {
                 let granted = seconds(&response, Name::Expires).unwrap_or(watch.expires_seconds);
                 let granted = Duration::from_secs(u64::from(granted));
                 watch.expires_at = Some(now + granted);
-                self.timers.set(Timer::Watch(identity), now + refresh_after(granted));
+                watch.versions.answered(now);
+                let renewal = watch.versions.refresh_at(now + refresh_after(granted));
+                self.timers.set(Timer::Watch(identity), renewal);
                 let expires_seconds = granted.as_secs() as u32;
                 let what = Watched::Subscribed { expires_seconds };
                 out.push(Output::Event(Event::Watch { identity, what }));
@@ -220,11 +236,7 @@ impl Phone {
     }
 
     /// RFC 6665 §4.1.3: the answer to a NOTIFY, and what follows from it.
-    pub(crate) fn on_notify(
-        &mut self,
-        now: Now,
-        request: &Request,
-    ) -> (Response, Option<(usize, RegInfo, bool)>) {
+    pub(crate) fn on_notify(&mut self, now: Now, request: &Request) -> (Response, Option<Told>) {
         let is_of = |watch: &Watch| {
             watch.call_id == request.call_id()
                 && request.to_tag() == Some(watch.local_tag.as_str())
@@ -253,35 +265,56 @@ impl Phone {
             watch.take_dialog(headers, false);
         }
         // RFC 6665 §4.4.1, RFC 3261 §12.2: another S-CSCF may have taken the dialog over.
+        let before = watch.remote_target.clone();
         watch.take_target(headers);
-        watch.version = Some(info.version);
+        let order = watch.versions.take(now, &info, watch.remote_target != before);
         let state = headers.get(Name::SubscriptionState).unwrap_or("").to_owned();
         let is_over = state.trim_start().starts_with("terminated");
         if let Some(left) = state.split("expires=").nth(1).and_then(|text| text.trim().parse().ok())
         {
             let left = Duration::from_secs(left);
             watch.expires_at = Some(now + left);
-            self.timers.set(Timer::Watch(*identity), now + refresh_after(left));
+            let renewal = watch.versions.refresh_at(now + refresh_after(left));
+            self.timers.set(Timer::Watch(*identity), renewal);
+        } else if let Some(due) = watch.versions.due() {
+            self.timers.set(Timer::Watch(*identity), due);
         }
-        (request.response(200, "OK"), Some((*identity, info, is_over)))
+        let told = Told { identity: *identity, info, order, is_over };
+        (request.response(200, "OK"), Some(told))
     }
 
     /// TS 24.229 §5.1.1.5A, §5.1.1.7, registration.md U-18, U-19.
-    pub(crate) fn on_document(
-        &mut self,
-        now: Now,
-        identity: usize,
-        info: &RegInfo,
-        is_over: bool,
-        out: &mut Vec<Output>,
-    ) {
+    pub(crate) fn on_document(&mut self, now: Now, told: &Told, out: &mut Vec<Output>) {
+        let Told { identity, ref info, order, is_over } = *told;
+        let version = info.version;
+        let out_of_order = match order {
+            Order::Next => None,
+            Order::Gap => Some(Watched::Gap { version }),
+            Order::Stale => Some(Watched::Stale { version }),
+        };
+        out.extend(out_of_order.map(|what| Output::Event(Event::Watch { identity, what })));
+        if order == Order::Stale {
+            if is_over {
+                // Why stood in a document that was not looked at.
+                self.unwatch(identity);
+                self.watch(now, identity, out);
+            }
+            return;
+        }
         let own = self.own_contact(identity, info).cloned();
         let what = Watched::Notified {
-            version: info.version,
+            version,
             is_full: info.is_full,
             event: own.as_ref().map(|contact| contact.event),
         };
         out.push(Output::Event(Event::Watch { identity, what }));
+        let is_missing = own.is_none() && info.is_full && self.is_missing(identity, info);
+        let registration = self.registrations.get(&identity);
+        if let (Some(watch), Some(registration)) = (self.watches.get_mut(&identity), registration)
+            && own.as_ref().is_some_and(|own| own.is_active)
+        {
+            watch.shown = Some(registration.contact.clone());
+        }
         if is_over {
             self.unwatch(identity);
         }
@@ -289,7 +322,7 @@ impl Phone {
             Some(contact) if contact.is_active => self.on_active(now, identity, &contact),
             Some(contact) => return self.on_terminated(now, identity, &contact, out),
             // RFC 3680 §5.2: nobody has it any more, and nobody says why.
-            None if info.is_full && self.is_gone(identity, info) => {
+            None if is_missing || (info.is_full && self.is_gone(identity, info)) => {
                 return self.on_gone(now, identity, out);
             }
             None => {}
@@ -314,6 +347,15 @@ impl Phone {
         let mut own = info.registrations.iter().filter(|one| is_own(&one.aor)).peekable();
         own.peek().is_some()
             && own.all(|one| one.state != reginfo::State::Active && one.contacts.is_empty())
+    }
+
+    /// RFC 3680 §5.2: the watched identity has other contacts, and this phone's was among them.
+    fn is_missing(&self, identity: usize, info: &RegInfo) -> bool {
+        let registration = self.registrations.get(&identity);
+        let watch = self.watches.get(&identity);
+        let (Some(registration), Some(watch)) = (registration, watch) else { return false };
+        watch.shown.as_ref() == Some(&registration.contact)
+            && info.registrations.iter().any(|one| is_same(&one.aor, &watch.public_identity))
     }
 
     fn on_gone(&mut self, now: Now, identity: usize, out: &mut Vec<Output>) {

@@ -265,6 +265,100 @@ fn the_subscription_ends_alone() {
     assert_ne!(again.header(Name::CallId), subscribe.header(Name::CallId));
 }
 
+/// A document about contacts of the identity: of this phone, and of another one.
+fn versioned(version: u32, is_full: bool, contacts: &[(&str, bool)]) -> RegInfo {
+    let of = |(contact, is_active): &(&str, bool)| {
+        let event = match is_active {
+            true => reginfo::Event::Registered,
+            false => reginfo::Event::Rejected,
+        };
+        about(contact, event, *is_active, 600).registrations.remove(0).contacts.remove(0)
+    };
+    let mut info = about("sip:x", reginfo::Event::Registered, true, 600);
+    info.registrations[0].contacts = contacts.iter().map(of).collect();
+    RegInfo { version, is_full, ..info }
+}
+
+const OTHER: &str = "sip:10.9.9.9:5064";
+const ACTIVE: &str = "active;expires=600000";
+
+/// Told of its own contact by a first document.
+fn told(net: &mut Net) -> (Got, String) {
+    let (subscribe, contact) = subscribed(net, 600_000);
+    let info = versioned(0, true, &[(&contact, true)]);
+    assert_eq!(net.notified(&notify(&subscribe, 1, ACTIVE, &info)), 200);
+    net.events.clear();
+    (subscribe, contact)
+}
+
+/// RFC 3680 §5.1, §5.2: older documents are not looked at; what comes behind a lost one holds, and everything is asked for;
+/// that ends what the lost one has told the end of, though another phone has the identity.
+#[test]
+fn documents_out_of_order() {
+    let mut net = watching();
+    let (subscribe, contact) = told(&mut net);
+    let info = versioned(0, true, &[(&contact, false)]);
+    assert_eq!(net.notified(&notify(&subscribe, 2, ACTIVE, &info)), 200);
+    let what = Watched::Stale { version: 0 };
+    assert_eq!(net.event(), Event::Watch { identity: 0, what });
+    assert!(net.events.is_empty() && net.phone.registration(0).is_some());
+    let info = versioned(2, false, &[(OTHER, true)]);
+    assert_eq!(net.notified(&notify(&subscribe, 3, ACTIVE, &info)), 200);
+    let gap = Watched::Gap { version: 2 };
+    let notified = Watched::Notified { version: 2, is_full: false, event: None };
+    let events = [gap, notified].map(|what| Event::Watch { identity: 0, what });
+    assert_eq!(std::mem::take(&mut net.events), events);
+    net.advance(Duration::ZERO);
+    let again = net.request();
+    assert!(again.text.starts_with("SUBSCRIBE sip:scscf1.hims.net SIP/2.0\r\n"), "{}", again.text);
+    assert_eq!(again.header(Name::CallId), subscribe.header(Name::CallId));
+    // Another gap while it is under way asks for nothing more.
+    let info = versioned(4, false, &[(OTHER, true)]);
+    assert_eq!(net.notified(&notify(&subscribe, 4, ACTIVE, &info)), 200);
+    net.advance(Duration::ZERO);
+    assert!(net.got.is_empty(), "{:?}", net.got);
+    accept(&mut net, &again, "600000");
+    net.advance(Duration::from_secs(29));
+    assert!(net.got.is_empty(), "{:?}", net.got);
+    net.events.clear();
+    let info = versioned(5, true, &[(OTHER, true)]);
+    net.ask_with(&notify(&subscribe, 5, ACTIVE, &info), 0);
+    assert!(net.events.contains(&Event::Lost { identity: 0 }), "{:?}", net.events);
+}
+
+/// RFC 3680 §5.2: an end holds, whatever was lost before it; one that stands in an old document is found out by another
+/// SUBSCRIBE; a contact that was never shown is not missed; another S-CSCF may begin with version 0.
+#[test]
+fn ends_out_of_order() {
+    let mut net = watching();
+    let (subscribe, contact) = told(&mut net);
+    let info = versioned(9, false, &[(&contact, false)]);
+    assert_eq!(net.notified(&notify(&subscribe, 2, ACTIVE, &info)), 200);
+    assert!(net.phone.registration(0).is_none());
+    net.advance(Duration::from_secs(60));
+    assert!(net.got.is_empty(), "{:?}", net.got);
+
+    let mut net = watching();
+    let (subscribe, contact) = told(&mut net);
+    let info = versioned(0, true, &[(&contact, false)]);
+    assert_eq!(net.notified(&notify(&subscribe, 2, "terminated;reason=rejected", &info)), 200);
+    assert!(net.phone.registration(0).is_some());
+    assert_ne!(net.request().header(Name::CallId), subscribe.header(Name::CallId));
+
+    let mut net = watching();
+    let (subscribe, _) = subscribed(&mut net, 600_000);
+    let info = versioned(0, true, &[(OTHER, true)]);
+    assert_eq!(net.notified(&notify(&subscribe, 1, ACTIVE, &info)), 200);
+    assert!(net.phone.registration(0).is_some());
+
+    let mut net = watching();
+    let (subscribe, contact) = told(&mut net);
+    let mut of_another = notify(&subscribe, 2, ACTIVE, &versioned(0, true, &[(&contact, false)]));
+    of_another.headers_mut().set(Name::Contact, "<sip:scscf2.hims.net>");
+    assert_eq!(net.notified(&of_another), 200);
+    assert!(net.phone.registration(0).is_none());
+}
+
 /// TS 24.229 §5.1.2A.1.6, registration.md U-25: a 504 that says so, of one who may say so, leads to
 /// an initial registration.
 #[test]

@@ -131,6 +131,14 @@ impl Report {
                 self.line(now, &format!("notified: version {version}, own contact {event}"));
                 self.json(now, "notified", json!({ "version": version, "event": event }));
             }
+            Watched::Gap { version } => {
+                self.line(now, &format!("a document before version {version} was lost"));
+                self.json(now, "gap", json!({ "version": version }));
+            }
+            Watched::Stale { version } => {
+                self.line(now, &format!("notified of the past: version {version}"));
+                self.json(now, "stale", json!({ "version": version }));
+            }
         }
     }
 
