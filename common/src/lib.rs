@@ -10,6 +10,7 @@
 //! | [`cx`] | the Cx application, typed | TS 29.228, TS 29.229 |
 //! | [`aka`] | MILENAGE, TUAK, vectors, the AKA digest | TS 33.102, RFC 3310 |
 //! | [`reginfo`] | the registration state document | RFC 3680, RFC 5628 |
+//! | [`restoration`] | the 504 that sends a UE back to register | TS 24.229 §7.6, TS 23.380 |
 //! | [`ipsec`] | sec-agree, sets of security associations, ESP | TS 33.203, RFC 3329 |
 //! | [`dns`] | the questions and answers of RFC 3263 | RFC 3263 |
 //! | [`stats`] | counters as plain integers | |
@@ -32,6 +33,7 @@ pub mod node;
 pub mod questions;
 pub mod random;
 pub mod reginfo;
+pub mod restoration;
 pub mod secret;
 pub mod sip;
 pub mod stats;

@@ -37,6 +37,8 @@ pub mod security;
 pub mod session;
 mod terminating;
 
+use std::net::SocketAddr;
+
 use common::ipsec::sa::SetId;
 use common::node::{Flow, Input, Node, Now, Output, Transport};
 use common::questions::Questions;
@@ -260,6 +262,11 @@ impl Pcscf {
             Side::Mw => Segment::Core,
             Side::Gm | Side::GmProtected => Segment::Gm,
         }
+    }
+
+    /// How a UE at this place is reached through this P-CSCF (see [`path`]).
+    fn path_uri(&self, place: SocketAddr) -> String {
+        format!("sip:{}@{};lr", path::token(place), self.mw_name())
     }
 
     /// How we name ourselves towards the home network: name, and the port where it is not the default.

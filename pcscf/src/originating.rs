@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use common::node::{Flow, Now, Output};
 use common::reginfo::is_reg_event;
+use common::restoration;
 use common::sip::address::{Address, delta_seconds};
 use common::sip::endpoint::{Branch, Incoming, NoReply, Segment, Target};
 use common::sip::header::Name;
@@ -177,7 +178,7 @@ impl Pcscf {
             Err(reason) => {
                 tracing::warn!(reason, "the next hop of a UE's request is not found");
                 let refused = (504, "Next Hop Not Found", "not_located");
-                self.session_refuse(now, incoming, refused, out);
+                self.originate_failed(now, incoming, &wait, refused, out);
             }
         }
     }
@@ -200,7 +201,30 @@ impl Pcscf {
             let wait = OnReply::OriginateAnswered(Box::new(wait));
             return self.sip.forward(now, incoming, request, target, wait, limit, out);
         }
-        self.session_refuse(now, incoming, (504, "Next Hop Is Silent", "silence"), out);
+        let refused = (504, "Next Hop Is Silent", "silence");
+        self.originate_failed(now, incoming, &wait, refused, out);
+    }
+
+    /// TS 24.229 §5.2.6.3.2A, TS 23.380 §4.4.3: the S-CSCF of the UE is out of reach, and its next registration finds
+    /// another. Within a dialog that helps nobody: the dialog is lost, and the UE makes another, whose first request
+    /// is told.
+    fn originate_failed(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        wait: &Originating,
+        refused: Refused,
+        out: &mut Vec<Output>,
+    ) {
+        let registration = self.registrations.get_or_leaving(&wait.owner);
+        let place = registration.and_then(|registration| registration.place);
+        let Some(place) = place.filter(|_| !wait.is_in_dialog) else {
+            return self.session_refuse(now, incoming, refused, out);
+        };
+        let (_, reason, label) = refused;
+        let own = format!("<{}>", self.path_uri(place));
+        let response = restoration::register_anew(incoming.request(), &own, reason);
+        self.session_refuse_with(now, incoming, response, label, out);
     }
 
     /// How a request gets to a hop of the home network.

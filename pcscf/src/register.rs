@@ -251,7 +251,7 @@ impl Pcscf {
             headers.append(Name::Authorization, &credentials.to_credentials());
         }
         let ob = if path::is_flow(headers) { ";ob" } else { "" };
-        let path = format!("<sip:{}@{};lr{ob}>", path::token(place), self.mw_name());
+        let path = format!("<{}{ob}>", self.path_uri(place));
         headers.append(Name::Path, &path);
         if !headers.has_token(Name::Require, "path") {
             headers.append(Name::Require, "path");

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use common::node::{Now, Output};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
-use common::sip::message::Method;
+use common::sip::message::{Method, Response};
 use common::sip::uri::{Host, Uri};
 
 use crate::config::Policy;
@@ -91,14 +91,6 @@ impl Pcscf {
         (status, reason, label): Refused,
         out: &mut Vec<Output>,
     ) {
-        self.counters.count_other(label);
-        tracing::info!(
-            procedure = "request",
-            method = incoming.request().method_text(),
-            from = %incoming.flow().remote,
-            status,
-            cause = label,
-        );
         let mut response = incoming.request().response(status, reason);
         let headers = response.headers_mut();
         match status {
@@ -112,6 +104,25 @@ impl Pcscf {
             503 => headers.append(Name::RetryAfter, "5"),
             _ => {}
         }
+        self.session_refuse_with(now, incoming, response, label, out);
+    }
+
+    pub(crate) fn session_refuse_with(
+        &mut self,
+        now: Now,
+        incoming: Incoming,
+        response: Response,
+        label: &'static str,
+        out: &mut Vec<Output>,
+    ) {
+        self.counters.count_other(label);
+        tracing::info!(
+            procedure = "request",
+            method = incoming.request().method_text(),
+            from = %incoming.flow().remote,
+            status = response.status(),
+            cause = label,
+        );
         self.respond(now, incoming, response, out);
     }
 

@@ -10,6 +10,7 @@ use common::limits::Limits;
 use common::node::{Flow, Input, Node, Now, Output, Transport};
 use common::random::Random;
 use common::reginfo::{self, Contact, Event, RegInfo, Registration, State};
+use common::restoration;
 use common::sip::header::Name;
 use common::sip::message::{Message, Request, Response};
 use common::stats::{Samples, Value};
@@ -1439,6 +1440,41 @@ fn a_subscription_that_fails() {
     assert_eq!(lone.counter("tessera_pcscf_watch_events_total", "silence"), 1);
     assert_eq!(lone.counter("tessera_pcscf_registrations", ""), 1);
     assert_eq!(lone.core.owed(), 0);
+}
+
+/// TS 24.229 §5.2.6.3.2A, TS 23.380 §4.4.3: the S-CSCF of a phone is silent: its next registration finds another, and by
+/// the Path of its own 200 it knows that it may believe us. Within a dialog nothing is said of that.
+#[test]
+fn a_phone_whose_scscf_is_silent_is_sent_to_register() {
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&subscribe(&[]));
+    let (_, first) = lone.request();
+    lone.pass(Duration::from_secs(120));
+    lone.sent.retain(|(_, message)| matches!(message, Message::Response(_)));
+    let (_, response) = lone.response(504);
+    assert!(restoration::asks_to_register_anew(&response));
+    let asserted = response.headers().get(Name::PAssertedIdentity).unwrap();
+    // As its Path was: 10.45.0.2, port 31001.
+    assert_eq!(asserted, "<sip:term.0a2d00027919@pcscf1.visited.example;lr>");
+    assert!(first.to_tag().is_none());
+
+    let mut lone = Lone::registered(config(false));
+    lone.protected(&subscribe(&[]));
+    let (_, first) = lone.request();
+    lone.from_core(taken(&first).to_bytes());
+    lone.response(200);
+    let within = [
+        ("SUBSCRIBE sip:alice@home.example", &format!("SUBSCRIBE sip:{SCSCF}")[..]),
+        ("To: <sip:alice@home.example>", "To: <sip:alice@home.example>;tag=t"),
+        ("CSeq: 1", "CSeq: 2"),
+        ("z9hG4bKs1", "z9hG4bKs2"),
+    ];
+    lone.protected(&subscribe(&within));
+    lone.request();
+    lone.pass(Duration::from_secs(120));
+    lone.sent.retain(|(_, message)| matches!(message, Message::Response(_)));
+    let (_, response) = lone.response(504);
+    assert!(!restoration::asks_to_register_anew(&response) && response.body().is_empty());
 }
 
 /// TS 24.229 §5.2.3: nobody notifies of what ended while we were away; a home network that took a SUBSCRIBE before

@@ -9,6 +9,7 @@
 use common::identity::Impu;
 use common::node::{Now, Output};
 use common::reginfo;
+use common::restoration;
 use common::sip::address::{Address, Contact, delta_seconds};
 use common::sip::endpoint::Incoming;
 use common::sip::header::Name;
@@ -39,6 +40,9 @@ pub enum Refusal {
     /// DEVIATES: TS 24.229 §5.4.2.1.1 has 480 for it, because that is also what an I-CSCF says whose HSS is silent, and
     /// a P-CSCF that was away has to tell the end of a registration from it.
     NotRegistered,
+    /// A UE says by Service-Route that it is served here, and nothing is known of it (TS 24.229 §5.4.3.2, TS 23.380 §4.4):
+    /// what was known is lost.
+    NothingKnown,
     /// Neither the user nor one who serves it (TS 24.229 §5.4.2.1.1).
     NotAuthorised,
     /// In a dialog that is none of ours (RFC 6665 §4.4.1).
@@ -58,6 +62,7 @@ impl Refusal {
             Refusal::UnsupportedExtension => (420, "Bad Extension", "unsupported_extension"),
             Refusal::IntervalTooBrief => (423, "Interval Too Brief", "interval_too_brief"),
             Refusal::NotRegistered => (404, "Not Found", "not_registered"),
+            Refusal::NothingKnown => (504, "Server Time-out", "nothing_known"),
             Refusal::NotAuthorised => (403, "Forbidden", "not_authorised"),
             Refusal::NoSubscription => (481, "Subscription Does Not Exist", "no_subscription"),
             Refusal::OutOfOrder => (500, "Server Internal Error", "out_of_order"),
@@ -97,6 +102,10 @@ impl Scscf {
         let (status, reason, _) = refusal.face();
         let mut response = match refusal {
             Refusal::Malformed(what) => request.response(status, &format!("{reason}: {what}")),
+            Refusal::NothingKnown => {
+                let own = &self.own.service_route;
+                return restoration::register_anew(request, own, "S-CSCF without profile");
+            }
             _ => request.response(status, reason),
         };
         let headers = response.headers_mut();
@@ -254,6 +263,7 @@ impl Scscf {
         let Some(latest) = self.ends.latest(public_identity) else {
             return Err(match is_registered {
                 true => Refusal::NotAuthorised,
+                false if self.is_said_to_serve(request, public_identity) => Refusal::NothingKnown,
                 false => Refusal::NotRegistered,
             });
         };
@@ -261,6 +271,18 @@ impl Scscf {
         let ended: Vec<_> = ends.iter().map(|ended| &ended.registration).collect();
         let watcher = self.watcher_of(request, &ended).ok_or(Refusal::NotAuthorised)?;
         Ok((watcher, Some(latest.cause.end())))
+    }
+
+    /// By the Route of our Service-Route its P-CSCF sends what a UE asks, with the identity that it has vouched for; here
+    /// the UE asks for its own state.
+    fn is_said_to_serve(&self, request: &Request, public_identity: &Impu) -> bool {
+        let uri_of = |text: &str| Address::parse(text).ok().map(|address| address.uri);
+        let headers = request.headers();
+        let route = headers.values(Name::Route).next().and_then(uri_of);
+        let own = uri_of(&self.own.service_route);
+        let mut asserted = headers.values(Name::PAssertedIdentity).filter_map(uri_of);
+        route.zip(own).is_some_and(|(route, own)| route.is_equivalent(&own))
+            && asserted.any(|uri| uri.public_identity() == *public_identity)
     }
 
     fn watcher_of(&self, request: &Request, held: &[&Registration]) -> Option<Watcher> {

@@ -26,7 +26,7 @@ use crate::state::{Registration, canonical};
 use crate::{Job, OnPlace, OnReply, Scscf};
 
 /// Content of the service information (TS 24.229 §7.6).
-const SERVICE_INFO_TYPE: &str = "application/3gpp-ims+xml";
+const SERVICE_INFO_TYPE: &str = common::restoration::CONTENT_TYPE;
 
 /// What one application server is to be told.
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ use common::cx::sar::ServerAssignmentType::*;
 use common::cx::user_data::{InitialFilterCriterion, UserData};
 use common::cx::{self, Outcome, Ppr, Rtr};
 use common::reginfo::{Contact, Event, Order, RegInfo, State, Versions};
+use common::restoration;
 use common::sip::header::Name;
 use common::sip::message::{Request, Response};
 use dialogue::*;
@@ -517,13 +518,40 @@ fn a_pushed_profile_is_told() {
     assert_eq!(dialogue.notifies().info.registrations.len(), 2);
 }
 
+/// TS 24.229 §5.4.3.2, TS 23.380 §4.4: who comes by Service-Route for itself was registered here, and everything is
+/// lost: it is sent to register. Who comes otherwise, or for another, is just told that there is nobody.
+#[test]
+fn a_ue_of_which_nothing_is_known() {
+    const ROUTE: &str = "Route: <sip:orig@scscf1.hims.net;lr>\r\nRecord";
+    let cases: [(&[_], bool); 4] = [
+        (&[], true),
+        (&[(ROUTE, "Record")], false),
+        (&[(ROUTE, "Route: <sip:scscf1.hims.net;lr>\r\nRecord")], false),
+        (&[("SUBSCRIBE sip:name@", "SUBSCRIBE sip:other@")], false),
+    ];
+    for (changes, is_sent_back) in cases {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.receives(&subscribe(changes));
+        let response = dialogue.replies();
+        assert_eq!(restoration::asks_to_register_anew(&response), is_sent_back, "{changes:?}");
+        match is_sent_back {
+            true => {
+                let asserted = response.headers().get(Name::PAssertedIdentity);
+                assert_eq!(asserted, Some("<sip:orig@scscf1.hims.net;lr>"));
+            }
+            false => assert_eq!(response.status(), 404),
+        }
+        dialogue.rests();
+    }
+}
+
 /// TS 24.229 §5.4.2.1.1: the P-CSCF in the Path, an application server of the profile; nobody
 /// else, and nothing else. RFC 6665 §4.2.1, §4.2.1.1, §8.2.1; RFC 3680 §4.4 for how long.
 #[test]
 fn who_may_watch() {
     let mut dialogue = Dialogue::new(config());
     dialogue.receives(&subscribe(&[]));
-    dialogue.replies_with(404);
+    dialogue.replies_with(504);
     dialogue.registered();
     dialogue.receives(&subscribe(&OF_PCSCF));
     dialogue.replies_with(200);
@@ -1190,7 +1218,7 @@ fn ends_that_are_not_told() {
         dialogue.registered();
         begin(&mut dialogue);
         dialogue.receives(&subscribe(&[]));
-        assert_eq!(dialogue.replies().status(), 404, "{name}");
+        assert_eq!(dialogue.replies().status(), 504, "{name}");
         dialogue.requests_nothing();
         dialogue.rests();
     }
@@ -1211,7 +1239,7 @@ fn an_end_is_forgotten() {
             false => dialogue.wait(Duration::from_millis(1)),
         }
         dialogue.receives(&subscribe(&[]));
-        dialogue.replies_with(404);
+        dialogue.replies_with(504);
         dialogue.rests();
     }
 }
@@ -1244,7 +1272,7 @@ fn a_new_registration_forgets_an_end() {
     dialogue.replies_with(200);
     dialogue.requests.clear();
     dialogue.receives(&subscribe(&[("watch1", "watch4")]));
-    dialogue.replies_with(404);
+    dialogue.replies_with(504);
 }
 
 /// TS 24.229 §5.4.2.1.1, §5.4.2.1.2: of two devices the network ends one. Its SUBSCRIBE is as good as the other's,
@@ -1315,7 +1343,7 @@ fn an_end_beside_an_emergency_registration() {
     dialogue.wait(Duration::from_secs(32));
     assert_eq!(dialogue.registrations(), 1);
     dialogue.receives(&subscribe(&[]));
-    dialogue.replies_with(404);
+    dialogue.replies_with(504);
     dialogue.rests();
 }
 

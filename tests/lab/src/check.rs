@@ -394,7 +394,7 @@ fn run_one(scenario: &Scenario, world: &mut LabWorld) -> Outcome {
     outcome(scenario.name, scenario.shows, begin, result)
 }
 
-/// S-75, S-76: a registration moves the counters of the data plane in both directions, which are the
+/// TS 33.203 §7.1: a registration moves the counters of the data plane in both directions, which are the
 /// kernel's own where XFRM carries ESP; and the kernel has four states for each set that the
 /// P-CSCF knows.
 fn esp_counters_move(world: &mut LabWorld) -> Result<(), String> {

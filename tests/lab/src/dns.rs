@@ -147,3 +147,79 @@ fn catalog(zones: &[Zone]) -> Result<Catalog, String> {
     }
     Ok(catalog)
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::RecordType;
+
+    use super::*;
+    use crate::config::HOME_DOMAIN;
+    use crate::laboratory::zone;
+    use crate::topology::{Addresses, IpVersion};
+
+    /// What the server of the lab's zone answers to each question, over UDP.
+    fn answers(version: IpVersion, questions: &[(&str, RecordType)]) -> Vec<Vec<String>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let zones = [zone(Addresses(version), true)];
+            let mut server = Server::new(catalog(&zones).unwrap());
+            let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let at = socket.local_addr().unwrap();
+            server.register_socket(socket);
+            let client = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            let mut found = Vec::new();
+            for (name, record_type) in questions {
+                let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+                let name = Name::from_ascii(format!("{name}.")).unwrap();
+                message.add_query(Query::query(name, *record_type));
+                client.send_to(&message.to_vec().unwrap(), at).await.unwrap();
+                let mut buffer = [0; 4_096];
+                let (length, _) = client.recv_from(&mut buffer).await.unwrap();
+                let answer = Message::from_vec(&buffer[..length]).unwrap();
+                let mut records: Vec<_> =
+                    answer.answers.iter().map(|record| record.data.to_string()).collect();
+                records.sort();
+                found.push(records);
+            }
+            found
+        })
+    }
+
+    /// RFC 3263 §4: S-05: transports of the home domain, entry points of each by priority, addresses of I-CSCF and S-CSCF.
+    #[test]
+    fn the_home_domain_is_found() {
+        let (icscf, scscf) = (format!("icscf.{HOME_DOMAIN}"), format!("scscf1.{HOME_DOMAIN}"));
+        let (udp, tcp) = (format!("_sip._udp.{HOME_DOMAIN}"), format!("_sip._tcp.{HOME_DOMAIN}"));
+        for (version, of_host) in
+            [(IpVersion::V4, RecordType::A), (IpVersion::V6, RecordType::AAAA)]
+        {
+            let found = answers(
+                version,
+                &[
+                    (HOME_DOMAIN, RecordType::NAPTR),
+                    (&udp, RecordType::SRV),
+                    (&tcp, RecordType::SRV),
+                    (&icscf, of_host),
+                    (&scscf, of_host),
+                    ("nobody.example.com", of_host),
+                ],
+            );
+            let [naptr, of_udp, of_tcp, of_icscf, of_scscf, of_nobody] = &found[..] else {
+                panic!()
+            };
+            assert_eq!(naptr.len(), 2);
+            assert!(naptr[0].starts_with("10 50 ") && naptr[0].contains("SIP+D2U"), "{naptr:?}");
+            assert!(naptr[0].ends_with(&format!("{udp}.")), "{naptr:?}");
+            assert!(naptr[1].starts_with("20 50 ") && naptr[1].contains("SIP+D2T"), "{naptr:?}");
+            let entry_points =
+                [format!("0 1 5060 {icscf}."), format!("1 1 5060 icscf2.{HOME_DOMAIN}.")];
+            assert_eq!(of_udp, &entry_points);
+            assert_eq!(of_tcp, &entry_points);
+            let addresses = Addresses(version);
+            assert_eq!(of_icscf, &[addresses.core("icscf").to_string()]);
+            assert_eq!(of_scscf, &[addresses.core("scscf1").to_string()]);
+            assert!(of_nobody.is_empty());
+        }
+    }
+}

@@ -485,9 +485,9 @@ fn start_dns(topology: &Topology, addresses: Addresses, is_doubled: bool) -> Res
     Dns::start(topology.namespace("dns"), addresses.core("dns"), &[zone])
 }
 
-/// The zone of the home domain (RFC 3263 §4): S-05. Where there are two of each, the application server has two
+/// The zone of the home domain (RFC 3263 §4). Where there are two of each, the application server has two
 /// addresses as well, at the first of which there is nobody.
-fn zone(addresses: Addresses, is_doubled: bool) -> Zone {
+pub(crate) fn zone(addresses: Addresses, is_doubled: bool) -> Zone {
     let hosts = CORE_NODES.into_iter().filter(|node| *node != "dns");
     let mut hosts: Vec<_> = hosts.map(|node| (node, addresses.core(node))).collect();
     hosts.push(("ns", addresses.core("dns")));

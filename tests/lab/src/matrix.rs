@@ -34,7 +34,7 @@ const fn pair(alg: Integrity, ealg: Encryption) -> AlgorithmPair {
     AlgorithmPair { alg, ealg }
 }
 
-/// S-71..S-78: all of it, one line for each cell.
+/// TS 33.203 §7.1: all of it, one line for each cell.
 pub fn run(world: &mut LabWorld, tell: &mut Tell<'_>) {
     for transport in [Transport::Udp, Transport::Tcp] {
         for pair in PAIRS {

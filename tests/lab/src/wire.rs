@@ -57,7 +57,7 @@ fn on<'a>(
     })
 }
 
-/// S-10, S-11, S-78, S-80, S-99: phase 2 has no messages of its own, and everything behind it is ESP.
+/// S-10, S-11: phase 2 has no messages of its own, and everything behind it is ESP.
 fn first_in_clear_second_in_esp(events: &[Event], ue: IpAddr) -> Result<(), String> {
     for link in BEARER {
         let mut clear = Vec::new();
@@ -131,7 +131,7 @@ fn bearer_is_gtpu_on_every_hop(events: &[Event], ue: IpAddr) -> Result<(), Strin
     if teids.len() != 4 { Err(format!("TEIDs {teids:?}")) } else { Ok(()) }
 }
 
-/// S-41, S-44, S-51, S-58, S-90, S-91, S-94, S-95.
+/// S-42: who asks for what: authorisation and place first, vectors later.
 fn cx_in_order(events: &[Event], _: IpAddr) -> Result<(), String> {
     let messages: Vec<_> = events
         .iter()
@@ -161,7 +161,7 @@ fn cx_in_order(events: &[Event], _: IpAddr) -> Result<(), String> {
     }
 }
 
-/// S-60, S-66: the keys come with the 401 to the P-CSCF, which takes them out.
+/// S-66: the keys come with the 401 to the P-CSCF, which takes them out.
 fn keys_stay_in_the_core(events: &[Event], ue: IpAddr) -> Result<(), String> {
     let has_keys = |text: &str| {
         let lower = text.to_ascii_lowercase();

@@ -20,7 +20,7 @@ fn check(options: &[&str]) {
     assert!(last.ends_with(" passed, 0 failed"), "{told}\n{complained}");
 }
 
-/// S-01..S-11, S-13, S-80, S-99.
+/// Each scenario and check cites the rows that it shows.
 #[test]
 fn everything_passes_with_ipv4_and_udp() {
     check(&["--ip", "4", "--transport", "udp"]);

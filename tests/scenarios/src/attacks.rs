@@ -133,7 +133,7 @@ fn forged(victim: &Line, attacker: &Line, number: u32) -> Option<Vec<u8>> {
     packets::datagram(from, SocketAddr::new(victim.pcscf, 5060), text.as_bytes())
 }
 
-/// Ipsec.md N-06, F-07; forged integrity-protected, too: the P-CSCF challenges, and that is all.
+/// S-37: ipsec.md N-06, F-07; forged integrity-protected, too: the P-CSCF challenges, and that is all.
 fn clear_register_in_anothers_name(world: &mut dyn World) -> Result<(), String> {
     let (victim, attacker) = two_registered(world)?;
     let (of_victim, own) = (line(world, victim)?, line(world, attacker)?);
@@ -189,7 +189,7 @@ fn replayed_esp(world: &mut dyn World) -> Result<(), String> {
     ensure(now == before + 1.0, || format!("{} REGISTERs were answered", now - before))
 }
 
-/// RFC 4303 §3.4.2, §3.4.4: no association, or an integrity check that fails.
+/// S-78: RFC 4303 §3.4.2, §3.4.4: no association, or an integrity check that fails.
 fn guessed_spi(world: &mut dyn World) -> Result<(), String> {
     let (victim, attacker) = two_registered(world)?;
     let esp = line(world, victim)?.sent.ok_or("the victim has sent no ESP")?;
@@ -223,7 +223,7 @@ fn guessed_spi(world: &mut dyn World) -> Result<(), String> {
     ensure(now == arrived, || format!("the attacker got {} packets", now - arrived))
 }
 
-/// TS 33.203 §7.1, ipsec.md N-03: nothing comes back, neither SIP nor TCP nor ICMP. What is sent to the
+/// S-78: TS 33.203 §7.1, ipsec.md N-03: nothing comes back, neither SIP nor TCP nor ICMP. What is sent to the
 /// open port behind it is answered, so that one knows when to look.
 fn scan_of_protected_ports(world: &mut dyn World) -> Result<(), String> {
     let (victim, attacker) = two_registered(world)?;

@@ -98,7 +98,7 @@ pub(crate) fn watched_phone(world: &mut dyn World, phone: Phone) -> Result<usize
     Ok(ue)
 }
 
-/// S-100, S-101, S-102.
+/// S-100, S-101: each asks for itself, and each is told.
 fn phone_and_pcscf_watch(world: &mut dyn World) -> Result<(), String> {
     let name = "tessera_pcscf_watch_events_total";
     let taken = [("outcome", "subscribed")];

@@ -136,7 +136,7 @@ fn established_sets(world: &mut dyn World) -> f64 {
         .sum()
 }
 
-/// S-01, S-10, S-80..S-99: the whole path, and the end state at P-CSCF and S-CSCF.
+/// S-01: the whole path, and the end state at P-CSCF and S-CSCF.
 fn registers_with_aka(world: &mut dyn World) -> Result<(), String> {
     let at_pcscf = registrations(world, Function::Pcscf);
     let sets = established_sets(world);
@@ -167,7 +167,7 @@ fn reregisters_over_the_associations(world: &mut dyn World) -> Result<(), String
     ensure(now == vectors, || "a refresh has cost a vector".into())
 }
 
-/// S-107, S-117, S-121: gone everywhere; the set ends after the answer has passed.
+/// S-107: gone everywhere; the set ends after the answer has passed.
 fn deregisters(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;
@@ -183,7 +183,7 @@ fn deregisters(world: &mut dyn World) -> Result<(), String> {
     ensure(now < at_scscf, || format!("{now} registrations at the S-CSCFs, {at_scscf} before"))
 }
 
-/// S-79, S-104.
+/// S-104: nothing of the old registration is in the way of a new one.
 fn registers_again_after_deregistration(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;
@@ -194,7 +194,7 @@ fn registers_again_after_deregistration(world: &mut dyn World) -> Result<(), Str
     registers(world, ue)
 }
 
-/// S-69: the card's sequence number reaches the HSS, and the next challenge is accepted.
+/// S-68, S-69: the card's sequence number reaches the HSS, and the next challenge is accepted.
 fn resynchronises(world: &mut dyn World) -> Result<(), String> {
     let before = world.metric(Function::Hss, "tessera_hss_resynchronisations_total", &[]);
     let ue = world.add_phone(Phone::CardAhead);
@@ -203,7 +203,7 @@ fn resynchronises(world: &mut dyn World) -> Result<(), String> {
     ensure(after == before + 1.0, || format!("{after} resynchronisations, {before} before"))
 }
 
-/// S-70: no response and no auts.
+/// S-68, S-70: no response and no auts.
 fn card_rejects_the_network(world: &mut dyn World) -> Result<(), String> {
     fails_with(world, Phone::WrongKey, 403)
 }
@@ -291,7 +291,7 @@ fn registrations_survive_a_pcscf_crash(world: &mut dyn World) -> Result<(), Stri
     ensure(now == vectors, || format!("{} challenges because of the crash", now - vectors))
 }
 
-/// S-92, S-45: the I-CSCF chooses again while the phone still waits.
+/// TS 24.229 §5.3.1.3: the I-CSCF chooses again while the phone still waits.
 fn second_scscf_takes_over(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     world.kill(Function::Scscf1);
@@ -302,7 +302,7 @@ fn second_scscf_takes_over(world: &mut dyn World) -> Result<(), String> {
     ensure(held >= 1.0, || "the second S-CSCF holds no registration".into())
 }
 
-/// S-44, S-134, S-135: the answer comes within the phone's patience.
+/// S-44: the answer comes within the phone's patience.
 fn hung_hss_is_answered_for(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     world.hang(Function::Hss, true);

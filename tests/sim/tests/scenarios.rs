@@ -58,7 +58,7 @@ fn with_partial_documents() {
     assert!(partial > 0, "no document was partial");
 }
 
-/// S-10, S-29, S-30, S-31, S-41, S-52, S-57, S-64, S-88, S-90..S-98: who says what to whom, in which
+/// S-10, S-29: who says what to whom, in which
 /// order. `UPDATE=1 cargo test -p sim` rewrites the ladder; then read the difference.
 #[test]
 fn the_ladder_of_a_registration() {

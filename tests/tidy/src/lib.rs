@@ -36,6 +36,44 @@ impl Source {
     }
 }
 
+/// A test and the rows that it says it proves.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Proof {
+    pub name: String,
+    pub rows: BTreeSet<u32>,
+    /// Rows of its longest `S-12..S-15`.
+    pub longest_range: u32,
+}
+
+/// The tests of a file that cite rows in the comment right above them: a `#[test]`, or what stands as `run` in a table
+/// of scenarios or checks.
+pub fn proofs(text: &str) -> Vec<Proof> {
+    let mut proofs = Vec::new();
+    let (mut comment, mut is_test) = (String::new(), false);
+    for line in text.lines().map(str::trim) {
+        if let Some(words) = line.strip_prefix("///") {
+            comment.push_str(words);
+            comment.push('\n');
+        } else if line.starts_with("#[") {
+            is_test |= line == "#[test]";
+        } else {
+            let name = line.split_once("fn ").and_then(|(_, rest)| rest.split(['(', '<']).next());
+            if let Some(name) = name {
+                let is_run = ["run: ", "::"].iter().any(|before| {
+                    [",", "\n"].iter().any(|end| text.contains(&format!("{before}{name}{end}")))
+                });
+                let (rows, longest_range) = seed_rows(&comment);
+                if !rows.is_empty() && (is_test || (is_run && text.contains("run: "))) {
+                    proofs.push(Proof { name: name.to_owned(), rows, longest_range });
+                }
+            }
+            comment.clear();
+            is_test = false;
+        }
+    }
+    proofs
+}
+
 pub fn root() -> PathBuf {
     let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     root.pop();
@@ -71,9 +109,10 @@ fn walk(root: &Path, folder: &Path, found: &mut Vec<Source>) {
     }
 }
 
-/// The numbers of `S-12`, `S-12, S-13` and of ranges `S-12..S-15` in a text.
-pub fn seed_rows(text: &str) -> BTreeSet<u32> {
+/// The numbers of `S-12`, `S-12, S-13` and of ranges `S-12..S-15` in a text, and how many rows the longest range has.
+pub fn seed_rows(text: &str) -> (BTreeSet<u32>, u32) {
     let mut rows = BTreeSet::new();
+    let mut longest = 0;
     let mut rest = text;
     let mut before: Option<u32> = None;
     while let Some(at) = rest.find("S-") {
@@ -85,11 +124,12 @@ pub fn seed_rows(text: &str) -> BTreeSet<u32> {
         let number = digits.parse().ok().filter(|_| !is_word && digits.len() >= 2);
         if let Some(row) = number {
             let first = if is_range { before.unwrap_or(row) } else { row };
+            longest = longest.max((row + 1).saturating_sub(first));
             rows.extend(first..=row);
         }
         before = number;
     }
-    rows
+    (rows, longest)
 }
 
 /// Clauses cited in a text, such as `TS 24.229 §5.2.2.1` and `RFC 3261 §17.2`.
@@ -132,8 +172,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_row_counts_at_a_test() {
+        let text = "//! S-01\n/// S-02: a table\npub const ALL: &[Scenario] = &[Scenario { run: c, }];\n\
+                    /// S-03\nfn a() {}\n/// S-04\n#[test]\nfn b() {}\n/// S-05,\n/// S-06\nfn c(x: u8) {}\n\
+                    // S-07\n#[test]\nfn d() {}\n/// S-08\n\n#[test]\nfn e() {}\n";
+        let found = proofs(text);
+        let found: Vec<_> = found.iter().map(|one| (one.name.as_str(), one.rows.len())).collect();
+        assert_eq!(found, [("b", 1), ("c", 2)]);
+    }
+
+    #[test]
     fn reads_rows_and_clauses() {
-        let rows = seed_rows("/// S-14, S-20..S-22; and S-137. UES-55 is none, S-1 neither");
+        let (rows, longest) =
+            seed_rows("/// S-14, S-20..S-22; and S-137. UES-55 is none, S-1 neither");
+        assert_eq!(longest, 3);
         assert_eq!(rows.into_iter().collect::<Vec<_>>(), [14, 20, 21, 22, 137]);
         let found = clauses("TS 24.229 §5.2.2.1, §5.2.2.2; RFC 3261 §17.2.");
         let expected = ["RFC 3261 §17.2", "TS 24.229 §5.2.2.1", "TS 24.229 §5.2.2.2"];

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::node::Now;
 use common::reginfo::{self, Contact, Order, RegInfo, Versions};
+use common::restoration;
 use common::sip::address::Address;
 use common::sip::endpoint::NoReply;
 use common::sip::header::Name;
@@ -219,16 +220,11 @@ impl Phone {
     /// registration that says: register anew.
     fn wants_restoration(&self, identity: usize, response: &Response) -> bool {
         let Some(registration) = self.registrations.get(&identity) else { return false };
-        let body = String::from_utf8_lossy(response.body());
-        let has = |part: &str| body.contains(part);
-        let is_asked = response.status() == 504
-            && has("<type>restoration</type>")
-            && has("<action>initial-registration</action>");
         let asserted = response.headers().values(Name::PAssertedIdentity);
         let asserted: Vec<Address> =
             asserted.filter_map(|text| Address::parse(text).ok()).collect();
         let mut known = registration.service_route.iter().chain(&registration.path);
-        is_asked
+        restoration::asks_to_register_anew(response)
             && known.any(|text| {
                 Address::parse(text)
                     .is_ok_and(|known| asserted.iter().any(|one| one.uri.is_equivalent(&known.uri)))

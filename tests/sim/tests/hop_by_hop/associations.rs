@@ -72,7 +72,7 @@ fn a_set_stands_before_the_challenge_leaves() {
     assert_eq!(sets(&ims).len(), 0);
 }
 
-/// TS 33.203 §7.1: S-71, S-72, S-73, S-74: which association carries what. Over UDP two of the four carry everything:
+/// TS 33.203 §7.1: S-71, S-72, S-73, S-74, S-80: which association carries what. Over UDP two of the four carry everything:
 /// requests of the phone and its responses from port_uc, what comes to it to port_us. Over TCP a response goes
 /// where its request came from: all four are used.
 #[test]
@@ -106,7 +106,7 @@ fn four_associations_and_what_they_carry() {
     }
 }
 
-/// TS 33.203 §7.1, Annex I: S-75, S-76: four associations between the ports of both, each with an SPI of its receiver, and one
+/// TS 33.203 §7.1, Annex I: S-63, S-75, S-76: four associations between the ports of both, each with an SPI of its receiver, and one
 /// pair of keys, which are CK and IK of the vector.
 #[test]
 fn four_associations_with_one_pair_of_keys() {
@@ -169,6 +169,21 @@ fn a_set_outlives_its_registration_by_thirty_seconds() {
     assert_eq!(left(&mut ims), (0.0, 1));
     run(&mut ims, 3);
     assert_eq!(left(&mut ims), (0.0, 0));
+}
+
+/// TS 33.203 §7.4: S-101: an initial registration leaves no set of before: its 200 ends them at once.
+#[test]
+fn an_initial_registration_ends_older_sets() {
+    let (mut ims, ue) = registered(Options::default());
+    let [old] = &sets(&ims)[..] else { panic!("one set") };
+    ims.world.command_after(ue, "forget", Duration::ZERO);
+    run(&mut ims, 1);
+    let completed = ims.completed(ue);
+    ims.register(ue);
+    ims.until("registered", Duration::from_secs(10), &mut |world| world.completed(ue) > completed)
+        .expect("a registration");
+    let [new] = &sets(&ims)[..] else { panic!("one set") };
+    assert_ne!(new.id, old.id);
 }
 
 fn refresh(ims: &mut Ims, ue: usize) {

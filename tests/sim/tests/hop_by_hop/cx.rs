@@ -157,7 +157,7 @@ fn six_commands_of_cx() {
     ims.world.is_recording = true;
     let impi = ims.private_identity(ue);
     ims.rename(&impi, "Another");
-    ims.command(Function::Hss, &["ppr", &impi]);
+    ims.command(Function::Hss, &["ppr", &impi, "again"]);
     let until = ims.world.now + Duration::from_secs(2);
     ims.world.run(until, |_| false);
     ims.command(Function::Hss, &["rtr", &impi]);
@@ -252,7 +252,7 @@ fn the_hss_refuses() {
     }
 }
 
-/// TS 24.229 §5.4.1.2.2, RFC 3310 §3.3: S-84: `response` is the digest with RES as password. Neither RES nor a key is in
+/// TS 24.229 §5.4.1.2.2, RFC 3310 §3.3: S-84, S-85: `response` is the digest with RES as password. Neither RES nor a key is in
 /// any message of SIP, but for ck and ik on their way to the P-CSCF.
 #[test]
 fn res_stays_with_card_and_scscf() {
@@ -275,6 +275,8 @@ fn res_stays_with_card_and_scscf() {
     assert!(digest::verify(&credentials, xres, "REGISTER", b""));
     assert_eq!(credentials.get("qop"), Some("auth"));
     assert_eq!(credentials.get("nc"), Some("00000001"));
+    let written = credentials.to_credentials();
+    assert!(written.contains("qop=auth, nc=00000001,"), "bare: {written}");
 
     let hexadecimal =
         |octets: &[u8]| -> String { octets.iter().map(|octet| format!("{octet:02x}")).collect() };
@@ -416,7 +418,7 @@ fn a_deregistration_everywhere() {
     assert_eq!(sets(&ims), Some(0));
 }
 
-/// TS 33.102 §6.3, RFC 3310 §3.2: S-54, S-55, S-56, S-58: the challenge is the vector, which is used once; the next one
+/// TS 33.102 §6.3, RFC 3310 §3.2: S-54, S-55, S-58: the challenge is the vector, which is used once; the next one
 /// is newer.
 #[test]
 fn a_vector_makes_one_challenge() {

@@ -204,7 +204,7 @@ fn the_challenge_hop_by_hop() {
     assert_eq!(all(from_pcscf.headers(), Name::Via), vias[2..]);
 }
 
-/// TS 24.229 §5.2.2.1, §5.4.1.2.2: S-11, S-86, S-87, S-88, S-89, S-92: the second REGISTER: what is new in it, and who
+/// TS 24.229 §5.2.2.1, §5.4.1.2.2: S-11, S-82, S-86, S-87, S-88, S-89, S-92, S-126: the second REGISTER: what is new in it, and who
 /// says so. Gm sees four messages and no more.
 #[test]
 fn the_second_register_hop_by_hop() {
@@ -222,6 +222,9 @@ fn the_second_register_hop_by_hop() {
     assert_eq!(second.cseq(), first.cseq() + 1);
     let (before, headers) = (first.headers(), second.headers());
     assert!(!headers.has(Name::Route));
+    let [old, new] = [before, headers].map(|it| Address::parse(only(it, Name::Contact)).unwrap());
+    assert_eq!(old.parameters, new.parameters, "the same device");
+    assert_eq!(old.parameter("+sip.instance"), Some("<urn:gsma:imei:35209900-176148-0>"));
     assert_eq!(all(headers, Name::SecurityClient), all(before, Name::SecurityClient));
     let offered = all(challenge.headers(), Name::SecurityServer);
     assert!(!offered.is_empty());
@@ -355,11 +358,13 @@ fn the_icscf_is_left_out_later() {
     );
 }
 
-/// S-107..S-120: a deregistration in clear, in compact form, with its credentials doubled and without
-/// an answer to a challenge, deregisters nobody: it is challenged, and the binding stays.
+/// RFC 3261 §7.3.3: S-108, S-109, S-110, S-111, S-112, S-113, S-114, S-116, S-117, S-118, S-120: a deregistration in clear,
+/// in compact form, with its credentials doubled and without an answer to a challenge: the home network gets it as it
+/// was meant, and challenges it; the binding stays.
 #[test]
 fn a_compact_deregistration_in_clear_is_challenged_only() {
     let (mut ims, _) = registered();
+    ims.world.wire.clear();
     let user = format!("001010000000001@{HOME}");
     let digest = format!(
         "Digest uri=\"sip:{HOME}\",username=\"{user}\",response=\"\",realm=\"{HOME}\",nonce=\"\""
@@ -388,6 +393,34 @@ fn a_compact_deregistration_in_clear_is_challenged_only() {
     assert!(got.first().is_some_and(|text| text.starts_with("SIP/2.0 401 ")), "{got:?}");
     assert_eq!(ims.gauge("scscf1", "tessera_scscf_registrations", &[]), 1.0);
     assert_eq!(ims.registered_at_hss(), 1);
+    let mut registers = ims.world.wire.iter().filter(|(.., bytes)| bytes.starts_with(b"REGISTER "));
+    let at_scscf = registers.find(|(_, to, ..)| to == "scscf1").expect("a REGISTER");
+    let Ok(Message::Request(request)) = Message::parse(at_scscf.3.clone(), &Limits::default())
+    else {
+        panic!("a request")
+    };
+    let headers = request.headers();
+    for (name, value) in [
+        (Name::From, format!("<sip:{user}>;tag=589636628")),
+        (Name::To, format!("<sip:{user}>")),
+        (Name::CallId, "589636508_2363003488@10.45.9.9".to_owned()),
+        (Name::CSeq, "589636509 REGISTER".to_owned()),
+        (Name::Contact, format!("<sip:{user}>")),
+        (Name::MaxForwards, "68".to_owned()),
+        (Name::Expires, "0".to_owned()),
+        (Name::ContentLength, "0".to_owned()),
+        (
+            Name::PAccessNetworkInfo,
+            "3GPP-E-UTRAN-FDD; utran-cell-id-3gpp=3114800001FFFFFFF".to_owned(),
+        ),
+    ] {
+        assert_eq!(only(headers, name), value, "{name:?}");
+    }
+    let of_ue = all(headers, Name::Via)[2];
+    assert!(of_ue.contains("10.45.9.9:5060;branch=z9hG4bK428556305"), "{of_ue}");
+    let credentials = only(headers, Name::Authorization);
+    assert_eq!(credentials.matches("Digest ").count(), 1, "{credentials}");
+    assert!(credentials.contains("integrity-protected=\"no\""), "{credentials}");
 }
 
 fn response(bytes: &Bytes) -> Option<Response> {
@@ -411,6 +444,63 @@ fn first_register(user: &str) -> String {
 }
 
 const CHALLENGED: &str = "SIP/2.0 401 ";
+
+/// RFC 3261 §7.1, §16.3, §10.3: S-14, S-47: a comma behind SIP/2.0, two headers in one line, another domain: none of them goes to the
+/// registrar, and a phone that says so is told, where it can be.
+#[test]
+fn what_is_no_register_of_ours() {
+    let user = format!("001010000000001@{HOME}");
+    let good = first_register(&user);
+    let first_line = format!("REGISTER sip:{HOME} SIP/2.0");
+    for (what, text, wanted) in [
+        ("a comma", good.replace(&first_line, &format!("{first_line},")), None),
+        (
+            "two headers in one line",
+            good.replace("Max-Forwards: 70", "Route: sip:scscf1.hims.net,Max-Forwards: 18"),
+            Some(CHALLENGED),
+        ),
+        ("another domain", good.replace(HOME, "ims.example.com"), Some("SIP/2.0 403 ")),
+    ] {
+        let mut ims = Ims::new(11, Options::default());
+        ims.add(Kind::Good);
+        ims.world.is_recording = true;
+        let got = answers(&mut ims, text);
+        match wanted {
+            Some(wanted) => {
+                assert!(
+                    got.first().is_some_and(|text| text.starts_with(wanted)),
+                    "{what}: {got:?}"
+                );
+            }
+            None => {
+                assert!(got.iter().all(|text| text.starts_with("SIP/2.0 400 ")), "{what}: {got:?}")
+            }
+        }
+    }
+}
+
+/// TS 24.229 §5.2.2.1: S-16, S-37: what a phone says of its own integrity is not what the home network hears, and a Route of
+/// its own leads nowhere.
+#[test]
+fn a_phone_speaks_for_no_network() {
+    let mut ims = Ims::new(11, Options::default());
+    ims.add(Kind::Good);
+    ims.world.is_recording = true;
+    let text = first_register(&format!("001010000000001@{HOME}"))
+        .replace("response=\"\"", "response=\"\",integrity-protected=\"yes\"")
+        .replace("Max-Forwards: 70", "Max-Forwards: 70\r\nRoute: <sip:192.0.2.66;lr>");
+    let got = answers(&mut ims, text);
+    assert!(got.first().is_some_and(|text| text.starts_with(CHALLENGED)), "{got:?}");
+    let mut on_mw = ims.world.wire.iter().filter(|(from, to, _, bytes)| {
+        from != "ue1" && to != "ue1" && bytes.starts_with(b"REGISTER ")
+    });
+    for (to, bytes) in on_mw.by_ref().map(|(_, to, _, bytes)| (to, bytes)) {
+        assert!(["icscf", "scscf1"].contains(&to.as_str()), "{to}");
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains("\"yes\"") && !text.contains("Route:"), "{text}");
+        assert_eq!(text.matches("integrity-protected=\"no\"").count(), 1, "{text}");
+    }
+}
 
 /// S-15, S-16, S-26, S-105, S-122: habits of phones that do not make a REGISTER wrong, each after a message of a
 /// real one: all are challenged. The others get the answer that names what is missing.

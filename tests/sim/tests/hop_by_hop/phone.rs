@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::dns::{Answer, Question, RecordData, RecordType};
 use common::limits::Limits;
 use common::node::{Input, Node, Now, Output};
 use common::sip::address::Address;
@@ -12,14 +13,14 @@ use common::sip::header::Name;
 use common::sip::message::{Message, Request};
 use common::stats::Samples;
 use scenarios::{Function, Standing, World as _};
-use sim::ims::{HOME, Ims, Options};
+use sim::ims::{HOME, Ims, Life, Options};
 
 use crate::{all, answers, first_register, registered, registered_as};
 
 const USER: &str = "001010000000001";
 
-/// TS 24.229 §5.1.1.2.1, TS 23.003 §13: S-14, S-15, S-18, S-19, S-20, S-21, S-23, S-24, S-25, S-27, S-28, S-124, S-125,
-/// S-126, S-127, S-129, S-130: the first REGISTER as the P-CSCF gets it.
+/// TS 24.229 §5.1.1.2.1, TS 23.003 §13: S-15, S-18, S-19, S-20, S-23, S-24, S-25, S-27, S-28, S-124, S-125,
+/// S-127, S-129: the first REGISTER as the P-CSCF gets it.
 #[test]
 fn the_first_register_of_a_phone() {
     let (_, mut wire) = registered();
@@ -73,7 +74,7 @@ fn the_first_register_of_a_phone() {
     assert!(!headers.has(Name::Route) && !headers.has(Name::SecurityVerify));
 }
 
-/// TS 24.229 §5.1.1.5.1: S-20, S-21, S-22, S-28, S-68, S-81, S-83, S-128, S-129: the answer to the challenge.
+/// TS 24.229 §5.1.1.5.1: S-21, S-22, S-28, S-68, S-81, S-83, S-128, S-129: the answer to the challenge.
 #[test]
 fn the_second_register_of_a_phone() {
     // Short enough for a datagram.
@@ -145,7 +146,7 @@ fn the_challenge_without_its_keys() {
     assert!(to.contains(";tag="), "{to}");
 }
 
-/// RFC 3261 §16.3, §16.6: S-16, S-17, S-33, S-65: 20 hops are 19 and 18; a Route that names the P-CSCF goes no further;
+/// RFC 3261 §16.3, §16.6: S-16, S-17, S-33, S-34, S-65: 20 hops are 19 and 18; a Route that names the P-CSCF goes no further;
 /// the answer comes where Via says, with its parameters.
 #[test]
 fn hops_are_counted() {
@@ -326,7 +327,7 @@ fn a_dead_pcscf_is_left() {
     assert_eq!(ims.gauge("pcscf2", "tessera_pcscf_registrations", &[]), 0.0);
 }
 
-/// TS 24.229 §5.3.1.3, §5.4.1.2.2, TS 23.380 §4: S-87, S-90, S-134: the S-CSCF that has challenged is gone when the answer
+/// TS 24.229 §5.3.1.3, §5.4.1.2.2, TS 23.380 §4: S-87, S-134: the S-CSCF that has challenged is gone when the answer
 /// comes, for good or with all that it knew: whoever gets the answer can make nothing of it, and the phone
 /// begins anew.
 #[test]
@@ -355,7 +356,109 @@ fn the_scscf_changes_between_the_registers() {
     }
 }
 
-/// RFC 3263 §4, TS 24.229 §5.2.2.1: S-30, S-135: without DNS nobody finds the home network: 504 before the phone gives up;
+/// RFC 3263 §4: S-30: the entry point that DNS puts first does not answer: the second one does, and the next phone comes to
+/// it at once.
+#[test]
+fn the_second_entry_point_answers() {
+    let mut ims = Ims::new(11, Options::default());
+    let srv = |priority, target: &str| RecordData::Srv {
+        priority,
+        weight: 10,
+        port: 5060,
+        target: format!("{target}.{HOME}"),
+    };
+    for transport in ["udp", "tcp"] {
+        let name = format!("_sip._{transport}.{HOME}");
+        let records = vec![srv(20, "icscf"), srv(10, "nobody")];
+        ims.world.zone.insert(
+            Question { name, record_type: RecordType::Srv },
+            Answer::Found { records, ttl: Duration::from_secs(300) },
+        );
+    }
+    let nobody = RecordData::Address(IpAddr::from([10, 90, 0, 99]));
+    ims.world.zone.insert(
+        Question { name: format!("nobody.{HOME}"), record_type: RecordType::A },
+        Answer::Found { records: vec![nobody], ttl: Duration::from_secs(300) },
+    );
+    ims.world.is_recording = true;
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let ue = ims.add(scenarios::Phone::Good);
+        ims.register(ue);
+        ims.until("registered", Duration::from_secs(60), &mut |world| {
+            world.standing(ue) == Standing::Registered
+        })
+        .expect("a registration");
+        let of_pcscf = ims
+            .world
+            .wire
+            .iter()
+            .filter(|(from, _, _, bytes)| from == "pcscf" && bytes.starts_with(b"REGISTER "));
+        asked.push(of_pcscf.map(|(_, to, ..)| to.clone()).collect::<Vec<_>>());
+        ims.world.wire.clear();
+    }
+    assert!(asked[0].starts_with(&["nowhere".to_owned(), "icscf".to_owned()]), "{asked:?}");
+    assert!(asked[1].iter().all(|to| to == "icscf"), "{asked:?}");
+}
+
+/// TS 24.229 §5.1.1.4.1: S-130: a phone asks anew 600 s before the end where it has more than 1200 s, and else when half
+/// the time is over.
+#[test]
+fn a_phone_refreshes_in_time() {
+    for (granted, at) in [(3_600, 3_000), (600, 300)] {
+        let life = Life { seconds: granted, ..Life::default() };
+        let mut ims = Ims::new(11, Options { life, ..Options::default() });
+        let ue = ims.add_changed(|config| config.automatic = true);
+        ims.register(ue);
+        let registered =
+            |world: &mut dyn scenarios::World| world.standing(ue) == Standing::Registered;
+        ims.until("registered", Duration::from_secs(10), &mut { registered }).expect("registered");
+        let began = ims.world.now;
+        ims.until("refreshed", Duration::from_secs(4_000), &mut |world| world.completed(ue) == 2)
+            .expect("a refresh");
+        let after = ims.world.now.since(began).as_secs();
+        assert!((at - 2..=at + 2).contains(&after), "{granted} s: after {after} s");
+    }
+}
+
+/// TS 24.229 §5.2.6.3.2A, §5.4.3.2, §5.1.2A.1.6, TS 23.380 §4.4: S-135: behind the 200 the S-CSCF is gone for good, or
+/// with all that it had stored. To the phone's next request P-CSCF or S-CSCF say 504 with a body that sends it to
+/// register, and it is served again, by whoever is there.
+#[test]
+fn a_lost_scscf_sends_the_phone_back() {
+    for (comes_back, teller, serving) in [(false, "pcscf", "scscf2"), (true, "scscf1", "scscf1")] {
+        let mut ims = Ims::new(11, Options::default());
+        let ue = ims.add(scenarios::Phone::Good);
+        ims.world.is_recording = true;
+        ims.register(ue);
+        let is_registered = |world: &sim::world::World| {
+            let mut wire = world.wire.iter();
+            wire.any(|(_, to, _, bytes)| to == "ue0" && bytes.starts_with(b"SIP/2.0 200 "))
+        };
+        let limit = ims.world.now + Duration::from_secs(10);
+        assert!(ims.world.run(limit, is_registered));
+        let scscf = ims.world.member("scscf1");
+        ims.world.kill(scscf);
+        ims.world.members[scscf].disk = Default::default();
+        if comes_back {
+            ims.world.restart_after(scscf, Duration::ZERO);
+        }
+        ims.until("registered and told of it", Duration::from_secs(200), &mut |world| {
+            world.standing(ue) == Standing::Registered && world.notified(ue) == 1
+        })
+        .unwrap_or_else(|error| panic!("{error}: {}", ims.world.ladder.tail(60)));
+        let sent_back = ims.world.wire.iter().find(|(.., bytes)| {
+            let text = String::from_utf8_lossy(bytes);
+            text.starts_with("SIP/2.0 504 ") && text.contains("<type>restoration</type>")
+        });
+        assert_eq!(sent_back.map(|(from, ..)| from.as_str()), Some(teller));
+        assert_eq!(ims.gauge(serving, "tessera_scscf_registrations", &[]), 1.0, "{serving}");
+        assert_eq!(ims.gauge("pcscf", "tessera_pcscf_registrations", &[]), 1.0);
+        assert_eq!(ims.registered_at_hss(), 1);
+    }
+}
+
+/// RFC 3263 §4, TS 24.229 §5.2.2.1: S-135: without DNS nobody finds the home network: 504 before the phone gives up;
 /// and with it again the phone is served.
 #[test]
 fn a_dead_dns_is_answered_for() {
@@ -395,7 +498,7 @@ fn refusals_are_told() {
     }
 }
 
-/// RFC 7616 §3.4: S-60, S-61, S-85: opaque comes back as it was, however it looks; qop, realm and nonce with it.
+/// RFC 7616 §3.4: S-60, S-61: opaque comes back as it was, however it looks; qop, realm and nonce with it.
 #[test]
 fn opaque_comes_back() {
     type Say = fn(&Request) -> Option<common::sip::message::Response>;
