@@ -38,6 +38,8 @@ pub struct Challenge {
     /// Whose registration is at stake: an answer for another one is none.
     pub public_identity: Impu,
     pub call_id: String,
+    /// TS 24.229 §5.4.8: of a registration for emergency calls.
+    pub is_emergency: bool,
     pub nonce: String,
     /// Which challenge in a row this is, 1 for the first.
     pub number: u32,
@@ -214,6 +216,7 @@ impl Scscf {
         let challenge = Challenge {
             public_identity: job.public_identity.clone(),
             call_id: job.incoming.request().call_id().to_owned(),
+            is_emergency: job.contacts.is_emergency(),
             nonce,
             number,
             proof,
@@ -402,9 +405,9 @@ impl Scscf {
         Some(challenge)
     }
 
-    /// Of all attempts.
-    pub(crate) fn forget_challenges(&mut self, private_identity: &Impi) {
-        for challenge in self.challenges.remove_all(private_identity) {
+    /// Of all attempts, but for those for emergency calls where these are spared.
+    pub(crate) fn forget_challenges(&mut self, private_identity: &Impi, spares_emergency: bool) {
+        for challenge in self.challenges.remove_all(private_identity, spares_emergency) {
             self.timers.stop(&Timer::Challenge(private_identity.clone(), challenge.call_id));
         }
     }

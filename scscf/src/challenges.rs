@@ -63,7 +63,18 @@ impl Challenges {
         Some(challenge)
     }
 
-    pub fn remove_all(&mut self, private_identity: &Impi) -> Vec<Challenge> {
-        self.by_private_identity.remove(private_identity).unwrap_or_default()
+    /// `spares_emergency`: those of registrations for emergency calls stay.
+    pub fn remove_all(
+        &mut self,
+        private_identity: &Impi,
+        spares_emergency: bool,
+    ) -> Vec<Challenge> {
+        let all = self.by_private_identity.remove(private_identity).unwrap_or_default();
+        let is_spared = |challenge: &Challenge| spares_emergency && challenge.is_emergency;
+        let (spared, removed): (Vec<_>, Vec<_>) = all.into_iter().partition(is_spared);
+        if !spared.is_empty() {
+            self.by_private_identity.insert(private_identity.clone(), spared);
+        }
+        removed
     }
 }

@@ -121,7 +121,8 @@ impl Scscf {
                 || job.public_identities.iter().any(|identity| held.contains(identity))
         };
         let meant: Vec<_> = held.iter().filter(is_meant).cloned().collect();
-        self.forget_challenges(private_identity);
+        // Nor does it end the attempt to refresh what stays.
+        self.forget_challenges(private_identity, spares_emergency(job.reason_code));
         let total = meant.len() + job.associated_total;
         let mut emergency_registrations = Vec::new();
         for registration in meant {
@@ -192,9 +193,14 @@ impl Scscf {
 
 /// What an emergency registration made, where the reason leaves it alone.
 fn emergency(registration: &Registration, reason_code: ReasonCode) -> Vec<Binding> {
-    let is_kept = matches!(reason_code, ReasonCode::PermanentTermination | ReasonCode::RemoveScscf);
+    let is_kept = spares_emergency(reason_code);
     let emergency = registration.bindings.iter().filter(|binding| binding.is_emergency);
     emergency.filter(|_| is_kept).cloned().collect()
+}
+
+/// TS 24.229 §5.4.8.4: unless the server changes.
+fn spares_emergency(reason_code: ReasonCode) -> bool {
+    matches!(reason_code, ReasonCode::PermanentTermination | ReasonCode::RemoveScscf)
 }
 
 /// TS 29.228 §6.1.3.1: private identity and one public identity of the set.

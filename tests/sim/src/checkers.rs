@@ -14,6 +14,10 @@ pub struct Checkers {
     pub vectors: u64,
     /// Protected REGISTERs that reached the P-CSCF.
     pub protected_registers: u64,
+    /// Diameter requests that reached the HSS, by command code (TS 29.229 §6.1).
+    pub at_hss: BTreeMap<u32, u64>,
+    /// SARs among them, by Server-Assignment-Type (TS 29.229 §6.3.15).
+    pub assignments: BTreeMap<u32, u64>,
 }
 
 impl Checkers {
@@ -29,6 +33,18 @@ impl Checkers {
                 self.vectors += 1;
                 assert!(self.rands.insert(rand), "seed {seed}: a vector left the HSS twice");
             }
+        }
+    }
+
+    /// Counts what the HSS is asked.
+    pub fn reached_hss(&mut self, bytes: &[u8]) {
+        if bytes.len() < 20 || bytes[4] & 0x80 == 0 {
+            return;
+        }
+        let command = u32::from_be_bytes([0, bytes[5], bytes[6], bytes[7]]);
+        *self.at_hss.entry(command).or_default() += 1;
+        if let Some(assignment_type) = assignment_type_of(bytes) {
+            *self.assignments.entry(assignment_type).or_default() += 1;
         }
     }
 
@@ -90,4 +106,12 @@ fn rands_of(bytes: &[u8]) -> Vec<[u8; 16]> {
         .filter(|window| window.starts_with(&HEAD))
         .filter_map(|window| window[HEAD.len()..].try_into().ok())
         .collect()
+}
+
+/// Server-Assignment-Type (614, vendor 10415, 4 octets) of a message.
+fn assignment_type_of(bytes: &[u8]) -> Option<u32> {
+    const HEAD: [u8; 12] = [0, 0, 2, 0x66, 0xC0, 0, 0, 16, 0, 0, 0x28, 0xAF];
+    let mut windows = bytes.windows(HEAD.len() + 4);
+    let found = windows.find(|window| window.starts_with(&HEAD))?;
+    found[HEAD.len()..].try_into().ok().map(u32::from_be_bytes)
 }

@@ -11,6 +11,7 @@ use common::dns::{Answer, Question, RecordData, RecordType};
 use common::ipsec::esp::spi_of;
 use common::node::{Node, Now};
 use common::random::Random;
+use common::reginfo::Event as RegistrationEvent;
 use common::secret::Secret;
 use common::sip::uri::HostPort;
 use common::stats::Value;
@@ -190,7 +191,7 @@ impl Ims {
     }
 
     /// Another bearer of a phone, with the same card, for emergency calls.
-    fn add_emergency(&mut self, of: usize) -> usize {
+    pub fn add_emergency(&mut self, of: usize) -> usize {
         let (isim, _) = card_of(of as u64 + 1);
         let mut config = self.config(isim, scenarios::Phone::Good);
         config.is_emergency = true;
@@ -451,6 +452,8 @@ pub struct Mobile {
     standing: Standing,
     completed: u64,
     notified: u64,
+    heard: Vec<RegistrationEvent>,
+    was_challenged: bool,
     sent: Option<Bytes>,
     arrived: u64,
 }
@@ -463,6 +466,8 @@ impl Mobile {
             standing: Standing::Idle,
             completed: 0,
             notified: 0,
+            heard: Vec::new(),
+            was_challenged: false,
             sent: None,
             arrived: 0,
         }
@@ -488,8 +493,9 @@ impl Mobile {
     fn note(&mut self, event: ue::Event) {
         self.lines.push(describe(&event));
         match event {
-            ue::Event::Registered { .. } => {
+            ue::Event::Registered { is_authenticated, .. } => {
                 self.standing = Standing::Registered;
+                self.was_challenged = is_authenticated;
                 self.completed += 1;
             }
             ue::Event::Deregistered { .. } => {
@@ -504,7 +510,10 @@ impl Mobile {
                 };
                 self.standing = Standing::Failed { status, cause: format!("{cause:?}") };
             }
-            ue::Event::Watch { what: ue::Watched::Notified { .. }, .. } => self.notified += 1,
+            ue::Event::Watch { what: ue::Watched::Notified { event, .. }, .. } => {
+                self.notified += 1;
+                self.heard.extend(event);
+            }
             ue::Event::ChallengeRefused { .. } | ue::Event::Watch { .. } => {}
         }
     }
@@ -634,6 +643,22 @@ impl Phone for Mobile {
 
     fn owed(&self) -> usize {
         self.phone.owed()
+    }
+
+    fn contact(&self) -> Option<String> {
+        Some(self.phone.registration(0)?.contact.to_string())
+    }
+
+    fn was_challenged(&self) -> bool {
+        self.was_challenged
+    }
+
+    fn associated(&self) -> Vec<String> {
+        self.phone.registration(0).map(|one| one.associated.clone()).unwrap_or_default()
+    }
+
+    fn heard(&self) -> &[RegistrationEvent] {
+        &self.heard
     }
 }
 

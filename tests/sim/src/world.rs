@@ -14,6 +14,7 @@ use common::node::{
     ConnectionId, Flow, Input, Node, Now, Output, PeerIndex, StoredRecord, Transport,
 };
 use common::random::Random;
+use common::reginfo::Event as RegistrationEvent;
 use common::stats::{Samples, Value};
 use scenarios::{Line, Standing};
 
@@ -80,6 +81,31 @@ pub trait Phone {
     }
     /// Waits that are open.
     fn owed(&self) -> usize;
+    /// Host and port of the Contact that it has bound, while it is registered.
+    fn contact(&self) -> Option<String> {
+        None
+    }
+    /// A challenge was answered in the last procedure that registered it.
+    fn was_challenged(&self) -> bool {
+        false
+    }
+    /// P-Associated-URI of its registration.
+    fn associated(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// What documents of registration state have said of its own contact, oldest first.
+    fn heard(&self) -> &[RegistrationEvent] {
+        &[]
+    }
+}
+
+/// REGISTERs that reach one function come to it once more, as transactions of their own: somebody in
+/// front of it has sent the same request again with another branch.
+pub struct Copies {
+    pub to: &'static str,
+    pub later: Duration,
+    /// Copies made so far.
+    pub made: u64,
 }
 
 enum Event {
@@ -113,6 +139,7 @@ pub struct World {
     /// Answers of the DNS by question.
     pub zone: BTreeMap<Question, Answer>,
     pub dns_is_dead: bool,
+    pub copies: Option<Copies>,
     queue: BTreeMap<(Now, u64), Event>,
     next_event: u64,
     connections: HashMap<ConnectionId, End>,
@@ -150,6 +177,7 @@ impl World {
             random,
             zone: BTreeMap::new(),
             dns_is_dead: false,
+            copies: None,
             queue: BTreeMap::new(),
             next_event: 0,
             connections: HashMap::new(),
@@ -377,7 +405,13 @@ impl World {
             _ => None,
         };
         let is_timeout = matches!(input, Input::Timeout);
-        let dropped = heard.as_ref().map_or(0, |_| dropped(core.as_ref()));
+        let is_watched = heard.is_some() && self.has_model;
+        let dropped = if is_watched { dropped(core.as_ref()) } else { 0 };
+        if let Input::Diameter { bytes, .. } = &input
+            && name == "hss"
+        {
+            self.checkers.reached_hss(bytes);
+        }
         core.handle(now, input, &mut out);
         core.commit().expect("the simulated store commits");
         self.checkers.after_turn(self.seed, name, &out);
@@ -506,8 +540,7 @@ impl World {
             (Transport::Udp, Some(to)) if is_up => {
                 let arriving = Flow { local: flow.remote, remote: flow.local, ..flow };
                 for after in self.network.datagram() {
-                    let input = Input::Sip { flow: arriving, bytes: bytes.clone() };
-                    self.push_input(to, after, input);
+                    self.arrives(to, after, arriving, &bytes);
                 }
             }
             (Transport::Udp, _) => {
@@ -521,13 +554,24 @@ impl World {
                 let arriving =
                     Flow { transport: Transport::Tcp, local: flow.remote, remote: local };
                 let after = self.network.reliable();
-                self.push_input(to, after, Input::Sip { flow: arriving, bytes });
+                self.arrives(to, after, arriving, &bytes);
             }
             (Transport::Tcp, _) => {
                 let after = self.network.reliable();
                 self.push_input(member, after, Input::Unreachable { flow });
             }
         }
+    }
+
+    /// A message is there after that long, and a copy of it where copies are made.
+    fn arrives(&mut self, member: usize, after: Duration, flow: Flow, bytes: &Bytes) {
+        self.push_input(member, after, Input::Sip { flow, bytes: bytes.clone() });
+        let name = self.members[member].name;
+        let Some(copies) = self.copies.as_mut().filter(|copies| copies.to == name) else { return };
+        let Some(copy) = with_another_branch(bytes) else { return };
+        copies.made += 1;
+        let after = after + copies.later;
+        self.push_input(member, after, Input::Sip { flow, bytes: copy });
     }
 
     /// The local end of a TCP connection: ephemeral, but always the same for the same two hosts.
@@ -573,7 +617,7 @@ impl World {
             self.ladder.sip(self.now, &format!("ue{ue}"), to, protected, &bytes);
             self.messages += 1;
             let after = self.network.kernel_takes();
-            self.push_input(member, after, Input::Sip { flow, bytes });
+            self.arrives(member, after, flow, &bytes);
         }
     }
 
@@ -673,6 +717,16 @@ impl World {
         }
         samples
     }
+}
+
+/// The same REGISTER with another branch in the topmost Via.
+fn with_another_branch(bytes: &Bytes) -> Option<Bytes> {
+    const COOKIE: &[u8] = b"branch=z9hG4bK";
+    if !bytes.starts_with(b"REGISTER ") {
+        return None;
+    }
+    let place = bytes.windows(COOKIE.len()).position(|window| window == COOKIE)? + COOKIE.len();
+    Some([&bytes[..place], b"again", &bytes[place..]].concat().into())
 }
 
 /// What a P-CSCF says it has thrown away for want of an association.
