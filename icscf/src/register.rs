@@ -232,7 +232,9 @@ impl Icscf {
             let refusal = outcome_refusal(uaa.outcome);
             return self.register_refuse(now, incoming, &procedure, refusal, out);
         }
-        match uaa.server_name {
+        // An HSS that knows of no capabilities names the one that has just failed once more, and would for ever.
+        let server_name = uaa.server_name.filter(|server| !procedure.tried.contains(server));
+        match server_name {
             Some(server) => self.register_try(now, incoming, procedure, server, out),
             None => {
                 procedure.capabilities = Some(uaa.server_capabilities.unwrap_or_default());

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use common::cx::{self, Answered, Lir, Outcome, ServerCapabilities};
+use common::diameter::base::result_code;
 use common::diameter::endpoint::NoAnswer;
 use common::node::{Now, Output};
 use common::reginfo::is_reg_event;
@@ -244,7 +245,9 @@ impl Icscf {
         let Asking { incoming, mut procedure } = wait;
         let refusal = match result {
             Ok(Answered { answer: cx::Answer::Lia(lia), .. }) if lia.outcome.is_success() => {
-                if let Some(server) = lia.server_name {
+                // As for a REGISTER: not one that has just failed, whoever names it once more.
+                let server_name = lia.server_name.filter(|one| !procedure.tried.contains(one));
+                if let Some(server) = server_name {
                     return self.session_try(now, incoming, procedure, server, out);
                 }
                 procedure.capabilities = Some(lia.server_capabilities.unwrap_or_default());
@@ -256,6 +259,13 @@ impl Icscf {
                     Refusal::NothingToWatch
                 }
                 Outcome::IDENTITY_NOT_REGISTERED => Refusal::NotRegistered,
+                // TS 23.228 §5.15.2: an SLF that names no HSS knows no such user. A watcher would take that for the
+                // end of a registration, which an SLF that is badly configured must not be.
+                Outcome::Base(result_code::REDIRECT_INDICATION)
+                    if !is_watching(incoming.request()) =>
+                {
+                    Refusal::UserUnknown
+                }
                 other => Refusal::HssFailed(other),
             },
             Ok(_) => Refusal::HssSilent(NoAnswer::Malformed),

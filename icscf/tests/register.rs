@@ -276,6 +276,30 @@ fn another_s_cscf_when_unreachable() {
     dialogue.asks_nothing();
 }
 
+/// TS 24.229 §5.3.1.3: an HSS that knows of no capabilities names the S-CSCF that was silent once more: another one
+/// gets the REGISTER, and no question goes around.
+#[test]
+fn not_the_silent_one_again() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(PCSCF, &register(&[]));
+    let received = dialogue.asks();
+    dialogue.answers(received, named(Outcome::SUBSEQUENT_REGISTRATION, "sip:scscf1.hims.net"));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    dialogue.input(Input::Unreachable { flow });
+    let received = dialogue.asks();
+    assert_eq!(
+        uar(&received).user_authorization_type,
+        UserAuthorizationType::RegistrationAndCapabilities
+    );
+    dialogue.answers(received, named(Outcome::SUBSEQUENT_REGISTRATION, "sip:scscf1.hims.net"));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    assert_eq!(flow.remote, SCSCF2.parse().unwrap());
+    dialogue.input(Input::Unreachable { flow });
+    assert_eq!(dialogue.replies().status(), 504);
+    dialogue.asks_nothing();
+    dialogue.rests();
+}
+
 /// TS 24.229 §5.3.1.3: the next user does not wait for an S-CSCF known to be silent.
 #[test]
 fn a_silent_s_cscf_is_chosen_last() {

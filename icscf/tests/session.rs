@@ -64,6 +64,95 @@ fn maps_refusals_of_the_hss() {
     }
 }
 
+/// TS 29.228 §6.1.4: every other answer is that of an HSS that fails: 480, for a watcher as well; the same number in
+/// the other AVP means another thing. An SLF that names no HSS knows no such user (TS 23.228 §5.15.2).
+#[test]
+fn maps_what_else_the_hss_says() {
+    for (outcome, status, of_watcher) in [
+        (Outcome::Base(3002), 480, 480),
+        (Outcome::Base(3003), 480, 480),
+        (Outcome::Base(3004), 480, 480),
+        (Outcome::Base(3006), 404, 480),
+        (Outcome::Base(4001), 480, 480),
+        (Outcome::Base(4181), 480, 480),
+        (Outcome::Base(5001), 480, 480),
+        (Outcome::AUTHORIZATION_REJECTED, 480, 480),
+        (Outcome::UNABLE_TO_COMPLY, 480, 480),
+        (Outcome::USER_UNKNOWN, 404, 404),
+        (Outcome::Experimental(5002), 480, 480),
+        (Outcome::IDENTITY_NOT_REGISTERED, 480, 404),
+        (Outcome::Experimental(5011), 480, 480),
+        (Outcome::Experimental(5012), 480, 480),
+    ] {
+        for (changes, status) in [
+            (&[][..], status),
+            (&[("INVITE", "SUBSCRIBE"), ("Max-F", "Event: reg\r\nMax-F")], of_watcher),
+        ] {
+            let mut dialogue = Dialogue::new(config());
+            let received = asked(&mut dialogue, &invite(changes));
+            dialogue.answers(received, lia(outcome, None));
+            assert_eq!(dialogue.replies().status(), status, "{outcome:?} {changes:?}");
+            dialogue.sends_nothing();
+            dialogue.rests();
+        }
+    }
+}
+
+/// TS 24.229 §5.3.2.1, TS 29.228 §6.1.4.1: UNREGISTERED_SERVICE: whoever has what is wanted, any S-CSCF where nothing
+/// is, the one that is named where one is; the same for who would watch. Wanted what nobody has: 600.
+#[test]
+fn unregistered_services() {
+    let of = |mandatory: &[u32]| {
+        Some(ServerCapabilities { mandatory: mandatory.to_vec(), ..ServerCapabilities::default() })
+    };
+    for (server_name, server_capabilities, goes_to) in [
+        (None, None, Some(SCSCF1)),
+        (None, of(&[]), Some(SCSCF1)),
+        (None, of(&[2]), Some(SCSCF2)),
+        (Some("sip:scscf2.hims.net"), None, Some(SCSCF2)),
+        (None, of(&[3]), None),
+    ] {
+        for changes in [&[][..], &[("INVITE", "SUBSCRIBE"), ("Max-F", "Event: reg\r\nMax-F")]] {
+            let mut dialogue = Dialogue::new(config());
+            let received = asked(&mut dialogue, &invite(changes));
+            let answer = Answer::Lia(Lia {
+                outcome: Outcome::UNREGISTERED_SERVICE,
+                server_name: server_name.map(str::to_owned),
+                server_capabilities: server_capabilities.clone(),
+                ..Lia::default()
+            });
+            dialogue.answers(received, answer);
+            match goes_to {
+                Some(address) => {
+                    let request = dialogue.forwards_to(address);
+                    assert_eq!(request.uri(), IMPU);
+                }
+                None => assert_eq!(dialogue.replies().status(), 600),
+            }
+        }
+    }
+}
+
+/// TS 24.229 §5.3.2.2: an HSS that knows of no capabilities names the S-CSCF that was silent once more: another one
+/// gets the request, and no question goes around.
+#[test]
+fn not_the_silent_one_again() {
+    let mut dialogue = Dialogue::new(config());
+    let received = asked(&mut dialogue, &invite(&[]));
+    dialogue.answers(received, lia(Outcome::SUCCESS, Some("sip:scscf1.hims.net")));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    dialogue.input(Input::Unreachable { flow });
+    let received = dialogue.asks();
+    assert!(lir(&received).wants_capabilities);
+    dialogue.answers(received, lia(Outcome::SUCCESS, Some("sip:scscf1.hims.net")));
+    let (flow, _) = dialogue.sent.pop_front().unwrap();
+    assert_eq!(flow.remote, SCSCF2.parse().unwrap());
+    dialogue.input(Input::Unreachable { flow });
+    assert_eq!(dialogue.replies().status(), 504);
+    dialogue.asks_nothing();
+    dialogue.rests();
+}
+
 /// TS 24.229 §5.3.2.1: who would watch a registration is told that there is none, and not that there is no telling.
 #[test]
 fn tells_watchers_that_nobody_is_registered() {

@@ -2,6 +2,7 @@
 //!
 //! 1. `ask_for_assignment`  SAR
 //! 2. `assigned`            take the profile, bind the contacts, answer 200; or undo and refuse
+//!    `given_back`          what was undone is undone at the HSS, or it is told again
 
 use common::cx::sar::ServerAssignmentType;
 use common::cx::user_data::{PublicIdentity, ServiceProfile, UserData};
@@ -12,6 +13,7 @@ use common::sip::header::Name;
 use common::sip::message::Response;
 
 use crate::contacts::Origin;
+use crate::deregister::is_final;
 use crate::filter_criteria::RegistrationType;
 use crate::register::{Refusal, Registering};
 use crate::state::{Binding, Change, Charging, Registration};
@@ -103,15 +105,25 @@ impl Scscf {
         let held = self.registrations.find(&job.private_identity, &job.public_identity);
         let was_asked = no_answer != NoAnswer::Overloaded;
         if held.is_none() && was_asked && !job.is_reselected() {
-            let identity = job.public_identity.as_str().to_owned();
-            let public_identities = vec![PublicIdentity { identity, ..PublicIdentity::default() }];
-            let profile = ServiceProfile { public_identities, ..ServiceProfile::default() };
-            let gone = self.registration(&job, vec![profile], Charging::default());
-            let (private_identity, set) = (gone.private_identity.clone(), gone.set());
-            self.registrations.commit(Change::Stored(Box::new(gone)), out);
-            self.tell_end_later(now, private_identity, set);
+            let gone = self.gone(&job);
+            self.owe_end(now, gone, out);
         }
         self.refuse(now, job, Refusal::of_no_answer(no_answer), out);
+    }
+
+    /// A registration of nothing, with no more of the set than is known.
+    fn gone(&self, job: &Registering) -> Registration {
+        let identity = job.public_identity.as_str().to_owned();
+        let public_identities = vec![PublicIdentity { identity, ..PublicIdentity::default() }];
+        let profile = ServiceProfile { public_identities, ..ServiceProfile::default() };
+        self.registration(job, vec![profile], Charging::default())
+    }
+
+    /// It stays until the HSS has heard that nobody is registered, also across a restart.
+    fn owe_end(&mut self, now: Now, gone: Registration, out: &mut Vec<Output>) {
+        let (private_identity, set) = (gone.private_identity.clone(), gone.set());
+        self.registrations.commit(Change::Stored(Box::new(gone)), out);
+        self.tell_end_later(now, private_identity, set);
     }
 
     /// TS 29.228 §6.1.2.1: the profile of the answer, or the one at hand. It must hold the identity
@@ -126,8 +138,9 @@ impl Scscf {
                     return Err(Refusal::ProfileUnusable);
                 }
             },
-            (None, Some(held)) => held.service_profiles.clone(),
-            (None, None) => return Err(Refusal::NoProfile),
+            // What merely waits for the HSS to hear of its end has an old profile or none.
+            (None, Some(held)) if !held.bindings.is_empty() => held.service_profiles.clone(),
+            (None, _) => return Err(Refusal::NoProfile),
         };
         let registration = self.registration(job, service_profiles, Charging::default());
         // TS 24.229 §5.4.8.2: barred identities may register for emergency calls.
@@ -303,11 +316,61 @@ impl Scscf {
         let held = self.registrations.find(private_identity, &job.public_identity).cloned();
         let set = held.as_ref().map_or_else(|| job.public_identity.clone(), Registration::set);
         if !self.spare_emergency(now, private_identity, &set, told, out) {
-            self.tell_hss(now, &job, assignment_type, out);
+            self.give_back(now, &job, assignment_type, out);
             self.remove(now, private_identity, &set, told, out);
             self.say_goodbye(now, held.as_ref(), out);
         }
         self.refuse(now, job, refusal, out);
+    }
+
+    fn give_back(
+        &mut self,
+        now: Now,
+        job: &Registering,
+        assignment_type: ServerAssignmentType,
+        out: &mut Vec<Output>,
+    ) {
+        let sar = Sar {
+            user_name: Some(job.private_identity.as_str().to_owned()),
+            public_identities: vec![job.public_identity.as_str().to_owned()],
+            server_name: self.own.server_name.clone(),
+            server_assignment_type: assignment_type,
+            ..Sar::default()
+        };
+        let wait = OnAnswer::GivenBack(Box::new(self.gone(job)));
+        let limit = self.config.timeouts.hss();
+        self.cx.ask(now, cx::Request::Sar(sar), job.hss_host.as_deref(), wait, limit, out);
+    }
+
+    /// TS 29.228 §6.1.2.1: an HSS that has not heard it has the user registered here, for good unless it is told
+    /// again; unless the user has come again meanwhile.
+    pub(crate) fn given_back(
+        &mut self,
+        now: Now,
+        gone: Registration,
+        result: Result<Answered, NoAnswer>,
+        out: &mut Vec<Output>,
+    ) {
+        let (is_final, is_success) = match &result {
+            Ok(Answered { answer: cx::Answer::Saa(saa), .. }) => {
+                (is_final(saa.outcome), saa.outcome.is_success())
+            }
+            _ => (false, false),
+        };
+        if is_success {
+            return;
+        }
+        self.stats.untold += 1;
+        tracing::warn!(
+            private_identity = %self.logged(gone.private_identity.as_str()),
+            result = ?result.map(|answered| answered.answer.outcome()),
+            is_final,
+            "the HSS did not take back an assignment that cannot be used"
+        );
+        let is_here = self.registrations.find(&gone.private_identity, &gone.set()).is_some();
+        if !is_final && !is_here {
+            self.owe_end(now, gone, out);
+        }
     }
 }
 

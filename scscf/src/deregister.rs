@@ -490,7 +490,7 @@ impl Scscf {
 /// RFC 6733 §7.1: nothing changes by asking again: done, or a permanent failure. An HSS that is too busy, for
 /// one, has the user registered here for good unless it is told again. UNABLE_TO_COMPLY, though permanent by its
 /// number, is what an HSS answers whose database fails, too.
-fn is_final(outcome: Outcome) -> bool {
+pub(crate) fn is_final(outcome: Outcome) -> bool {
     let (Outcome::Base(code) | Outcome::Experimental(code)) = outcome;
     let is_permanent = (5000..6000).contains(&code) && outcome != Outcome::UNABLE_TO_COMPLY;
     outcome.is_success() || is_permanent

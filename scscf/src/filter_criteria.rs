@@ -149,11 +149,12 @@ impl Subject<'_> {
         })
     }
 
-    /// A line of the session description: `m`, `a`, ...
+    /// TS 29.228 §B.2.3: a line of the session description, by a pattern of its type: `m`, `[ab]`, ...
     fn has_line(&self, line: &str, content: Option<&str>) -> bool {
         let body = std::str::from_utf8(self.request.body()).unwrap_or("");
         body.lines().filter_map(|text| text.split_once('=')).any(|(name, value)| {
-            name.trim() == line && content.is_none_or(|content| is_match(content, value.trim()))
+            is_match(&format!("^(?:{line})$"), name.trim())
+                && content.is_none_or(|content| is_match(content, value.trim()))
         })
     }
 }
@@ -253,6 +254,8 @@ mod tests {
         };
         assert!(one(line("m", Some("^audio"))) && !one(line("m", Some("video"))));
         assert!(one(line("v", None)) && !one(line("a", None)));
+        assert!(one(line("[am]", Some("^audio"))) && !one(line("[ab]", None)));
+        assert!(!one(line("(", None)));
     }
 
     /// TS 29.228 §B.2.4: RegistrationType goes with the method.

@@ -149,6 +149,8 @@ enum OnAnswer {
     VectorReceived(Box<authenticate::Challenging>),
     Assigned(Box<assign::Assigning>),
     Restored(Box<restore::Restoring>),
+    /// An assignment that could not be used; what is owed to the HSS when it has not heard that.
+    GivenBack(Box<state::Registration>),
     Deregistered(Box<deregister::Deregistering>),
     BackedUp {
         private_identity: Impi,
@@ -296,6 +298,7 @@ impl Scscf {
                 OnAnswer::VectorReceived(wait) => self.vector_received(now, *wait, result, out),
                 OnAnswer::Assigned(wait) => self.assigned(now, *wait, result, out),
                 OnAnswer::Restored(wait) => self.restored(now, *wait, result, out),
+                OnAnswer::GivenBack(gone) => self.given_back(now, *gone, result, out),
                 OnAnswer::Deregistered(wait) => self.deregistered(now, *wait, result, out),
                 OnAnswer::BackedUp { private_identity } => {
                     self.backed_up(now, &private_identity, result, out);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::cx::sar::ServerAssignmentType::{
-    AdministrativeDeregistration, DeregistrationTooMuchData, ReRegistration, Registration,
-    TimeoutDeregistration,
+    AdministrativeDeregistration, AuthenticationFailure, AuthenticationTimeout,
+    DeregistrationTooMuchData, ReRegistration, Registration, TimeoutDeregistration,
 };
-use common::cx::{ChargingInformation, Outcome, Saa};
+use common::cx::{Answer, ChargingInformation, Outcome, Saa};
 use common::node::{Input, Node};
 use common::sip::header::Name;
 use dialogue::*;
@@ -118,6 +118,66 @@ fn reauthenticates_by_policy() {
         dialogue.replies_with(200);
     }
     dialogue.challenged(&refresh(29));
+}
+
+/// TS 24.229 §5.4.1.2.3: a re-authentication that fails, or is not answered, leaves the binding; tries are limited,
+/// each with a vector of its own, and the next refresh is challenged again.
+#[test]
+fn a_failed_reauthentication_leaves_the_binding() {
+    let refresh =
+        |cseq: u32| register(&[("CSeq: 25", &format!("CSeq: {cseq}")), ("\"no\"", "\"yes\"")]);
+    for tries in [1, 2] {
+        for policy in [Reauthenticate::Always, Reauthenticate::Every(1), Reauthenticate::Never] {
+            let mut config = config();
+            config.registration.reauthenticate = policy;
+            config.registration.wrong_responses_max = tries;
+            let mut dialogue = Dialogue::new(config);
+            dialogue.registered();
+            let mut cseq = 27;
+            match policy {
+                Reauthenticate::Always => {}
+                Reauthenticate::Every(_) => {
+                    dialogue.receives(&refresh(cseq));
+                    dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+                    dialogue.replies_with(200);
+                }
+                Reauthenticate::Never => {
+                    dialogue.command(&["reauthenticate", IMPI]);
+                    dialogue.replied_text();
+                }
+            }
+            let before = dialogue.store.clone();
+            cseq += 1;
+            let (mut challenge, mut vector) = dialogue.challenged(&refresh(cseq));
+            for left in (0..tries).rev() {
+                let mut wrong = credentials(IMPI, &challenge, &vector);
+                wrong.set("response", "0123456789abcdef0123456789abcdef");
+                cseq += 1;
+                let text = with_credentials(&wrong, cseq, &[]);
+                if left > 0 {
+                    let nonce = challenge.get("nonce").map(str::to_owned);
+                    (challenge, vector) = dialogue.challenged(&text);
+                    assert_ne!(challenge.get("nonce"), nonce.as_deref());
+                } else {
+                    dialogue.receives(&text);
+                    dialogue.replies_with(403);
+                }
+            }
+            dialogue.asks_sar(AuthenticationFailure, empty_saa(Outcome::SUCCESS));
+            assert_eq!(dialogue.registers("wrong_response"), 1);
+            assert_eq!(dialogue.store, before, "{policy:?}");
+            // Not answered at all.
+            dialogue.challenged(&refresh(cseq + 1));
+            dialogue.wait(Duration::from_secs(241));
+            dialogue.asks_sar(AuthenticationTimeout, empty_saa(Outcome::SUCCESS));
+            assert_eq!(dialogue.store, before);
+            let (challenge, vector) = dialogue.challenged(&refresh(cseq + 2));
+            dialogue.receives(&answered(&challenge, &vector, cseq + 3, &[]));
+            dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(200);
+            dialogue.rests();
+        }
+    }
 }
 
 /// TS 24.229 §5.4.1.2.1: S-120: an unprotected REGISTER of a registered user is a new initial
@@ -478,6 +538,77 @@ fn undoes_an_assignment() {
         assert!(dialogue.store.is_empty());
         dialogue.rests();
     }
+}
+
+/// TS 29.228 §6.1.2.1: an HSS that does not hear that an assignment is given back hears it later, also across a
+/// restart, or it would have the user registered here for good; one that answers for good is not asked again, and
+/// nothing is given back of who has come again.
+#[test]
+fn an_assignment_that_is_not_taken_back() {
+    let too_busy = Outcome::Base(3004);
+    for (answer, restarts, is_owed) in [
+        (None, false, true),
+        (None, true, true),
+        (Some(too_busy), false, true),
+        (Some(Outcome::UNABLE_TO_COMPLY), false, true),
+        (Some(Outcome::USER_UNKNOWN), false, false),
+    ] {
+        let mut dialogue = Dialogue::new(config());
+        let (challenge, vector) = dialogue.challenged(&register(&[]));
+        dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+        dialogue.is_hss_deaf = answer.is_none();
+        dialogue.asks_sar(Registration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(500);
+        match answer {
+            Some(outcome) => {
+                dialogue.asks_sar(AdministrativeDeregistration, empty_saa(outcome));
+            }
+            None => dialogue.wait(Duration::from_secs(5)),
+        }
+        dialogue.is_hss_deaf = false;
+        assert_eq!(dialogue.counter("tessera_scscf_untold_total", ""), 1);
+        assert_eq!(dialogue.registrations(), u64::from(is_owed));
+        if restarts {
+            dialogue.restart();
+        }
+        dialogue.wait(Duration::from_secs(60));
+        if is_owed {
+            let sar = dialogue.asks_sar(TimeoutDeregistration, empty_saa(Outcome::SUCCESS));
+            assert_eq!(sar.user_name.as_deref(), Some(IMPI));
+            assert_eq!(sar.public_identities, [IMPU]);
+        }
+        assert!(dialogue.store.is_empty(), "{:?}", dialogue.store);
+        dialogue.rests();
+    }
+
+    let mut dialogue = Dialogue::new(config());
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    dialogue.asks_sar(Registration, empty_saa(Outcome::SUCCESS));
+    dialogue.replies_with(500);
+    let undo = dialogue.asks();
+    dialogue.registered();
+    dialogue.answers(undo, Answer::Saa(empty_saa(too_busy)));
+    dialogue.wait(Duration::from_secs(3_600));
+    assert_eq!(dialogue.registrations(), 1);
+    dialogue.rests();
+}
+
+/// TS 29.228 §6.1.2.1: what only waits for the HSS to hear of its end is no profile: a first registration needs one
+/// of the HSS.
+#[test]
+fn an_end_that_is_owed_is_no_profile() {
+    let mut dialogue = Dialogue::new(config());
+    unanswered(&mut dialogue);
+    let (challenge, vector) = dialogue.challenged(&register(&[]));
+    dialogue.receives(&answered(&challenge, &vector, 26, &[]));
+    let sar = dialogue.asks_sar(Registration, empty_saa(Outcome::SUCCESS));
+    assert!(!sar.user_data_already_available);
+    dialogue.replies_with(500);
+    dialogue.asks_sar(AdministrativeDeregistration, empty_saa(Outcome::SUCCESS));
+    dialogue.wait(Duration::from_secs(3_600));
+    assert_eq!(dialogue.registrations(), 0);
+    dialogue.rests();
 }
 
 /// TS 24.229 §5.4.1.2.2: S-124: the temporary identity is barred: it registers its set and is not

@@ -5,7 +5,7 @@ mod dialogue;
 
 use std::time::Duration;
 
-use common::aka::digest::DigestAlgorithm::{self, AkaV1Md5, AkaV2Sha256, Md5, Sha256};
+use common::aka::digest::DigestAlgorithm::{self, AkaV1Md5, AkaV2Md5, AkaV2Sha256, Md5, Sha256};
 use common::aka::vector::Vector;
 use common::cx::mar::DigestAuthenticate;
 use common::cx::sar::ServerAssignmentType::{AuthenticationFailure, ReRegistration, Registration};
@@ -57,22 +57,70 @@ fn aka(challenge: &DigestParameters, algorithm: DigestAlgorithm, vector: &Vector
 /// answered.
 #[test]
 fn offers_akav2() {
-    for (place, algorithm) in [(0, AkaV2Sha256), (1, AkaV1Md5)] {
+    let three = [AkaV2Sha256, AkaV2Md5, AkaV1Md5];
+    for (place, algorithm) in three.into_iter().enumerate() {
         let mut config = config();
-        config.registration.algorithms = vec![AkaV2Sha256, AkaV1Md5];
+        config.registration.algorithms = three.to_vec();
         let mut dialogue = Dialogue::new(config);
         dialogue.receives(&register(&[]));
         let (mar, vector) = dialogue.asks_mar();
         assert_eq!(mar.scheme, "Digest-AKAv1-MD5", "the vector is the same");
         let offered = challenges(&dialogue.replies_with(401));
         let names: Vec<_> = offered.iter().map(|line| line.get("algorithm").unwrap()).collect();
-        assert_eq!(names, ["AKAv2-SHA-256", "AKAv1-MD5"]);
+        assert_eq!(names, ["AKAv2-SHA-256", "AKAv2-MD5", "AKAv1-MD5"]);
         assert!(offered[0].get("ck").is_some() && offered[0].get("ik").is_some());
-        assert!(offered[1].get("ck").is_none() && offered[1].get("ik").is_none());
-        assert_eq!(offered[0].get("nonce"), offered[1].get("nonce"));
+        for line in &offered[1..] {
+            assert!(line.get("ck").is_none() && line.get("ik").is_none());
+            assert_eq!(line.get("nonce"), offered[0].get("nonce"));
+        }
         dialogue.receives(&aka(&offered[place], algorithm, &vector));
         dialogue.asks_sar(Registration, saa(&profile(IMPI)));
         dialogue.replies_with(200);
+    }
+}
+
+/// RFC 4169 §3: AKAv2-MD5 alone; the password of AKAv1-MD5 with that name on it is a wrong one.
+#[test]
+fn akav2_is_not_akav1() {
+    for (computed_as, is_right) in [(AkaV2Md5, true), (AkaV1Md5, false)] {
+        let mut config = config();
+        config.registration.algorithms = vec![AkaV2Md5];
+        let mut dialogue = Dialogue::new(config);
+        let (challenge, vector) = dialogue.challenged(&register(&[]));
+        assert_eq!(challenge.get("algorithm"), Some("AKAv2-MD5"));
+        dialogue.receives(&aka(&challenge, computed_as, &vector));
+        if is_right {
+            dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+            dialogue.replies_with(200);
+        } else {
+            dialogue.asks_sar(AuthenticationFailure, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(403);
+        }
+    }
+}
+
+/// RFC 7616 §3.4.2: with auth-int the body counts, here the empty one; what was made for another body is wrong.
+#[test]
+fn protects_the_body() {
+    for (body, is_right) in [(&b""[..], true), (b"x", false)] {
+        let mut config = config();
+        config.registration.qop = "auth-int".to_owned();
+        let mut dialogue = Dialogue::new(config);
+        let (challenge, vector) = dialogue.challenged(&register(&[]));
+        assert_eq!(challenge.get("qop"), Some("auth-int"));
+        let mut credentials = credentials(IMPI, &challenge, &vector);
+        credentials.set("qop", "auth-int");
+        let xres = vector.xres.expose();
+        let response = common::aka::digest::response(&credentials, xres, "REGISTER", body);
+        credentials.set("response", &response.unwrap());
+        dialogue.receives(&with_credentials(&credentials, 26, &[]));
+        if is_right {
+            dialogue.asks_sar(Registration, saa(&profile(IMPI)));
+            dialogue.replies_with(200);
+        } else {
+            dialogue.asks_sar(AuthenticationFailure, empty_saa(Outcome::SUCCESS));
+            dialogue.replies_with(403);
+        }
     }
 }
 
@@ -214,6 +262,36 @@ fn nonces_grow_old() {
     }
 }
 
+/// RFC 7616 §3.3: nonces do not survive a restart, registrations do: who uses a nonce from before is told that only
+/// the nonce is stale, and goes on with the new one without asking its user.
+#[test]
+fn nonces_from_before_a_restart() {
+    for password in [PASSWORD, b"guess"] {
+        let mut dialogue = Dialogue::new(with_digest());
+        let line = dialogue.registered_by_digest();
+        dialogue.restart();
+        dialogue.receives(&with_credentials(&respond(&line, Sha256, password, 2, "no"), 27, &[]));
+        dialogue.asks_digest();
+        let offered = challenges(&dialogue.replies_with(401));
+        assert_ne!(offered[0].get("nonce"), line.get("nonce"));
+        let is_stale = (password == PASSWORD).then_some("true");
+        assert!(offered.iter().all(|line| line.get("stale") == is_stale));
+        assert_eq!(dialogue.registrations(), 1);
+        let answer = respond(&offered[0], Sha256, PASSWORD, 1, "no");
+        dialogue.receives(&with_credentials(&answer, 28, &[]));
+        dialogue.asks_sar(ReRegistration, empty_saa(Outcome::SUCCESS));
+        dialogue.replies_with(200);
+        dialogue.rests();
+    }
+    // The challenge itself is lost: the same.
+    let mut dialogue = Dialogue::new(with_digest());
+    let offered = dialogue.challenged_by_digest();
+    dialogue.restart();
+    dialogue.receives(&with_credentials(&respond(&offered[1], Md5, PASSWORD, 1, "no"), 26, &[]));
+    dialogue.asks_digest();
+    assert_eq!(challenges(&dialogue.replies_with(401))[1].get("stale"), Some("true"));
+}
+
 /// TS 24.229 §5.4.1.2.3: a wrong password; and one that leaves out qop, which could be played again.
 #[test]
 fn refuses_a_wrong_password() {
@@ -256,6 +334,39 @@ fn other_schemes_are_off() {
     ]));
     dialogue.refuses_mar(Outcome::AUTH_SCHEME_NOT_SUPPORTED);
     dialogue.replies_with(403);
+}
+
+/// TS 33.203 Annex N, Annex T: off by default, also for a REGISTER without Authorization: AKA is asked for, and an HSS
+/// that gives something else, unasked, lets nobody in.
+#[test]
+fn other_schemes_are_off_without_credentials() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.receives(&anonymous(&[]));
+    let (mar, _) = dialogue.asks_mar();
+    assert_eq!(
+        (mar.user_name.as_str(), mar.scheme.as_str()),
+        ("name@hims.net", "Digest-AKAv1-MD5")
+    );
+    dialogue.replies_with(401);
+
+    let early = AuthDataItem {
+        scheme: "Early-IMS-Security".to_owned(),
+        framed_address: Some(("10.133.202.46".parse().unwrap(), 32)),
+        ..AuthDataItem::default()
+    };
+    for (items, status) in [(vec![early], 403), (vec![digest_item(Md5)], 500)] {
+        let mut dialogue = Dialogue::new(config());
+        dialogue.receives(&anonymous(&[]));
+        let received = dialogue.asks();
+        let cx::Request::Mar(mar) = received.request.clone() else { panic!("{received:?}") };
+        dialogue.answers(received, maa(&mar, Outcome::SUCCESS, items));
+        if status == 403 {
+            dialogue.asks_sar(AuthenticationFailure, empty_saa(Outcome::SUCCESS));
+        }
+        dialogue.replies_with(status);
+        assert_eq!(dialogue.registrations(), 0);
+        dialogue.rests();
+    }
 }
 
 fn anonymous(changes: &[(&str, &str)]) -> String {

@@ -84,6 +84,7 @@ pub struct Dialogue {
     /// The order in which answers left and records were written.
     pub trace: Vec<&'static str>,
     pub is_hss_deaf: bool,
+    is_hss_away: bool,
     branches: u32,
     sqn: Sqn,
 }
@@ -107,6 +108,7 @@ impl Dialogue {
             outputs: Vec::new(),
             trace: Vec::new(),
             is_hss_deaf: false,
+            is_hss_away: false,
             branches: 0,
             sqn: Sqn(32),
         };
@@ -124,6 +126,7 @@ impl Dialogue {
             &Limits::default(),
         );
         self.asked.clear();
+        self.is_hss_away = false;
         let records = self
             .store
             .iter()
@@ -134,6 +137,25 @@ impl Dialogue {
             })
             .collect();
         self.input(Input::Start { records });
+        self.connect();
+    }
+
+    /// The connection to the only HSS is gone.
+    pub fn loses_hss(&mut self) {
+        let config = diameter("hss1.hims.net", &[]);
+        self.hss = cx::Endpoint::new(config, Random::from_seed([9; 32]), &Limits::default());
+        self.is_hss_away = true;
+        self.input(Input::Closed { connection: CONNECTION });
+        assert!(self.core.ready().is_err());
+    }
+
+    pub fn finds_hss(&mut self) {
+        self.is_hss_away = false;
+        let is_connect = |output: &Output| matches!(output, Output::Connect { .. });
+        while !self.outputs.iter().any(is_connect) {
+            self.now = self.core.next_timeout().expect("another try to connect").max(self.now);
+            self.input(Input::Timeout);
+        }
         self.connect();
     }
 
@@ -182,6 +204,9 @@ impl Dialogue {
                     self.input(Input::Resolved { id, answer });
                 }
                 Output::Diameter { connection, bytes } => self.to_hss(connection, bytes),
+                Output::Connect { peer, .. } if self.is_hss_away => {
+                    self.input(Input::ConnectFailed { peer });
+                }
                 Output::Persist { record } => {
                     self.trace.push("record");
                     let key = (record.kind.to_owned(), record.key);
