@@ -394,8 +394,14 @@ impl Scscf {
         }
     }
 
+    /// TS 24.229 §5.3.1.3: by 480 the I-CSCF knows to give a REGISTER to another S-CSCF, also that of a user who is
+    /// assigned here. A 503 would leave the user where it is, and become a 500 that has the phone begin anew.
     fn refuse_draining(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
-        let mut response = incoming.request().response(503, "Service Unavailable");
+        let request = incoming.request();
+        let mut response = match request.method() {
+            Method::Register => request.response(480, "Temporarily Unavailable"),
+            _ => request.response(503, "Service Unavailable"),
+        };
         response.headers_mut().append(Name::RetryAfter, RETRY_AFTER_SECONDS);
         self.stats.draining += 1;
         self.sip.respond(now, incoming, response, out);

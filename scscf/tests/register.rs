@@ -840,13 +840,15 @@ fn other_requests() {
     dialogue.rests();
 }
 
-/// A process that is about to end takes nothing new.
+/// TS 24.229 §5.3.1.3: a process that is about to end takes nothing new; a REGISTER is for another S-CSCF.
 #[test]
 fn draining() {
     let mut dialogue = Dialogue::new(config());
     dialogue.input(Input::Drain);
     assert!(dialogue.core.ready().is_err());
     dialogue.receives(&register(&[]));
+    assert!(dialogue.replies_with(480).headers().has(Name::RetryAfter));
+    dialogue.receives(&register(&[("REGISTER sip", "MESSAGE sip"), ("25 REGISTER", "25 MESSAGE")]));
     assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
 }
 

@@ -267,6 +267,14 @@ impl World for LabWorld {
         self.kill_process(function.name());
     }
 
+    fn drain(&mut self, function: Function) {
+        self.ask(move |laboratory| {
+            if let Some(process) = laboratory.processes.get(function.name()) {
+                process.signal(Signal::SIGTERM);
+            }
+        });
+    }
+
     fn start(&mut self, function: Function) {
         self.start_process(function.name());
     }

@@ -9,6 +9,7 @@ pub mod procedures;
 pub mod reg_event;
 pub mod registration;
 pub mod server;
+pub mod servers;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -142,6 +143,9 @@ pub trait World {
     fn rebind(&mut self, ue: usize);
     /// Kills the process without warning.
     fn kill(&mut self, function: Function);
+    /// Asks the process to end; what it still owes somebody it does first, and begins nothing new. Whoever does
+    /// that kills it in the end, as a supervisor would.
+    fn drain(&mut self, function: Function);
     /// Starts it again.
     fn start(&mut self, function: Function);
     /// The process takes everything and answers nothing, until told otherwise.
@@ -167,7 +171,7 @@ pub struct Scenario {
 
 /// All scenarios that the build knows.
 pub const ALL: &[&[Scenario]] =
-    &[registration::ALL, procedures::ALL, reg_event::ALL, nat::ALL, attacks::ALL];
+    &[registration::ALL, procedures::ALL, servers::ALL, reg_event::ALL, nat::ALL, attacks::ALL];
 
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().flat_map(|group| group.iter())

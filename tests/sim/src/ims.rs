@@ -51,6 +51,23 @@ pub struct Options {
     pub is_choice_announced: bool,
     /// The P-CSCF stands in this network; `None`: in the home network.
     pub visited_network: Option<&'static str>,
+    /// Priority, weight and capabilities of the two S-CSCFs at the I-CSCF, as its configuration has them;
+    /// empty: the first one before the second.
+    pub servers: [&'static str; 2],
+    pub data: Data,
+    /// InitialFilterCriteria of everybody; `None`: those of [`scenarios::server`].
+    pub criteria: Option<&'static str>,
+}
+
+/// Who answers on Cx.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Data {
+    #[default]
+    OneHss,
+    /// `hss` and `hss2` on one database.
+    TwoHsss,
+    /// The same, asked by nobody whom `slf` has not sent: to `hss2` with the users whose numbers end in 1.
+    BehindSlf,
 }
 
 /// How long a registration is granted for, and how often it is authenticated again.
@@ -91,20 +108,26 @@ impl Ims {
         zone(&mut world);
         let path = database.clone();
         let hss = move |seed| {
-            let diameter = from_toml(&hss_toml());
+            let diameter = from_toml(&hss_toml("hss", 40));
             let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
             let hss = Hss::new(config, open(&path), Random::from_seed(seed));
             Box::new(hss.expect("an HSS")) as Box<dyn Node>
         };
         world.add("hss", vec![address(40)], None, Box::new(hss));
-        let icscf = |seed| {
-            let config = from_toml(&icscf_toml());
+        if options.data != Data::OneHss {
+            add_second_hss(&mut world, database.clone());
+        }
+        if options.data == Data::BehindSlf {
+            add_slf(&mut world);
+        }
+        let icscf = move |seed| {
+            let config = from_toml(&icscf_toml(options));
             Box::new(Icscf::new(config, seed).expect("an I-CSCF")) as Box<dyn Node>
         };
         world.add("icscf", vec![address(20)], None, Box::new(icscf));
         for (name, number) in [("scscf1", 31), ("scscf2", 32)] {
             let scscf = move |seed| {
-                let config = from_toml(&scscf_toml(name, number, options.life, documents));
+                let config = from_toml(&scscf_toml(name, number, options, documents));
                 Box::new(Scscf::new(config, seed).expect("an S-CSCF")) as Box<dyn Node>
             };
             world.add(name, vec![address(number)], None, Box::new(scscf));
@@ -181,22 +204,41 @@ impl Ims {
 
     /// Adds another device of the same subscription: a card of its own, the same public identity.
     pub fn add_device_of(&mut self, ue: usize) -> usize {
+        self.add_changed_device_of(ue, |_| {})
+    }
+
+    /// The same, with its settings changed.
+    pub fn add_changed_device_of(
+        &mut self,
+        ue: usize,
+        change: impl FnOnce(&mut ue::Config),
+    ) -> usize {
         let (mut isim, algorithm) = self.card();
         let line = self.world.phones[ue].line().expect("a phone has a bearer");
         isim.impus = vec![line.public_identity];
         let subscriber =
             Subscriber { joins: Some(line.impi), ..Subscriber::new(&isim.impi, algorithm, &[]) };
         self.provision(&subscriber);
-        self.add_with(isim, scenarios::Phone::Good)
+        let mut config = self.config(isim, scenarios::Phone::Good);
+        change(&mut config);
+        let phone = ue::Phone::new(config, self.world.random.fork());
+        self.world.add_phone(Box::new(Mobile::new(phone)))
     }
 
     /// Another bearer of a phone, with the same card, for emergency calls.
     pub fn add_emergency(&mut self, of: usize) -> usize {
+        self.add_bearer_of(of, |config| {
+            config.is_emergency = true;
+            // What the network does then is looked at.
+            config.faults.ends_emergency = true;
+        })
+    }
+
+    /// Another bearer of a phone, with the same card and in the same device, whose settings are changed.
+    pub fn add_bearer_of(&mut self, of: usize, change: impl FnOnce(&mut ue::Config)) -> usize {
         let (isim, _) = card_of(of as u64 + 1);
         let mut config = self.config(isim, scenarios::Phone::Good);
-        config.is_emergency = true;
-        // What the network does then is looked at.
-        config.faults.ends_emergency = true;
+        change(&mut config);
         let phone = ue::Phone::new(config, self.world.random.fork());
         self.world.add_phone(Box::new(Mobile::new(phone)))
     }
@@ -269,7 +311,7 @@ impl Ims {
 
     /// By a second connection, as the provisioning command does it.
     fn provision(&mut self, subscriber: &Subscriber) {
-        let diameter = from_toml(&hss_toml());
+        let diameter = from_toml(&hss_toml("hss", 40));
         let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
         let random = self.world.random.fork();
         let mut hss = Hss::new(config, open(&self.database), random).expect("the database");
@@ -279,7 +321,7 @@ impl Ims {
 
     /// Private identities that the HSS counts as registered, with any set.
     pub fn registered_at_hss(&mut self) -> usize {
-        let diameter = from_toml(&hss_toml());
+        let diameter = from_toml(&hss_toml("hss", 40));
         let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
         let random = Random::from_seed([0; 32]);
         let hss = Hss::new(config, open(&self.database), random).expect("the database");
@@ -300,7 +342,7 @@ impl Ims {
 
     /// Private identities that the HSS counts as registered, each with the name of its S-CSCF.
     pub fn assigned(&mut self) -> Vec<(String, String)> {
-        let diameter = from_toml(&hss_toml());
+        let diameter = from_toml(&hss_toml("hss", 40));
         let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
         let random = Random::from_seed([0; 32]);
         let hss = Hss::new(config, open(&self.database), random).expect("the database");
@@ -413,6 +455,11 @@ impl scenarios::World for Ims {
     fn kill(&mut self, function: Function) {
         let member = self.world.member(function.name());
         self.world.kill(member);
+    }
+
+    fn drain(&mut self, function: Function) {
+        let member = self.world.member(function.name());
+        self.world.drain(member);
     }
 
     fn start(&mut self, function: Function) {
@@ -751,30 +798,77 @@ fn zone(world: &mut World) {
     }
 }
 
-fn hss_toml() -> String {
-    format!("identity = \"hss.{HOME}\"\nrealm = \"{HOME}\"\nlisten = \"10.90.0.40:3868\"\n")
+/// On the database of the first one.
+fn add_second_hss(world: &mut World, database: String) {
+    let hss = move |seed| {
+        let diameter = from_toml(&hss_toml("hss2", 41));
+        let config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
+        let hss = Hss::new(config, open(&database), Random::from_seed(seed));
+        Box::new(hss.expect("an HSS")) as Box<dyn Node>
+    };
+    world.add("hss2", vec![address(41)], None, Box::new(hss));
 }
 
-fn diameter_toml(host: &str) -> String {
+fn add_slf(world: &mut World) {
+    let slf = |seed| {
+        let diameter = from_toml(&hss_toml("slf", 42));
+        let mut config = hss::config::Config::new(diameter, Secret::new(HSS_KEY));
+        config.slf = Some(from_toml(&format!(
+            "[[routes]]\nidentities = [\"*1@{HOME}\"]\nhosts = [\"aaa://hss2.{HOME}\"]\n\
+             [[routes]]\nidentities = [\"*\"]\nhosts = [\"aaa://hss.{HOME}\"]\n"
+        )));
+        let nothing = Connection::open_in_memory().expect("a database that nobody looks into");
+        let slf = Hss::new(config, nothing, Random::from_seed(seed));
+        Box::new(slf.expect("an SLF")) as Box<dyn Node>
+    };
+    world.add("slf", vec![address(42)], None, Box::new(slf));
+}
+
+fn hss_toml(name: &str, number: u8) -> String {
+    let own = SocketAddr::new(address(number), 3868);
+    format!("identity = \"{name}.{HOME}\"\nrealm = \"{HOME}\"\nlisten = \"{own}\"\n")
+}
+
+fn diameter_toml(host: &str, data: Data) -> String {
+    let by_name = |name: &str, number| {
+        format!(
+            "{{ identity = \"{name}.{HOME}\", host = \"{}\", by_name_only = true }}",
+            address(number)
+        )
+    };
+    let peer = |number| format!("{{ host = \"{}\" }}", address(number));
+    let peers = match data {
+        Data::OneHss => vec![peer(40)],
+        Data::TwoHsss => vec![peer(40), peer(41)],
+        Data::BehindSlf => vec![peer(42), by_name("hss", 40), by_name("hss2", 41)],
+    };
     format!(
-        "[diameter]\nidentity = \"{host}.{HOME}\"\nrealm = \"{HOME}\"\n\
-         peers = [{{ host = \"{}\" }}]\n",
-        address(40)
+        "[diameter]\nidentity = \"{host}.{HOME}\"\nrealm = \"{HOME}\"\npeers = [{}]\n",
+        peers.join(", ")
     )
 }
 
-fn icscf_toml() -> String {
+fn icscf_toml(options: Options) -> String {
+    let [first, second] = match options.servers {
+        ["", ""] => ["priority = 1", "priority = 2"],
+        servers => servers,
+    };
     let own = SocketAddr::new(address(20), 5060);
     format!(
         "home_domain = \"{HOME}\"\n[sip]\nname = \"icscf.{HOME}\"\n\
          [sip.listen]\nudp = [\"{own}\"]\ntcp = [\"{own}\"]\n\
-         [[scscf]]\nname = \"sip:scscf1.{HOME}\"\npriority = 1\n\
-         [[scscf]]\nname = \"sip:scscf2.{HOME}\"\npriority = 2\n{}",
-        diameter_toml("icscf")
+         [[scscf]]\nname = \"sip:scscf1.{HOME}\"\n{first}\n\
+         [[scscf]]\nname = \"sip:scscf2.{HOME}\"\n{second}\n{}",
+        diameter_toml("icscf", options.data)
     )
 }
 
-fn scscf_toml(name: &str, number: u8, life: Life, documents: &str) -> String {
+fn scscf_toml(name: &str, number: u8, options: Options, documents: &str) -> String {
+    let life = options.life;
+    let criteria = match options.criteria {
+        Some(criteria) => criteria.to_owned(),
+        None => scenarios::server::criteria(&format!("as.{HOME}")),
+    };
     let own = SocketAddr::new(address(number), 5060);
     format!(
         "home_domain = \"{HOME}\"\n[sip]\nname = \"{name}.{HOME}\"\n\
@@ -785,8 +879,8 @@ fn scscf_toml(name: &str, number: u8, life: Life, documents: &str) -> String {
          [[shared_filter_criteria]]\nid = 1\nxml = '{3}'\n",
         life.seconds,
         life.reauthenticate,
-        diameter_toml(name),
-        scenarios::server::criteria(&format!("as.{HOME}")),
+        diameter_toml(name, options.data),
+        criteria,
         documents,
     )
 }

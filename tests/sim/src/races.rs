@@ -411,12 +411,8 @@ fn ppr_between(ims: &mut Ims, ue: usize, draw: &mut Random) -> Result<Met, Strin
     ims.rename(&private_identity, PUSHED);
     ims.world.is_recording = true;
     let hss = ims.world.member("hss");
-<<<<<<< HEAD
-    ims.world.admin(hss, &["ppr", &private_identity, "again"]);
-=======
     // Which pushes the profile (TS 29.228 §6.2.2.1).
     ims.world.admin(hss, &["bar", &telephone]);
->>>>>>> races
     rest(ims);
     ims.world.is_recording = false;
     agree(ims, &[ue])?;

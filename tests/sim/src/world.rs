@@ -259,6 +259,12 @@ impl World {
         }
     }
 
+    /// Tells the process to end; it is there until it is killed.
+    pub fn drain(&mut self, member: usize) {
+        self.ladder.note(self.now, self.members[member].name, "is to end");
+        self.feed(member, Input::Drain);
+    }
+
     pub fn restart_after(&mut self, member: usize, after: Duration) {
         let at = self.now + after;
         self.push(at, Event::Restart { member });

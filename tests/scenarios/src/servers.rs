@@ -1,0 +1,132 @@
+//! Servers that end in good order or fail, and who is served all the same: S-CSCFs, application servers, and
+//! for emergency calls everybody.
+
+use std::time::Duration;
+
+use crate::registration::{PATIENCE, ended, registers, registrations};
+use crate::{Function, Phone, Scenario, Standing, World, ensure};
+
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "scscf_is_drained",
+        shows: "an S-CSCF that is to end takes nobody: phones register and refresh at the other one, unchallenged",
+        run: scscf_is_drained,
+        is_fault: true,
+    },
+    Scenario {
+        name: "application_server_hangs",
+        shows: "a silent server of SESSION_CONTINUED costs nobody a registration, and hears of the end at last",
+        run: application_server_hangs,
+        is_fault: true,
+    },
+    Scenario {
+        name: "emergency_of_a_barred_user",
+        shows: "a user whose identities are all barred is refused, but not for emergency calls",
+        run: emergency_of_a_barred_user,
+        is_fault: false,
+    },
+];
+
+fn vectors(world: &mut dyn World) -> f64 {
+    world.metric(Function::Hss, "tessera_hss_vectors_total", &[])
+}
+
+fn refreshes_unchallenged(world: &mut dyn World, ue: usize) -> Result<(), String> {
+    let (before, completed) = (vectors(world), world.completed(ue));
+    world.reregister(ue);
+    world.until("the refresh ends", PATIENCE, &mut |world| {
+        world.completed(ue) > completed || matches!(world.standing(ue), Standing::Failed { .. })
+    })?;
+    let standing = world.standing(ue);
+    ensure(standing == Standing::Registered, || format!("not refreshed: {standing:?}"))?;
+    ensure(vectors(world) == before, || "the refresh was challenged".to_owned())
+}
+
+/// TS 24.229 §5.3.1.3, TS 23.380 §4.2: S-45, S-92: the third-party REGISTER that nobody answers
+/// keeps the S-CSCF, which begins nothing new.
+fn scscf_is_drained(world: &mut dyn World) -> Result<(), String> {
+    let at_other = registrations(world, Function::Scscf2);
+    let ue = world.add_phone(Phone::Good);
+    world.hang(Function::ApplicationServer, true);
+    let result = goes_to_the_other(world, ue);
+    world.hang(Function::ApplicationServer, false);
+    world.kill(Function::Scscf1);
+    world.start(Function::Scscf1);
+    let other = result?;
+    let now = registrations(world, Function::Scscf2);
+    ensure(now == at_other + 2.0, || format!("{now} registrations, {at_other} before"))?;
+    for ue in [ue, other] {
+        world.deregister(ue);
+        world.until("it leaves", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)?;
+    }
+    Ok(())
+}
+
+/// Gives a phone that has come meanwhile.
+fn goes_to_the_other(world: &mut dyn World, ue: usize) -> Result<usize, String> {
+    let at_first = registrations(world, Function::Scscf1);
+    registers(world, ue)?;
+    let now = registrations(world, Function::Scscf1);
+    ensure(now == at_first + 1.0, || "the first S-CSCF does not serve".to_owned())?;
+    let name = "tessera_scscf_draining_refusals_total";
+    world.drain(Function::Scscf1);
+    let other = world.add_phone(Phone::Good);
+    registers(world, other)?;
+    let refused = world.metric(Function::Scscf1, name, &[]);
+    ensure(refused >= 1.0, || "nobody was told to go elsewhere".to_owned())?;
+    refreshes_unchallenged(world, ue)?;
+    Ok(other)
+}
+
+/// TS 24.229 §5.4.1.7, TS 29.228 §B.2.2: refresh and end of the registration are not kept waiting. What it missed it hears
+/// in order, once it is back.
+fn application_server_hangs(world: &mut dyn World) -> Result<(), String> {
+    let heard = |world: &mut dyn World, what: &str| {
+        world.metric(Function::ApplicationServer, "tessera_as_events_total", &[("what", what)])
+    };
+    let ue = world.add_phone(Phone::Good);
+    let before = heard(world, "registered");
+    registers(world, ue)?;
+    world.until("the server hears of it", PATIENCE, &mut |world| {
+        heard(world, "registered") > before
+    })?;
+    let ends = heard(world, "deregistered");
+    world.hang(Function::ApplicationServer, true);
+    let result = refreshes_unchallenged(world, ue).and_then(|()| {
+        world.deregister(ue);
+        // Its answer is long behind the phone's.
+        world.until("it leaves", Duration::from_secs(10), &mut |world| {
+            world.standing(ue) == Standing::Idle
+        })
+    });
+    world.hang(Function::ApplicationServer, false);
+    result?;
+    world.until("the server hears of the end", PATIENCE, &mut |world| {
+        heard(world, "deregistered") > ends
+    })
+}
+
+/// S-12: TS 24.229 §5.4.8.2, TS 29.228 §6.1.1.1: the I-CSCF says in UAR-Flags what it is for.
+fn emergency_of_a_barred_user(world: &mut dyn World) -> Result<(), String> {
+    let normal = world.add_phone(Phone::Good);
+    let emergency = world.add_emergency_phone(normal);
+    let identities = [format!("sip:{}", world.private_identity(normal)), world.telephone(normal)];
+    for identity in &identities {
+        world.command(Function::Hss, &["bar", identity]);
+    }
+    world.register(normal);
+    world.until("an answer", PATIENCE, &mut |world| ended(world, normal))?;
+    let standing = world.standing(normal);
+    ensure(matches!(standing, Standing::Failed { status: 403, .. }), || {
+        format!("403 was to come, not {standing:?}")
+    })?;
+    registers(world, emergency)?;
+    refreshes_unchallenged(world, emergency)?;
+    for identity in &identities {
+        world.command(Function::Hss, &["unbar", identity]);
+    }
+    registers(world, normal)?;
+    world.deregister(normal);
+    world.until("it leaves", PATIENCE, &mut |world| world.standing(normal) == Standing::Idle)?;
+    refreshes_unchallenged(world, emergency)
+}
