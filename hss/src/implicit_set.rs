@@ -220,7 +220,9 @@ impl Database {
             let is_served = !self.push_candidates(implicit_set)?.is_empty();
             let before = self.default_identity(implicit_set)?;
             change()?;
-            if is_served && self.default_identity(implicit_set)? != before {
+            // A set of barred identities has none, and one that is served for an emergency may get one.
+            let has_another = self.default_identity(implicit_set)? != before;
+            if is_served && before.is_some() && has_another {
                 // A fault, so that what was written is taken back.
                 return Err(Refusal::Conflict(OTHER_DEFAULT.to_owned()));
             }

@@ -15,6 +15,8 @@ impl Scscf {
     pub(crate) fn success(&self, now: Now, job: &Registering) -> Response {
         let request = job.incoming.request();
         let mut response = request.response(200, "OK");
+        // An application server may get it as it is here (TS 24.229 §5.4.1.7).
+        job.incoming.add_to_tag(&mut response);
         let takes_gruus = crate::gruu::asks(request.headers());
         let headers = response.headers_mut();
         for sharer in self.registrations.sharers(&job.public_identity) {

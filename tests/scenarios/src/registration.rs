@@ -240,6 +240,10 @@ fn twenty_register_at_once(world: &mut dyn World) -> Result<(), String> {
 fn registrations_survive_an_scscf_crash(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;
+    // A request that finds nobody is answered by 504, and the phone begins anew (TS 23.380 §4.4.3).
+    world.until("the phone has asked what it asks", PATIENCE, &mut |world| {
+        world.notified(ue) >= 1
+    })?;
     let serving = [Function::Scscf1, Function::Scscf2]
         .into_iter()
         .find(|scscf| registrations(world, *scscf) >= 1.0)

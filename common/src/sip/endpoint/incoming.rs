@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::node::Flow;
 use crate::sip::header::Name;
-use crate::sip::message::Request;
+use crate::sip::message::{Request, Response};
 use crate::sip::proxy::{self, Tag};
 
 /// Shared by an endpoint and its requests: whether it still lives, and how many were forgotten.
@@ -103,6 +103,11 @@ impl Incoming {
 
     pub(super) fn fingerprint(&self) -> u64 {
         self.received.reception.fingerprint
+    }
+
+    /// RFC 3261 §8.2.6.2: gives a response the To tag that it will leave with, for whoever looks at it before.
+    pub fn add_to_tag(&self, response: &mut Response) {
+        proxy::add_to_tag(response, self.tag());
     }
 
     pub(super) fn tag(&self) -> Tag {

@@ -459,7 +459,7 @@ fn what_is_no_register_of_ours() {
             good.replace("Max-Forwards: 70", "Route: sip:scscf1.hims.net,Max-Forwards: 18"),
             Some(CHALLENGED),
         ),
-        ("another domain", good.replace(HOME, "ims.example.com"), Some("SIP/2.0 403 ")),
+        ("another domain", good.replace(HOME, "ims.example.com"), Some("SIP/2.0 504 ")),
     ] {
         let mut ims = Ims::new(11, Options::default());
         ims.add(Kind::Good);
