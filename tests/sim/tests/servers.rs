@@ -344,7 +344,8 @@ fn what_an_application_server_reads() {
         config.access_network = Some("3GPP-E-UTRAN-FDD;utran-cell-id-3gpp=001010001".to_owned());
     });
     let identity = format!("sip:001010000000001@{HOME}");
-    let occasions: [(&str, fn(&mut Ims, usize)); 3] = [
+    type Happens = fn(&mut Ims, usize);
+    let occasions: [(&str, Happens); 3] = [
         ("3600", registers),
         ("3600", |ims, ue| assert_eq!(refreshes(ims, ue), 0.0)),
         ("0", deregisters),
