@@ -153,8 +153,8 @@ pub enum Input {
     /// Nothing listens there, or the connection could not be opened, or it broke, or ended while something
     /// was being sent on it.
     Unreachable { flow: Flow },
-    /// A connection that was open is closed, and all that was sent on it had left: answers have arrived,
-    /// questions will not be answered on it any more.
+    /// A connection that was open is closed in order, and all that was sent on it has left this process: answers
+    /// are taken to have arrived, questions will not be answered on it any more.
     Ended { flow: Flow },
     /// One whole Diameter message.
     Diameter { connection: ConnectionId, bytes: Bytes },

@@ -2,7 +2,7 @@
 
 use common::cx::rtr::ReasonCode;
 use common::cx::sar::ServerAssignmentType as Type;
-use common::cx::{Outcome, Saa, Sar, ScscfRestorationInfo};
+use common::cx::{ChargingInformation, Outcome, Saa, Sar, ScscfRestorationInfo};
 
 use crate::config::Config;
 use crate::database::{
@@ -351,8 +351,10 @@ impl Subject<'_> {
             let user_name = answer.user_name.as_deref().unwrap_or_default();
             let user_data = profile::user_data(self.database, identity.implicit_set, user_name)?;
             answer.user_data = Some(user_data.to_xml().into());
+            let charging = profile::charging(self.database, self.config, &self.subscription)?;
+            // An empty group where there were some before: without it the S-CSCF keeps what it has.
             answer.charging_information =
-                profile::charging(self.database, self.config, &self.subscription)?;
+                charging.or_else(|| news.charging.map(|_| ChargingInformation::default()));
         }
         if all.len() > 1 {
             answer.associated_identities = all;

@@ -216,7 +216,8 @@ impl Pcscf {
         refused: Refused,
         out: &mut Vec<Output>,
     ) {
-        let registration = self.registrations.get_or_leaving(&wait.owner);
+        // One whose registration the home network is just ending is told that, and not to come back.
+        let registration = self.registrations.get(&wait.owner);
         let place = registration.and_then(|registration| registration.place);
         let Some(place) = place.filter(|_| !wait.is_in_dialog) else {
             return self.session_refuse(now, incoming, refused, out);

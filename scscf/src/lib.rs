@@ -266,11 +266,9 @@ impl Scscf {
 
     fn on_sip(&mut self, now: Now, event: Event<OnReply>, out: &mut Vec<Output>) {
         match event {
-            Event::Request(incoming) if self.is_draining => {
-                self.refuse_draining(now, incoming, out)
-            }
             Event::Request(incoming) => match incoming.request().method() {
                 Method::Register => self.register(now, incoming, out),
+                _ if self.is_draining => self.refuse_draining(now, incoming, out),
                 Method::Subscribe => self.subscribe(now, incoming, out),
                 _ => self.other(now, incoming, out),
             },
@@ -396,7 +394,7 @@ impl Scscf {
 
     /// TS 24.229 §5.3.1.3: by 480 the I-CSCF knows to give a REGISTER to another S-CSCF, also that of a user who is
     /// assigned here. A 503 would leave the user where it is, and become a 500 that has the phone begin anew.
-    fn refuse_draining(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
+    pub(crate) fn refuse_draining(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
         let request = incoming.request();
         let mut response = match request.method() {
             Method::Register => request.response(480, "Temporarily Unavailable"),

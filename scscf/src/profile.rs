@@ -1,7 +1,7 @@
 //! Profile pushed by the HSS: PPR (TS 29.228 §6.2.2).
 
 use common::cx::user_data::UserData;
-use common::cx::{self, Outcome, Ppa, Ppr, Received};
+use common::cx::{self, ChargingInformation, Outcome, Ppa, Ppr, Received};
 use common::identity::Impi;
 use common::node::{Now, Output};
 
@@ -23,11 +23,25 @@ impl Scscf {
 
     fn pushed(&mut self, now: Now, ppr: &Ppr, out: &mut Vec<Output>) -> Outcome {
         let private_identity = Impi::new(ppr.user_name.as_str());
-        let held = self.registrations.of(&private_identity);
+        let charging = ppr.charging_information.clone();
+        self.take_changes(now, &private_identity, ppr.user_data.as_deref(), charging, out)
+    }
+
+    /// What the HSS has for a user who is served here, by a PPR or by the SAA that an earlier one came to nothing for;
+    /// watchers hear of it.
+    pub(crate) fn take_changes(
+        &mut self,
+        now: Now,
+        private_identity: &Impi,
+        user_data: Option<&[u8]>,
+        charging: Option<ChargingInformation>,
+        out: &mut Vec<Output>,
+    ) -> Outcome {
+        let held = self.registrations.of(private_identity);
         if held.is_empty() {
             return Outcome::USER_UNKNOWN;
         }
-        let data = match ppr.user_data.as_deref().map(UserData::parse) {
+        let data = match user_data.map(UserData::parse) {
             None => None,
             Some(Ok(data)) => Some(data),
             Some(Err(malformed)) => {
@@ -35,11 +49,11 @@ impl Scscf {
                 return Outcome::NOT_SUPPORTED_USER_DATA;
             }
         };
-        let charging = ppr.charging_information.clone().map(Charging::from);
+        let charging = charging.map(Charging::from);
         let changed = match &data {
             // Charging addresses alone are for all that the user has, on every device.
             None => held.iter().flat_map(|held| self.sharing_set(held)).collect(),
-            Some(data) => match self.sharing(&private_identity, data) {
+            Some(data) => match self.sharing(private_identity, data) {
                 Some(sharing) => sharing,
                 None => return Outcome::NOT_SUPPORTED_USER_DATA,
             },

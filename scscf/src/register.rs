@@ -235,6 +235,11 @@ impl Scscf {
     /// is too brief, is answered before a vector or an assignment is spent.
     pub(crate) fn register(&mut self, now: Now, incoming: Incoming, out: &mut Vec<Output>) {
         match self.read(now, incoming) {
+            // To end a registration the I-CSCF asks nobody else (TS 24.229 §5.3.1.3); the HSS hears of it when this
+            // one is back.
+            Ok(registering) if self.is_draining && !registering.contacts.is_deregistration() => {
+                self.refuse_draining(now, registering.incoming, out);
+            }
             Ok(registering) => {
                 let private_identity = registering.private_identity.clone();
                 let job = Job::Register(Box::new(registering));

@@ -430,6 +430,13 @@ impl Scscf {
     ) {
         let outcome = match result {
             Ok(Answered { answer: cx::Answer::Saa(saa), .. }) if saa.outcome.is_success() => {
+                // What a PPR could not bring comes with whatever SAA is next (TS 29.228 §6.2.2.1).
+                if saa.user_data.is_some() || saa.charging_information.is_some() {
+                    let (user_data, charging) = (saa.user_data, saa.charging_information);
+                    let user_data = user_data.as_deref();
+                    let taken = self.take_changes(now, private_identity, user_data, charging, out);
+                    self.stats.pushed(taken.is_success());
+                }
                 "watchers_left"
             }
             result => {

@@ -852,6 +852,19 @@ fn draining() {
     assert!(dialogue.replies_with(503).headers().has(Name::RetryAfter));
 }
 
+/// TS 24.229 §5.3.1.3: a deregistration is for no other S-CSCF, and ends the registration; a refresh is.
+#[test]
+fn draining_ends_registrations() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    dialogue.input(Input::Drain);
+    dialogue.receives(&register(&[("CSeq: 25", "CSeq: 27"), ("\"no\"", "\"yes\"")]));
+    dialogue.replies_with(480);
+    let end = [("CSeq: 25", "CSeq: 28"), ("\"no\"", "\"yes\""), ("=600000", "=0")];
+    dialogue.receives(&register(&end));
+    assert!(contacts(&dialogue.replies_with(200)).is_empty());
+}
+
 /// An unknown key is named, and a whole file is read.
 #[test]
 fn reads_its_configuration() {

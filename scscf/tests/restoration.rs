@@ -305,6 +305,25 @@ fn tag_of(response: &Response) -> String {
     to.split("tag=").nth(1).unwrap().to_owned()
 }
 
+/// TS 29.228 §6.2.2.1: what a PPR could not bring is in the SAA of whatever SAR is next, also of one that only leaves
+/// watchers; it holds, and the watchers hear of it.
+#[test]
+fn changes_come_with_what_is_left_of_watchers() {
+    let mut dialogue = Dialogue::new(config());
+    dialogue.registered();
+    watches(&mut dialogue);
+    dialogue.wait(std::time::Duration::from_secs(1));
+    let temporary = format!("sip:temporary.{IMPI}");
+    let data = set(IMPI, &[(&temporary, true), (IMPU, false), ("sip:new@hims.net", false)]);
+    dialogue.asks_sar(ReRegistration, saa(&data));
+    let notify = dialogue.requests("NOTIFY", PCSCF);
+    let info = RegInfo::parse(notify.body()).unwrap();
+    assert!(info.registrations.iter().any(|one| one.aor == "sip:new@hims.net"), "{info:?}");
+    dialogue.answers_request(&notify, 200);
+    assert_eq!(dialogue.counter("tessera_scscf_restorations_total", "watchers_left"), 1);
+    assert_eq!(dialogue.counter("tessera_scscf_profile_pushes_total", "taken"), 1);
+}
+
 /// TS 23.380 §4.4, TS 29.229 §6.3.49, §6.3.63: UE and P-CSCF that watch are left with the HSS, once for
 /// both, and with every REGISTER from then on; one that has left is not.
 #[test]

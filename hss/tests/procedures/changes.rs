@@ -309,6 +309,12 @@ fn pushes_charging_addresses() {
     let empty = Some(ChargingInformation::default());
     assert_eq!(ppr(&network, 1).charging_information, empty);
     assert_eq!(ppr(&network, 1).user_data, None);
+    // And so it does where nobody pushes.
+    for addresses in [addresses("gold"), [None, None, None, None]] {
+        charging(&network, ALICE, "gold", addresses);
+        assert_eq!(refresh(&mut network, ALICE), (true, true));
+        assert_eq!(refresh(&mut network, ALICE), (false, false));
+    }
 }
 
 /// TS 29.228 §6.2.2.1: what each failure leaves, in the database and for the operator.

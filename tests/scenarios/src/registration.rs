@@ -183,7 +183,7 @@ fn deregisters(world: &mut dyn World) -> Result<(), String> {
     ensure(now < at_scscf, || format!("{now} registrations at the S-CSCFs, {at_scscf} before"))
 }
 
-/// S-104: nothing of the old registration is in the way of a new one.
+/// TS 24.229 §5.1.1.2.1: nothing of the old registration is in the way of a new one.
 fn registers_again_after_deregistration(world: &mut dyn World) -> Result<(), String> {
     let ue = world.add_phone(Phone::Good);
     registers(world, ue)?;

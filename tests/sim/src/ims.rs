@@ -618,6 +618,7 @@ impl Phone for Mobile {
             "register" => ue::Command::Register { identity: 0 },
             "register another" => ue::Command::Register { identity: 1 },
             "deregister" => ue::Command::Deregister { identity: 0 },
+            "deregister another" => ue::Command::Deregister { identity: 1 },
             "close connections" => ue::Command::CloseConnections,
             "reboot" => ue::Command::Reboot,
             "rebind" => ue::Command::Rebind,

@@ -58,10 +58,8 @@ impl Race {
                 (BEFORE, 120),
                 (BETWEEN, 180),
                 (AFTER, 120),
-                ("permanent", 100),
-                ("new-server", 100),
-                ("server-change", 100),
-                ("remove-scscf", 100),
+                ("permanent", 200),
+                ("server-change", 200),
             ],
             Race::ExpiryAgainstRefresh => &[
                 ("expired meanwhile", 400),
@@ -213,10 +211,11 @@ fn copies(ims: &mut Ims, to: &'static str, micros: u64) {
 
 // ---- RTR.
 
-const REASONS: [&str; 4] = ["permanent", "new-server", "server-change", "remove-scscf"];
+/// Of those who are served: `new-server` is for the S-CSCF that was displaced, `remove-scscf` for the unregistered.
+const REASONS: [&str; 2] = ["permanent", "server-change"];
 
 fn rtr_during_register(ims: &mut Ims, ue: usize, draw: &mut Random) -> Result<Met, String> {
-    let reason = REASONS[draw.below(4) as usize];
+    let reason = REASONS[draw.below(2) as usize];
     registers(ims, ue)?;
     rest(ims);
     agree(ims, &[ue])?;
@@ -244,8 +243,7 @@ fn end_by_rtr(ims: &mut Ims, ue: usize, reason: &str) {
     ims.world.admin(hss, &["rtr", &private_identity, reason]);
 }
 
-/// What an RTR of that reason leaves (registration.md D-10 to D-12): who is told of it ends it too; of the
-/// others neither phone nor P-CSCF know.
+/// What an RTR of that reason leaves (registration.md D-10, D-11): who is told of it ends it too.
 fn ended_as_told(ims: &mut Ims, ues: &[usize], reason: &str) -> Result<(), String> {
     let heard: Vec<Event> =
         ues.iter().flat_map(|ue| ims.world.phones[*ue].heard().to_vec()).collect();
@@ -258,24 +256,7 @@ fn ended_as_told(ims: &mut Ims, ues: &[usize], reason: &str) -> Result<(), Strin
             return Err(format!("after {reason} the phone heard only {heard:?}"));
         }
     }
-    match reason {
-        "permanent" | "server-change" => agree(ims, ues),
-        _ => {
-            at_rest(ims)?;
-            let Counts { phones, at_pcscf, at_scscfs, at_hss } = Counts::of(ims, ues);
-            let is_kept = reason == "new-server";
-            let agree = match is_kept {
-                // The other S-CSCF, which does not exist here, has it at the HSS.
-                true => at_hss == 1 && at_scscfs <= 1,
-                false => at_hss == at_scscfs,
-            };
-            // A phone whose refresh was refused begins anew; the P-CSCF waits for that (TS 24.229 §5.1.1.4.1).
-            if phones > at_pcscf || at_pcscf != 1 || at_scscfs > at_pcscf || !agree {
-                return Err(format!("after {reason}: {:?}", Counts::of(ims, ues)));
-            }
-            Ok(())
-        }
-    }
+    agree(ims, ues)
 }
 
 // ---- Expiry.

@@ -6,6 +6,7 @@ use common::aka::digest;
 use common::aka::digest::AkaNonce;
 use common::cx::mar::AuthDataItem;
 use common::cx::sar::ServerAssignmentType;
+use common::cx::uar::UserAuthorizationType;
 use common::cx::{Answer, Outcome, Request};
 use common::diameter::base::result_code;
 use common::diameter::message::Message;
@@ -112,6 +113,7 @@ fn a_registration_on_cx() {
     };
     assert_eq!((&uar.user_name, &uar.public_identity), (&impi, &impu));
     assert_eq!(uar.visited_network_identifier, HOME);
+    assert_eq!(uar.user_authorization_type, UserAuthorizationType::Registration);
     assert_eq!(uaa.outcome, Outcome::FIRST_REGISTRATION);
     assert_eq!(uaa.server_name, None);
     assert!(uaa.server_capabilities.is_some(), "{uaa:?}");
@@ -121,6 +123,9 @@ fn a_registration_on_cx() {
         panic!("a MAR is second")
     };
     assert_eq!((mar.sip_number_auth_items, mar.scheme.as_str()), (1, "Digest-AKAv1-MD5"));
+    assert_eq!((&mar.user_name, &mar.public_identity), (&impi, &impu));
+    assert_eq!(mar.server_name, format!("sip:scscf1.{HOME}"));
+    assert_eq!(mar.sip_authorization, None);
     assert_eq!(maa.outcome, Outcome::SUCCESS);
     let vector = vector(&exchanges);
     assert_eq!(vector.sip_authenticate.len(), 32, "RAND and AUTN, raw");
@@ -128,9 +133,11 @@ fn a_registration_on_cx() {
     assert!(vector.confidentiality_key.is_some() && vector.integrity_key.is_some());
 
     // The MAR has stored whose the user is.
-    let (Request::Uar(_), Answer::Uaa(uaa)) = (&exchanges[2].request, &exchanges[2].answer) else {
+    let (Request::Uar(again), Answer::Uaa(uaa)) = (&exchanges[2].request, &exchanges[2].answer)
+    else {
         panic!("a UAR is third")
     };
+    assert_eq!(again, uar, "the I-CSCF remembers nothing");
     assert_eq!(uaa.outcome, Outcome::SUBSEQUENT_REGISTRATION);
     assert_eq!(uaa.server_name.as_deref(), Some(mar.server_name.as_str()));
     assert_eq!(uaa.server_capabilities, None);
@@ -142,6 +149,7 @@ fn a_registration_on_cx() {
     assert_eq!(sar.user_name.as_deref(), Some(impi.as_str()));
     assert_eq!((&sar.public_identities, &sar.server_name), (&vec![impu], &mar.server_name));
     assert!(!sar.user_data_already_available);
+    assert_eq!(sar.server_assignment_type, ServerAssignmentType::Registration);
     assert_eq!(saa.outcome, Outcome::SUCCESS);
     assert!(saa.user_data.is_some());
     let charging = saa.charging_information.clone().expect("Charging-Information");
@@ -292,6 +300,57 @@ fn res_stays_with_card_and_scscf() {
             assert_eq!(contains(bytes, key), carries_keys, "from {from} to {to}");
         }
     }
+}
+
+/// TS 24.229 §5.1.1.5.3, §5.4.1.2.3, TS 29.228 §6.3.1, TS 33.102 §6.3.5: S-68, S-69: a card that is ahead: the phone answers in clear, with
+/// auts, without a response and with a new offer; the S-CSCF asks with RAND and AUTS, and the next challenge is another.
+#[test]
+fn a_synchronisation_failure_on_cx() {
+    let mut ims = Ims::new(11, Options::default());
+    let ue = ims.add(Kind::CardAhead);
+    registers(&mut ims, ue);
+    let mars: Vec<_> = exchanges(&mut ims)
+        .into_iter()
+        .filter_map(|exchange| match (exchange.request, exchange.answer) {
+            (Request::Mar(mar), Answer::Maa(maa)) => Some((mar, maa)),
+            _ => None,
+        })
+        .collect();
+    let [(first, vectors), (second, newer)] = &mars[..] else { panic!("two MARs: {mars:?}") };
+    assert_eq!(first.sip_authorization, None);
+    let sent = second.sip_authorization.as_ref().expect("RAND and AUTS");
+    assert_eq!(sent.len(), 30);
+    assert_eq!(sent[..16], vectors.items[0].sip_authenticate[..16], "of the challenge that failed");
+    assert_ne!(newer.items[0].sip_authenticate, vectors.items[0].sip_authenticate);
+
+    let of_phone: Vec<_> = ims
+        .world
+        .wire
+        .iter()
+        .filter(|(from, ..)| from == "ue0")
+        .filter_map(|(_, _, protected, bytes)| {
+            match SipMessage::parse(bytes.clone(), &Limits::default()) {
+                Ok(SipMessage::Request(request)) => Some((*protected, request)),
+                _ => None,
+            }
+        })
+        .collect();
+    let auts = |request: &common::sip::message::Request| {
+        let credentials = credentials_for(request.headers(), HOME).ok()??;
+        credentials
+            .get("auts")
+            .map(|auts| (auts.to_owned(), credentials.get("response").map(str::to_owned)))
+    };
+    let (protected, resync) =
+        of_phone.iter().find(|(_, request)| auts(request).is_some()).expect("an auts");
+    assert!(!protected);
+    let (written, response) = auts(resync).expect("an auts");
+    assert_eq!(digest::decode_auts(&written).map(|auts| auts.to_vec()), Some(sent[16..].to_vec()));
+    assert!(response.is_none_or(|text| !text.is_empty()), "RFC 3310 §3.4: of an empty password");
+    let offer = |request: &common::sip::message::Request| {
+        request.headers().get(Name::SecurityClient).map(str::to_owned)
+    };
+    assert!(offer(resync).is_some() && offer(resync) != offer(&of_phone[0].1), "a new offer");
 }
 
 /// TS 29.228 §6.1.2, §6.3: S-53, S-96: what the HSS knows between MAR and SAR, and behind it: the identity that was
@@ -483,4 +542,48 @@ fn a_challenge_waits_for_four_minutes() {
         .collect();
     assert_eq!(told, [ServerAssignmentType::AuthenticationTimeout]);
     assert_eq!(ims.registered_at_hss(), 0);
+}
+
+/// TS 24.229 §5.1.1.2.1, §5.4.1.2.2, TS 29.228 §6.1.2: S-104: another identity of the same card, in an implicit set of its
+/// own, over the associations that are there: registered beside the first one, which stays when it goes.
+#[test]
+fn another_identity_beside_the_first() {
+    let mut ims = Ims::new(11, Options::default());
+    let second = format!("sip:second@{HOME}");
+    let ue = ims.add_changed(|config| config.isim.impus.push(second.clone()));
+    ims.change_database("INSERT INTO implicit_set (id, subscription) VALUES (2, 1)");
+    ims.change_database(&format!(
+        "INSERT INTO public_identity (implicit_set, position, identity, service_profile)
+         VALUES (2, 0, '{second}', 1)"
+    ));
+    ims.change_database("INSERT INTO registration (implicit_set, private_identity) VALUES (2, 1)");
+    registers(&mut ims, ue);
+    let until = ims.world.now + Duration::from_secs(3);
+    ims.world.run(until, |_| false);
+    assert_eq!(held_by_hss(&ims), [1, 0, 1]);
+    ims.world.diameter.clear();
+    ims.world.wire.clear();
+    ims.world.is_recording = true;
+    ims.world.command_after(ue, "register another", Duration::ZERO);
+    ims.until("the other one too", Duration::from_secs(10), &mut |world| world.completed(ue) == 2)
+        .expect("a registration");
+    assert_eq!(held_by_hss(&ims), [2, 0, 1]);
+    let mut of_phone = ims.world.wire.iter().filter(|(from, ..)| from == "ue0");
+    assert!(of_phone.all(|(_, _, protected, _)| *protected), "inside the associations");
+    let told: Vec<_> = exchanges(&mut ims)
+        .into_iter()
+        .filter_map(|exchange| match exchange.request {
+            Request::Sar(sar) => Some((sar.server_assignment_type, sar.public_identities)),
+            _ => None,
+        })
+        .collect();
+    let first = (ServerAssignmentType::Registration, vec![second.clone()]);
+    assert!(told.contains(&first), "{told:?}");
+    assert_eq!(ims.gauge("pcscf", "tessera_pcscf_registrations", &[]), 1.0);
+
+    ims.world.command_after(ue, "deregister another", Duration::ZERO);
+    ims.until("one of them", Duration::from_secs(10), &mut |world| world.completed(ue) == 3)
+        .expect("a deregistration");
+    assert_eq!(held_by_hss(&ims), [1, 0, 1]);
+    assert_eq!(ims.gauge("pcscf", "tessera_pcscf_registrations", &[]), 1.0);
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::aka::digest::AkaNonce;
+use common::dns::{Answer, Question, RecordData, RecordType};
 use common::limits::Limits;
 use common::sip::address::Address;
 use common::sip::auth::DigestParameters;
@@ -445,36 +446,53 @@ fn first_register(user: &str) -> String {
 
 const CHALLENGED: &str = "SIP/2.0 401 ";
 
-/// RFC 3261 §7.1, §16.3, §10.3: S-14, S-47: a comma behind SIP/2.0, two headers in one line, another domain: none of them goes to the
-/// registrar, and a phone that says so is told, where it can be.
+/// RFC 3261 §7.1, §10.3, TS 24.229 §5.3.1.2: S-14, S-47: a comma behind SIP/2.0 is malformed. Two headers in one line are one
+/// header, and the hop is counted from 70. Of another domain the I-CSCF says that it is not here, and DNS, where that
+/// knows nobody, that there is none.
 #[test]
 fn what_is_no_register_of_ours() {
     let user = format!("001010000000001@{HOME}");
     let good = first_register(&user);
     let first_line = format!("REGISTER sip:{HOME} SIP/2.0");
-    for (what, text, wanted) in [
-        ("a comma", good.replace(&first_line, &format!("{first_line},")), None),
-        (
-            "two headers in one line",
-            good.replace("Max-Forwards: 70", "Route: sip:scscf1.hims.net,Max-Forwards: 18"),
-            Some(CHALLENGED),
-        ),
-        ("another domain", good.replace(HOME, "ims.example.com"), Some("SIP/2.0 504 ")),
-    ] {
+    let comma = good.replace(&first_line, &format!("{first_line},"));
+    let joined = good.replace("Max-Forwards: 70", "Route: sip:scscf1.hims.net,Max-Forwards: 18");
+    let foreign = good.replace(HOME, "ims.example.com");
+    let nowhere = good.replace(HOME, "ims.example.org");
+    let cases = [
+        ("a comma", comma, "SIP/2.0 400 ", &[][..]),
+        ("two headers in one line", joined, CHALLENGED, &["icscf", "scscf1"]),
+        ("another domain", foreign, "SIP/2.0 404 ", &["icscf"]),
+        ("a domain that is not there", nowhere, "SIP/2.0 504 ", &[]),
+    ];
+    for (what, text, wanted, reached) in cases {
         let mut ims = Ims::new(11, Options::default());
         ims.add(Kind::Good);
+        let target = format!("icscf.{HOME}");
+        let records = vec![RecordData::Srv { priority: 1, weight: 1, port: 5060, target }];
+        for transport in ["udp", "tcp"] {
+            let name = format!("_sip._{transport}.ims.example.com");
+            let ttl = Duration::from_secs(300);
+            ims.world.zone.insert(
+                Question { name, record_type: RecordType::Srv },
+                Answer::Found { records: records.clone(), ttl },
+            );
+        }
         ims.world.is_recording = true;
         let got = answers(&mut ims, text);
-        match wanted {
-            Some(wanted) => {
-                assert!(
-                    got.first().is_some_and(|text| text.starts_with(wanted)),
-                    "{what}: {got:?}"
-                );
-            }
-            None => {
-                assert!(got.iter().all(|text| text.starts_with("SIP/2.0 400 ")), "{what}: {got:?}")
-            }
+        // What cannot be read at all may be dropped.
+        let is_told = got.first().is_some_and(|text| text.starts_with(wanted));
+        assert!(is_told || (got.is_empty() && what == "a comma"), "{what}: {got:?}");
+        let registers: Vec<_> = ims
+            .world
+            .wire
+            .iter()
+            .filter(|(_, to, _, bytes)| to != "pcscf" && bytes.starts_with(b"REGISTER "))
+            .collect();
+        let at: Vec<_> = registers.iter().map(|(_, to, ..)| to.as_str()).collect();
+        assert_eq!(at, reached, "{what}");
+        if what == "two headers in one line" {
+            let text = String::from_utf8_lossy(&registers[0].3);
+            assert!(text.contains("\r\nMax-Forwards: 70\r\n"), "{text}");
         }
     }
 }

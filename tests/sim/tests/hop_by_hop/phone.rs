@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use common::aka::digest::AkaNonce;
 use common::dns::{Answer, Question, RecordData, RecordType};
 use common::limits::Limits;
 use common::node::{Input, Node, Now, Output};
@@ -181,6 +182,25 @@ fn hops_are_counted() {
     assert!(hops[1..].iter().all(|(_, request)| !request.headers().has(Name::Route)));
 }
 
+/// RFC 3261 §16.3: S-17: whoever gets a request that may go no further says 483; 255 hops may be left.
+#[test]
+fn no_hops_are_left() {
+    for (left, heard, at_last) in
+        [("0", "483", "pcscf"), ("1", "483", "icscf"), ("255", "401", "scscf1")]
+    {
+        let mut ims = Ims::new(11, Options::default());
+        ims.add(scenarios::Phone::Good);
+        ims.world.is_recording = true;
+        let text = first_register(&format!("{USER}@{HOME}"))
+            .replace("Max-Forwards: 70", &format!("Max-Forwards: {left}"));
+        let got = answers(&mut ims, text);
+        assert!(got.first().is_some_and(|text| text.contains(heard)), "{left}: {got:?}");
+        let mut wire = ims.world.wire.iter().rev();
+        let last = wire.find(|(.., bytes)| bytes.starts_with(b"REGISTER ")).expect("a REGISTER");
+        assert_eq!(last.1, at_last, "{left}");
+    }
+}
+
 /// A P-CSCF that says what the test wants.
 struct StandIn {
     saying: VecDeque<fn(&Request) -> Option<common::sip::message::Response>>,
@@ -335,6 +355,7 @@ fn the_scscf_changes_between_the_registers() {
     for comes_back in [false, true] {
         let mut ims = Ims::new(11, Options::default());
         let ue = ims.add_changed(|config| config.automatic = true);
+        ims.world.is_recording = true;
         ims.register(ue);
         ims.until("a challenge", Duration::from_secs(10), &mut |world| {
             world.metric(Function::Scscf1, "tessera_scscf_challenges", &[]) == 1.0
@@ -353,7 +374,27 @@ fn the_scscf_changes_between_the_registers() {
         assert_eq!(ims.gauge(serving, "tessera_scscf_registrations", &[]), 1.0, "{serving}");
         assert_eq!(ims.gauge("pcscf", "tessera_pcscf_registrations", &[]), 1.0);
         assert_eq!(ims.registered_at_hss(), 1);
+        let mut wire = ims.world.wire.iter();
+        let refused = wire.find(|(from, _, _, bytes)| {
+            from.starts_with("scscf") && bytes.starts_with(b"SIP/2.0 500 ")
+        });
+        assert!(refused.is_some(), "whoever got the answer knew of no challenge");
     }
+}
+
+/// TS 24.229 §5.3.1.3: S-135: no S-CSCF answers, and none is left: 504 while the phone still waits.
+#[test]
+fn no_scscf_is_left() {
+    let mut ims = Ims::new(11, Options::default());
+    let ue = ims.add(scenarios::Phone::Good);
+    for scscf in [Function::Scscf1, Function::Scscf2] {
+        ims.hang(scscf, true);
+    }
+    ims.register(ue);
+    let ended = |world: &mut dyn scenarios::World| world.standing(ue) != Standing::Busy;
+    ims.until("an end", Duration::from_secs(128), &mut { ended }).expect("an answer");
+    let standing = ims.standing(ue);
+    assert!(matches!(standing, Standing::Failed { status: 504, .. }), "{standing:?}");
 }
 
 /// RFC 3263 §4: S-30: the entry point that DNS puts first does not answer: the second one does, and the next phone comes to
@@ -498,6 +539,44 @@ fn refusals_are_told() {
     }
 }
 
+/// TS 24.229 §5.1.1.5.3: S-68, S-70: a challenge that the card does not believe is answered with no response and no auts; the
+/// second one is the last.
+#[test]
+fn two_challenges_that_are_not_believed() {
+    type Say = fn(&Request) -> Option<common::sip::message::Response>;
+    let for_ever: &[Say] = &[|request| {
+        let mut response = request.response(401, "Unauthorized");
+        let headers = response.headers_mut();
+        let security = "ipsec-3gpp;q=0.1;alg=hmac-sha-1-96;ealg=null;spi-c=7001;spi-s=7002;\
+                        port-c=5100;port-s=5064";
+        headers.append(Name::SecurityServer, security);
+        let nonce = "qlWqVapVqlWqVapVqlWqVUUQA5HEt9VVZ3t1TM221cg=";
+        headers.append(
+            Name::WwwAuthenticate,
+            &format!("Digest realm=\"{HOME}\",nonce=\"{nonce}\",algorithm=AKAv1-MD5"),
+        );
+        Some(response)
+    }];
+    let (mut ims, ue) = behind(for_ever, false);
+    let ended = |world: &mut dyn scenarios::World| world.standing(ue) != Standing::Busy;
+    ims.until("an end", Duration::from_secs(150), &mut { ended }).expect("an end");
+    let answered: Vec<_> = ims
+        .world
+        .wire
+        .iter()
+        .filter(|(from, ..)| from == "ue0")
+        .filter_map(|(.., bytes)| match Message::parse(bytes.clone(), &Limits::default()) {
+            Ok(Message::Request(request)) => credentials_for(request.headers(), HOME).ok()?,
+            _ => None,
+        })
+        .filter(|credentials| credentials.get("nonce").is_some_and(|nonce| !nonce.is_empty()))
+        .collect();
+    assert!((1..=2).contains(&answered.len()), "{answered:?}");
+    for credentials in answered {
+        assert_eq!((credentials.get("response"), credentials.get("auts")), (Some(""), None));
+    }
+}
+
 /// RFC 7616 §3.4: S-60, S-61: opaque comes back as it was, however it looks; qop, realm and nonce with it.
 #[test]
 fn opaque_comes_back() {
@@ -531,6 +610,10 @@ fn opaque_comes_back() {
         (from == "ue0").then(|| request.headers().get(Name::Authorization).map(str::to_owned))?
     });
     let answered = answered.expect("an answer to the challenge");
+    let nonce = AkaNonce::decode("qlWqVapVqlWqVapVqlWqVUUQA5HEt9VVZ3t1TM221cg=").expect("a nonce");
+    assert_eq!(nonce.rand, *b"\xaa\x55\xaa\x55\xaa\x55\xaa\x55\xaa\x55\xaa\x55\xaa\x55\xaa\x55");
+    assert_eq!(nonce.autn[..8], [0x45, 0x10, 0x03, 0x91, 0xc4, 0xb7, 0xd5, 0x55]);
+    assert_eq!(nonce.autn[8..], [0x67, 0x7b, 0x75, 0x4c, 0xcd, 0xb6, 0xd5, 0xc8]);
     for part in [
         "opaque=\"UVdFUlRZ==QVNERkdI==\"",
         "realm=\"test.3gpp.com\"",

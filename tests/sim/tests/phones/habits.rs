@@ -40,6 +40,12 @@ impl Bench {
         words.with("Security-Verify: x")
     }
 
+    /// How many requests of this command code the HSS has got.
+    fn asked(&self, code: u32) -> usize {
+        let is_it = |bytes: &[u8]| bytes[4] & 0x80 != 0 && bytes[5..8] == code.to_be_bytes()[1..];
+        self.ims.world.diameter.iter().filter(|(_, to, bytes)| to == "hss" && is_it(bytes)).count()
+    }
+
     /// Challenged and accepted.
     #[track_caller]
     pub fn registered(&mut self) {
@@ -108,12 +114,8 @@ fn a_refresh_counts_its_nonce() {
         let contact = accepted.headers().get(Name::Contact).expect("a binding");
         assert!(contact.contains(";expires=3600"), "{contact}");
     }
-    let asked = |code: u32| {
-        let is_it = |bytes: &[u8]| bytes[4] & 0x80 != 0 && bytes[5..8] == code.to_be_bytes()[1..];
-        bench.ims.world.diameter.iter().filter(|(_, to, bytes)| to == "hss" && is_it(bytes)).count()
-    };
-    assert_eq!(asked(303), 0, "no MAR");
-    assert!(asked(301) > 0, "SAR");
+    assert_eq!(bench.asked(303), 0, "no MAR");
+    assert!(bench.asked(301) > 0, "SAR");
     // Server-Assignment-Type RE_REGISTRATION, and User-Data-Already-Available: of vendor 10415, with their value.
     for (code, value) in [(614_u16, 2), (624, 1)] {
         let [high, low] = code.to_be_bytes();
@@ -152,7 +154,7 @@ fn headers_that_are_missing() {
     }
 }
 
-/// RFC 3261 §10.3 step 6, TS 24.229 §5.4.1.2.2: a REGISTER without Contact asks what is bound. It is answered with the
+/// RFC 3261 §10.3 step 6, TS 24.229 §5.4.1.2.2: S-104: a REGISTER without Contact asks what is bound. It is answered with the
 /// bindings, and changes none.
 #[test]
 fn a_register_without_contact_asks() {
@@ -166,6 +168,97 @@ fn a_register_without_contact_asks() {
     let contacts: Vec<&str> = answer.headers().values(Name::Contact).collect();
     assert!(contacts.len() == 1 && contacts[0].contains(":6300>"), "{contacts:?}");
     assert_eq!(bench.metric("pcscf", "tessera_pcscf_registrations"), 1.0);
+    assert_eq!((bench.asked(303), bench.asked(301)), (0, 0), "it changes nothing at the HSS");
+}
+
+/// RFC 3261 §10.2.2, TS 24.229 §5.4.1.4: S-105, S-107, S-122: `*` and no time end all that the phone has; a time with `*` means
+/// nothing, and ends nothing.
+#[test]
+fn a_star_inside_the_associations() {
+    let mut bench = Bench::new(false);
+    bench.registered();
+    let star = bench.followed(bench.register(), 3).set("Contact", "*").with("Expires: 3600");
+    bench.protected(&bench.secured(star.clone()));
+    bench.answered(400, true);
+    assert_eq!(bench.metric("scscf1", "tessera_scscf_registrations"), 1.0);
+    let star = bench.followed(bench.register(), 4).set("Contact", "*").with("Expires: 0");
+    bench.protected(&bench.secured(star));
+    bench.answered(200, true);
+    assert_eq!(bench.metric("scscf1", "tessera_scscf_registrations"), 0.0);
+    assert_eq!(bench.metric("pcscf", "tessera_pcscf_registrations"), 0.0);
+    assert_eq!(bench.ims.registered_at_hss(), 0);
+}
+
+/// RFC 3261 §10.2.1.1, §20.10: S-20, S-105, S-117: the time in Contact counts before the one in Expires, which is for the contacts
+/// that say none.
+#[test]
+fn the_time_in_contact_counts() {
+    let mut bench = Bench::new(false);
+    bench.registered();
+    let at = format!("<sip:{}:6300>", bench.host());
+    for (cseq, contact, expires, granted) in [
+        (3, format!("{at};expires=1800"), 600, ";expires=1800"),
+        (4, at.clone(), 900, ";expires=900"),
+    ] {
+        let words = bench.followed(bench.register(), cseq).set("Contact", &contact);
+        bench.protected(&bench.secured(words.with(&format!("Expires: {expires}"))));
+        let answer = bench.answered(200, true);
+        let told = answer.headers().get(Name::Contact).expect("a binding");
+        assert!(told.contains(granted), "{granted}: {told}");
+    }
+    let words = bench.followed(bench.register(), 5).set("Contact", &format!("{at};expires=0"));
+    bench.protected(&bench.secured(words.with("Expires: 600000")));
+    bench.answered(200, true);
+    assert_eq!(bench.metric("scscf1", "tessera_scscf_registrations"), 0.0);
+}
+
+/// RFC 3261 §8.1.1.5, §10.3 step 7: S-111: a number under the same Call-ID that is not higher changes nothing, and one that is no
+/// number of SIP is malformed.
+#[test]
+fn numbers_of_registers() {
+    let mut bench = Bench::new(false);
+    bench.registered();
+    let old = bench.followed(bench.register(), 1);
+    let old = old.set("Via", &format!("SIP/2.0/UDP {}:6300;branch=z9hG4bK-old", bench.host()));
+    bench.protected(&bench.secured(old.set_parameter("Contact", "expires", "0")));
+    bench.answered(500, true);
+    let large = bench.followed(bench.register(), 9).set("CSeq", "2147483648 REGISTER");
+    bench.protected(&bench.secured(large));
+    bench.answered(400, true);
+    assert_eq!(bench.metric("scscf1", "tessera_scscf_registrations"), 1.0);
+}
+
+/// RFC 3329 §2.3, TS 24.229 §5.2.2.2: S-86: the answer to the challenge has the offer of the challenged REGISTER, to the octet.
+#[test]
+fn another_offer_in_the_answer() {
+    let mut bench = Bench::new(false);
+    let first = bench.register();
+    bench.clear(&first);
+    let challenge = bench.answered(401, false);
+    bench.challenged(&challenge, &first);
+    let offer = first.get("Security-Client").expect("an offer").replace("spi-c=4001", "spi-c=4003");
+    bench.protected(&bench.protected_register().set("Security-Client", &offer));
+    let (_, response) = bench.response();
+    assert_eq!(response.status(), 494, "{response:?}");
+    assert_eq!(bench.metric("scscf1", "tessera_scscf_registrations"), 0.0);
+}
+
+/// TS 24.229 §5.4.1.2.2: S-87: who has the right answer under another Call-ID has not been asked: the S-CSCF asks anew.
+#[test]
+fn another_call_id_in_the_answer() {
+    let mut bench = Bench::new(false);
+    let first = bench.register();
+    bench.clear(&first);
+    let challenge = bench.answered(401, false);
+    bench.challenged(&challenge, &first);
+    bench.ims.world.wire.clear();
+    bench.protected(&bench.protected_register().set("Call-ID", "another"));
+    let (_, response) = bench.response();
+    assert_ne!(response.status(), 200, "{response:?}");
+    let mut wire = bench.ims.world.wire.iter().filter(|(from, ..)| from == "scscf1");
+    let by_scscf = wire.find(|(.., bytes)| bytes.starts_with(b"SIP/2.0 "));
+    assert!(by_scscf.is_some_and(|(.., bytes)| bytes.starts_with(b"SIP/2.0 401 ")), "{by_scscf:?}");
+    assert_eq!(bench.ims.registered_at_hss(), 0);
 }
 
 /// TS 24.229 §5.4.1.4: S-107, S-109, S-110, S-112, S-115, S-117, S-118, S-119: a deregistration in compact form, under
