@@ -8,7 +8,7 @@ use crate::{Function, Phone, Scenario, Standing, World, ensure};
 
 /// Longer than any interval that the S-CSCFs of a world give to [`Phone::Hasty`], and what follows it.
 const PATIENCE: Duration = Duration::from_secs(130);
-const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
+pub(crate) const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
 
 pub const ALL: &[Scenario] = &[
     Scenario {
@@ -101,7 +101,7 @@ fn vectors(world: &mut dyn World) -> f64 {
 }
 
 /// A refresh that ends well; the answer is how many vectors it took.
-fn refreshes(world: &mut dyn World, ue: usize) -> Result<f64, String> {
+pub(crate) fn refreshes(world: &mut dyn World, ue: usize) -> Result<f64, String> {
     let (before, completed) = (vectors(world), world.completed(ue));
     world.reregister(ue);
     world.until("the refresh ends", PATIENCE, &mut |world| {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::procedures::{SCSCFS, refreshes};
 use crate::registration::{PATIENCE, ended, registers, registrations};
 use crate::{Function, Phone, Scenario, Standing, World, ensure};
 
@@ -27,22 +28,10 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-fn vectors(world: &mut dyn World) -> f64 {
-    world.metric(Function::Hss, "tessera_hss_vectors_total", &[])
-}
-
 fn refreshes_unchallenged(world: &mut dyn World, ue: usize) -> Result<(), String> {
-    let (before, completed) = (vectors(world), world.completed(ue));
-    world.reregister(ue);
-    world.until("the refresh ends", PATIENCE, &mut |world| {
-        world.completed(ue) > completed || matches!(world.standing(ue), Standing::Failed { .. })
-    })?;
-    let standing = world.standing(ue);
-    ensure(standing == Standing::Registered, || format!("not refreshed: {standing:?}"))?;
-    ensure(vectors(world) == before, || "the refresh was challenged".to_owned())
+    let vectors = refreshes(world, ue)?;
+    ensure(vectors == 0.0, || format!("the refresh took {vectors} vectors"))
 }
-
-const SCSCFS: [Function; 2] = [Function::Scscf1, Function::Scscf2];
 
 /// A phone that has come, and the S-CSCF that serves it: which one that is depends on who was silent lately.
 fn served_phone(world: &mut dyn World) -> Result<(usize, Function), String> {

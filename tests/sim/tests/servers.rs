@@ -623,15 +623,20 @@ fn one_of_two_flows_goes() {
     registers(&mut ims, first);
     let second = ims.add_bearer_of(first, |config| config.reg_id = Some(2));
     registers(&mut ims, second);
-    let contacts = |ims: &Ims| ims.gauge("scscf1", "tessera_scscf_bindings", &[]);
+    let identity = ims.line(first).expect("a bearer").public_identity;
+    let contacts = |ims: &mut Ims| {
+        let scscf = ims.world.member("scscf1");
+        ims.world.admin(scscf, &["show", &identity]).matches("\n  contact ").count()
+    };
     let at_pcscf = |ims: &Ims| ims.gauge("pcscf", "tessera_pcscf_registrations", &[]);
     assert_eq!((at_pcscf(&ims), registrations(&ims)), (2.0, [1.0, 0.0]));
     let [one, two] = [first, second].map(|ue| ims.gruus(ue).expect("GRUUs"));
     assert_eq!(one.0, two.0, "one instance");
     assert_ne!(one.1, two.1);
-    let _ = contacts;
+    assert_eq!(contacts(&mut ims), 2);
 
     deregisters(&mut ims, second);
+    assert_eq!(contacts(&mut ims), 1);
     assert_eq!((at_pcscf(&ims), registrations(&ims)), (1.0, [1.0, 0.0]));
     assert_eq!(refreshes(&mut ims, first), 0.0);
     assert_eq!(ims.registered_at_hss(), 1);
@@ -642,6 +647,7 @@ fn one_of_two_flows_goes() {
     assert_eq!(at_pcscf(&ims), 2.0);
     passes(&mut ims, Duration::from_secs(300));
     assert_eq!((at_pcscf(&ims), registrations(&ims)), (1.0, [1.0, 0.0]));
+    assert_eq!(contacts(&mut ims), 1);
     assert_eq!(ims.standing(first), Standing::Registered);
     assert_eq!(refreshes(&mut ims, first), 0.0);
     assert_eq!(ims.registered_at_hss(), 1);
